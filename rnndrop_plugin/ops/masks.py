@@ -1,0 +1,91 @@
+"""Dropout masks of a recurrence: what they are, and the one place that draws them."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+SAMPLINGS = ("step", "sequence")
+SCALINGS = ("inverted", "expected")
+
+
+class Mask(NamedTuple):
+    """The dropout function d(x) = scale * keep * x.
+
+    Attributes:
+        keep: bool, ``(batch, hidden)`` for one mask a sequence or ``(time, batch, hidden)`` for one a
+            step, False where a unit is dropped. None drops nothing and only scales.
+        scale: the factor of what is kept.
+    """
+
+    keep: Tensor | None
+    scale: float = 1.0
+
+    def at(self, t: int) -> "Mask":
+        """The mask of step ``t``, ``keep`` being ``(batch, hidden)`` or None."""
+        if self.keep is not None and self.keep.dim() == 3:
+            return Mask(self.keep[t], self.scale)
+        return self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply d to ``x`` of shape ``(batch, hidden)``."""
+        if self.keep is not None:
+            x = x * self.keep
+        return x if self.scale == 1.0 else x * self.scale
+
+
+IDENTITY = Mask(None)
+
+
+class Masks(NamedTuple):
+    """The masks of one layer and direction, named by what they drop.
+
+    Attributes:
+        update: the candidate g of an LSTM or GRU (Semeniuta et al. 2016, Eq. 9 and 13).
+        hidden: h(t-1) where the gates and the candidate read it (Gal 2015, Eq. 7; for the RNN Eq. 2).
+        cell: the new cell c of an LSTM, the new h of a GRU (Moon et al. 2015, Eq. 8).
+    """
+
+    update: Mask = IDENTITY
+    hidden: Mask = IDENTITY
+    cell: Mask = IDENTITY
+
+    def at(self, t: int) -> "Masks":
+        """The masks of step ``t``."""
+        return Masks(*(mask.at(t) for mask in self))
+
+
+NO_MASKS = Masks()
+
+
+def draw_mask(
+    rate: float,
+    time: int,
+    batch: int,
+    hidden: int,
+    *,
+    sampling: str = "step",
+    scaling: str = "inverted",
+    training: bool = True,
+    device: torch.device | str | None = None,
+    generator: torch.Generator | None = None,
+) -> Mask:
+    """Draw the mask of one kind of dropout for one layer and direction.
+
+    Units are dropped independently with probability ``rate``, through torch's generator.
+
+    Args:
+        rate: the probability p of dropping a unit, in [0, 1).
+        sampling: ``"step"`` draws a mask for each step, ``"sequence"`` one for all steps.
+        scaling: ``"inverted"`` divides by 1-p in training and does nothing in evaluation (Eq. 18 of
+            arXiv v2, 14 of COLING); ``"expected"`` multiplies by 1-p in evaluation (Eq. 3).
+        training: False for evaluation, which draws nothing.
+        generator: a generator on ``device``, torch's default one if None.
+    """
+    if rate == 0:
+        return IDENTITY
+    if not training:
+        return IDENTITY if scaling == "inverted" else Mask(None, 1 - rate)
+    shape = (time, batch, hidden) if sampling == "step" else (batch, hidden)
+    keep = torch.empty(shape, dtype=torch.bool, device=device).bernoulli_(1 - rate, generator=generator)
+    return Mask(keep, 1 / (1 - rate) if scaling == "inverted" else 1.0)
