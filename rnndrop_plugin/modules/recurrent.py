@@ -18,6 +18,7 @@ from rnndrop_plugin.ops import (
     draw_mask,
     recurrence,
 )
+from rnndrop_plugin.ops.masks import check_choice, check_rate
 
 
 class _RecurrentDropout(nn.RNNBase):
@@ -71,14 +72,13 @@ class _RecurrentDropout(nn.RNNBase):
         self.scaling = scaling
         self.nonlinearity = nonlinearity
         self.backend = backend
+        check_choice("sampling", sampling, SAMPLINGS)
         for kind in Masks._fields:
-            rate = getattr(self, f"{kind}_dropout")
-            if not 0 <= rate < 1:
-                raise ValueError(f"{kind}_dropout must be in [0, 1), got {rate}")
-            _check_choice(f"{kind}_sampling", getattr(self, f"{kind}_sampling"), SAMPLINGS)
-        _check_choice("scaling", scaling, SCALINGS)
-        _check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
-        _check_choice("backend", backend, BACKENDS)
+            check_rate(f"{kind}_dropout", getattr(self, f"{kind}_dropout"))
+            check_choice(f"{kind}_sampling", getattr(self, f"{kind}_sampling"), SAMPLINGS)
+        check_choice("scaling", scaling, SCALINGS)
+        check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
+        check_choice("backend", backend, BACKENDS)
 
     def forward(self, input, hx=None, masks: Sequence[Masks] | None = None):
         """Run all layers, as torch.nn does.
@@ -95,15 +95,23 @@ class _RecurrentDropout(nn.RNNBase):
 
         Returns:
             The output and the final state, in the form of ``input`` and ``hx``.
+
+        Raises:
+            RuntimeError, ValueError or TypeError: an input or ``hx`` of the wrong shape or dtype, or not
+                in the form above, as torch.nn does; ValueError also for masks that do not fit.
         """
         if masks is None and self.backend in ("auto", "vendor") and self._is_torchs():
             return super().forward(input, hx)
+        self._update_flat_weights()  # what check_input compares with, stale after functional_call or a parametrization
         sequence, lengths, state = self._unpack(input, hx)
         time, batch, _ = sequence.shape
         if masks is None:
             masks = self._draw_masks(time, batch, sequence.device)
-        elif len(masks) != len(self._all_weights):
-            raise ValueError(f"expected {len(self._all_weights)} masks (layers * directions), got {len(masks)}")
+        elif len(masks) != len(self._all_weights) or not all(isinstance(m, Masks) for m in masks):
+            raise ValueError(
+                f"masks must be {len(self._all_weights)} Masks, one for each layer and direction, "
+                f"got {', '.join(type(m).__name__ for m in masks) or 'none'}"
+            )
 
         directions = 2 if self.bidirectional else 1
         final_states = []
@@ -175,12 +183,15 @@ class _RecurrentDropout(nn.RNNBase):
         size = (len(self._all_weights), sequence.size(1), self.hidden_size)
         if hx is None:
             return sequence, lengths, tuple(sequence.new_zeros(size) for _ in range(self._states))
-        state = hx if self._states > 1 else (hx,)
-        if unbatched:
-            state = tuple(s.unsqueeze(1) for s in state)
+        state = (hx,) if self._states == 1 or isinstance(hx, Tensor) else tuple(hx)
+        if len(state) != self._states or not all(isinstance(s, Tensor) for s in state):
+            form = "a tensor" if self._states == 1 else "a tuple of two tensors, h and c"
+            raise TypeError(f"hx must be {form}, got {', '.join(type(s).__name__ for s in state)}")
         for s in state:
-            self.check_hidden_size(s, size)
-        return sequence, lengths, state
+            self.check_hidden_size(s, (size[0], size[2]) if unbatched else size)
+            if s.dtype != sequence.dtype and not torch.is_autocast_enabled(s.device.type):
+                raise ValueError(f"hx is of {s.dtype}, the input of {sequence.dtype}: they must be the same")
+        return sequence, lengths, tuple(s.unsqueeze(1) for s in state) if unbatched else state
 
     def _repack(self, sequence: Tensor, state: State, input) -> tuple:
         """Undo ``_unpack`` for the output and the final state."""
@@ -213,11 +224,6 @@ class _RecurrentDropout(nn.RNNBase):
         if self.backend != "auto":
             parts.append(f"backend={self.backend}")
         return ", ".join(parts)
-
-
-def _check_choice(name: str, value: str, choices) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 class LSTM(_RecurrentDropout, nn.LSTM):
@@ -278,17 +284,20 @@ class GRU(_RecurrentDropout, nn.GRU):
         super().__init__(*args, **kwargs)
         self.cell = "gru_reset_after" if reset_after else "gru"
         if not reset_after:
-            self.register_buffer("reset_before", torch.tensor(True))
+            # Only its presence counts. A float survives what is done to whole state dicts (averaging, EMA).
+            self.register_buffer("reset_before", self.weight_hh_l0.detach().new_ones(()))
 
     def _is_torchs(self) -> bool:
         return self.cell == "gru_reset_after" and self.nonlinearity == "tanh" and super()._is_torchs()
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
-        forms = ("the paper's form (reset_after=False)", "torch.nn.GRU's form (reset_after=True)")
-        saved = f"{prefix}reset_before" not in state_dict
-        own = self.cell == "gru_reset_after"
-        if saved != own:
-            errors.append(f"{prefix or 'GRU'}: the state dict is of a GRU of {forms[saved]}, the module of {forms[own]}")
+        forms = {True: "the paper's form (reset_after=False)", False: "torch.nn.GRU's form (reset_after=True)"}
+        saved = f"{prefix}reset_before" in state_dict
+        own = self.cell == "gru"
+        holds_gru = saved or any(prefix + name in state_dict for name in self._flat_weights_names)
+        if holds_gru and saved != own:
+            name = prefix.rstrip(".") or "GRU"
+            errors.append(f"{name}: the state dict is of a GRU of {forms[saved]}, the module of {forms[own]}")
             return
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 

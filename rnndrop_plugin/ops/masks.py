@@ -1,5 +1,7 @@
 """Dropout masks of a recurrence: what they are, and the one place that draws them."""
 
+from collections.abc import Iterable
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -58,6 +60,18 @@ class Masks(NamedTuple):
 NO_MASKS = Masks()
 
 
+def check_rate(name: str, rate: float) -> None:
+    """Raise ValueError unless ``rate``, which the user knows as ``name``, is in [0, 1)."""
+    if not isinstance(rate, Real) or not 0 <= rate < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {rate!r}")
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise ValueError unless ``value``, which the user knows as ``name``, is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
 def draw_mask(
     rate: float,
     time: int,
@@ -81,7 +95,13 @@ def draw_mask(
             arXiv v2, 14 of COLING); ``"expected"`` multiplies by 1-p in evaluation (Eq. 3).
         training: False for evaluation, which draws nothing.
         generator: a generator on ``device``, torch's default one if None.
+
+    Raises:
+        ValueError: a rate outside [0, 1), an unknown sampling or scaling.
     """
+    check_rate("rate", rate)
+    check_choice("sampling", sampling, SAMPLINGS)
+    check_choice("scaling", scaling, SCALINGS)
     if rate == 0:
         return IDENTITY
     if not training:
