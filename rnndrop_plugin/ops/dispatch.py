@@ -3,11 +3,45 @@
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops import reference
+from rnndrop_plugin.ops import autograd, bptt, reference, vendor
 from rnndrop_plugin.ops.masks import NO_MASKS, Masks
 from rnndrop_plugin.ops.reference import State, Weights
 
-BACKENDS = ("auto", "reference")
+#: auto: the fastest of the others that can do what is asked;
+#: reference: the paper's equations, step by step;
+#: torch: backpropagation through time by hand in torch operations, on any device;
+#: cpu: the same in compiled C;
+#: vendor: torch's own fused kernel (cuDNN on a GPU), where it computes the same function.
+BACKENDS = ("auto", "reference", "torch", "vendor")
+
+
+def choose_backend(
+    cell: str,
+    masks: Masks = NO_MASKS,
+    *,
+    nonlinearity: str = "tanh",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    backend: str = "auto",
+) -> str:
+    """The name of the backend that :func:`recurrence` runs for these arguments.
+
+    Args:
+        masks: what is dropped; of the masks only the scale and whether there is one are read.
+        device, dtype: those of the input.
+
+    Raises:
+        ValueError: ``backend`` is unknown or cannot do what is asked.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    device = torch.device(device).type
+    obstacle = vendor.obstacle(cell, masks, nonlinearity)
+    if backend == "vendor" and obstacle:
+        raise ValueError(f"backend 'vendor' cannot run this recurrence: {obstacle}")
+    if backend != "auto":
+        return backend
+    return "torch" if device == "cpu" or obstacle else "vendor"
 
 
 def recurrence(
@@ -24,15 +58,14 @@ def recurrence(
 ) -> tuple[Tensor, State]:
     """:func:`rnndrop_plugin.ops.reference.recurrence` on the backend asked for.
 
-    Under autocast everything is computed in autocast's dtype, as torch's own recurrent kernels are.
+    Under autocast the result has autocast's dtype, as that of torch's own recurrent kernels has. On a
+    CPU half types are computed in float32.
 
     Raises:
         ValueError: a mask whose shape does not fit, or a backend that cannot do what is asked.
     """
     if cell not in reference.STEPS:
         raise ValueError(f"cell must be one of {', '.join(reference.STEPS)}, got {cell!r}")
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     time, batch, _ = input.shape
     hidden = weights.hh.size(1)
     for name, mask in masks._asdict().items():
@@ -42,10 +75,23 @@ def recurrence(
                 f"got {tuple(mask.keep.shape)}"
             )
     device = input.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        input, state = input.to(dtype), tuple(s.to(dtype) for s in state)
-        weights = Weights(*(w if w is None else w.to(dtype) for w in weights))
-    return reference.recurrence(
-        cell, input, state, weights, masks, nonlinearity=nonlinearity, lengths=lengths, reverse=reverse
-    )
+    backend = choose_backend(cell, masks, nonlinearity=nonlinearity, device=device, dtype=input.dtype, backend=backend)
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
+    half_on_cpu = device == "cpu" and dtype.itemsize < 4 and backend != "reference"
+    input, state, weights = _cast(input, state, weights, torch.float32 if half_on_cpu else dtype)
+    options = autograd.Options(cell, masks, nonlinearity, lengths, reverse)
+    with torch.autocast(device, enabled=False):
+        if backend == "reference":
+            arguments = options._asdict()
+            del arguments["cell"]
+            output, state = reference.recurrence(cell, input, state, weights, **arguments)
+        elif backend == "vendor":
+            output, state = vendor.forward(options, input, state, weights)
+        else:
+            output, state = autograd.run(bptt, options, input, state, weights)
+    return output.to(dtype), tuple(s.to(dtype) for s in state)
+
+
+def _cast(input: Tensor, state: State, weights: Weights, dtype: torch.dtype) -> tuple[Tensor, State, Weights]:
+    weights = Weights(*(w if w is None else w.to(dtype) for w in weights))
+    return input.to(dtype), tuple(s.to(dtype) for s in state), weights

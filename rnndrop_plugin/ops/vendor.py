@@ -1,0 +1,88 @@
+"""torch's own fused kernels (backend ``"vendor"``): oneDNN or ATen on a CPU, cuDNN on a GPU.
+
+They have no recurrent dropout, so they serve what drops nothing; and, exactly, an LSTM with update
+dropout alone and unscaled masks (Eq. 3 in training): dropping i * g is closing the input gate, which a
+large negative number does that a mask adds to the gate's pre-activation through further inputs.
+"""
+
+import torch
+from torch import _VF, Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from rnndrop_plugin.ops.autograd import Options
+from rnndrop_plugin.ops.masks import IDENTITY, Masks
+from rnndrop_plugin.ops.reference import State, Weights
+
+CLOSED = -1e4  # the sigmoid and its derivative are exactly 0 here, in half precision, too
+
+
+def obstacle(cell: str, masks: Masks, nonlinearity: str) -> str | None:
+    """Why torch has no kernel for this, None if it has one."""
+    if cell == "gru":
+        return "torch has no kernel for the paper's GRU, only for gru_reset_after"
+    if nonlinearity != "tanh" and cell != "rnn":
+        return f"torch has no {cell} kernel with {nonlinearity}"
+    if all(mask.keep is None and mask.scale == 1 for mask in masks):
+        return None
+    if cell != "lstm" or masks._replace(update=IDENTITY) != Masks() or masks.update.scale != 1:
+        return (
+            "torch's kernels have no recurrent dropout but an LSTM's update dropout with expected scaling in training"
+        )
+    return None
+
+
+def forward(options: Options, input: Tensor, state: State, weights: Weights) -> tuple[Tensor, State]:
+    """Run torch's kernel, differentiable once (on a CPU twice)."""
+    time, batch, _ = input.shape
+    keep = options.masks.update.keep
+    if keep is not None:
+        offset = torch.where(keep, 0.0, CLOSED).to(input.dtype).expand(time, batch, -1)
+        input = torch.cat([input, offset], dim=2)
+        size = weights.hh.size(1)
+        to_input_gate = torch.eye(4 * size, size, dtype=input.dtype, device=input.device)
+        weights = weights._replace(ih=torch.cat([weights.ih, to_input_gate], dim=1))
+    index = None
+    if options.reverse:
+        index = _reversal(time, batch, options.lengths, input.device)
+        input = _take(input, index)
+
+    flat = [w for w in weights if w is not None]
+    settings = (weights.bias_ih is not None, 1, 0.0, True, False)  # bias, layers, dropout, train, bidirectional
+    initial = tuple(s.unsqueeze(0).contiguous() for s in state)
+    if options.lengths is None:
+        output, *final = _function(options)(input, _hx(initial), flat, *settings, False)
+    else:
+        # A packed batch has no sequence without a step; what those compute is put right below.
+        packed = pack_padded_sequence(input, options.lengths.clamp(min=1).cpu(), enforce_sorted=False)
+        sort, unsort = packed.sorted_indices, packed.unsorted_indices
+        initial = tuple(s.index_select(1, sort) for s in initial)
+        data, *final = _function(options)(packed.data, packed.batch_sizes, _hx(initial), flat, *settings)
+        output, _ = pad_packed_sequence(packed._replace(data=data), total_length=time)
+        final = [s.index_select(1, unsort) for s in final]
+        started = (options.lengths > 0).unsqueeze(1)
+        output = output * started
+        final = [torch.where(started, s, old) for s, old in zip(final, state, strict=True)]
+    if index is not None:
+        output = _take(output, index)
+    return output, tuple(s.reshape(batch, -1) for s in final)
+
+
+def _function(options: Options):
+    names = {"lstm": "lstm", "gru_reset_after": "gru", "rnn": f"rnn_{options.nonlinearity}"}
+    return getattr(_VF, names[options.cell])
+
+
+def _hx(state: State):
+    return state if len(state) > 1 else state[0]
+
+
+def _reversal(time: int, batch: int, lengths: Tensor | None, device: torch.device) -> Tensor:
+    """``(time, batch)``: where each step of each reversed sequence is found; padding stays where it is."""
+    steps = torch.arange(time, device=device).unsqueeze(1)
+    if lengths is None:
+        return (time - 1 - steps).expand(time, batch)
+    return torch.where(steps < lengths, lengths - 1 - steps, steps)
+
+
+def _take(x: Tensor, index: Tensor) -> Tensor:
+    return x.gather(0, index.unsqueeze(2).expand(-1, -1, x.size(2)))
