@@ -1,0 +1,1 @@
+"""Datasets: what one batch of a task is made of."""

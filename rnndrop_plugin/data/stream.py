@@ -1,0 +1,72 @@
+"""A text as one stream of tokens, cut into contiguous rows for truncated backpropagation through time."""
+
+import torch
+from fairseq.data import Dictionary, FairseqDataset
+from torch import Tensor
+
+from rnndrop_plugin.errors import InputError
+
+
+class TokenStream(FairseqDataset):
+    """All sentences of a split, one after the other.
+
+    Args:
+        sentences: an indexed dataset, each item the ids of a sentence with its ``</s>``.
+    """
+
+    def __init__(self, sentences):
+        self.tokens: Tensor = torch.cat([sentences[i] for i in range(len(sentences))])
+
+    def __len__(self):
+        return len(self.tokens)
+
+
+class ContiguousWindows(FairseqDataset):
+    """A stream in ``rows`` contiguous rows, an item being one whole batch: a window over all rows.
+
+    Item k holds the steps ``[k * steps, (k + 1) * steps)`` of every row, so a model that carries its state
+    from item to item reads each row from beginning to end. The source of a step is the token before its
+    target in the stream (``</s>`` before the first): every token is predicted exactly once. The stream
+    is padded at its end until it fills the rows, and padding is not predicted.
+
+    Args:
+        tokens: ``(tokens,)``, the stream.
+        dictionary: gives ``</s>`` and the padding.
+        rows: the rows of all shards together.
+        steps: the steps of a window; the last one may have fewer.
+        num_shards, shard: this process reads the ``shard``-th of ``num_shards`` equal blocks of rows.
+
+    Raises:
+        InputError: there are more rows than tokens.
+    """
+
+    def __init__(self, tokens: Tensor, dictionary: Dictionary, rows: int, steps: int, num_shards=1, shard=0):
+        if rows > len(tokens):
+            raise InputError(f"{rows} rows are more than {len(tokens)} tokens can fill: lower --batch-size")
+        self.pad = dictionary.pad()
+        self.steps = steps
+        length = -(-len(tokens) // rows)
+        padding = tokens.new_full((rows * length - len(tokens),), self.pad)
+        source = torch.cat([tokens.new_tensor([dictionary.eos()]), tokens[:-1], padding])
+        target = torch.cat([tokens, padding])
+        block = slice(rows // num_shards * shard, rows // num_shards * (shard + 1))
+        self.source, self.target = source.view(rows, length)[block], target.view(rows, length)[block]
+        self.row_ids = torch.arange(rows)[block]
+
+    def __len__(self):
+        return -(-self.source.size(1) // self.steps)
+
+    def __getitem__(self, index: int) -> dict:
+        window = slice(index * self.steps, (index + 1) * self.steps)
+        target = self.target[:, window].contiguous()
+        return {
+            "id": self.row_ids,
+            "nsentences": len(self.row_ids),
+            "ntokens": int((target != self.pad).sum()),
+            "net_input": {"src_tokens": self.source[:, window].contiguous(), "starts_stream": index == 0},
+            "target": target,
+        }
+
+    def collater(self, samples: list[dict]) -> dict:
+        (sample,) = samples
+        return sample

@@ -1,0 +1,111 @@
+"""The recurrent layers that all models share: their flags and how they are built."""
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from torch import nn
+
+from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.ops import BACKENDS, NONLINEARITIES, SAMPLINGS, SCALINGS
+
+SamplingChoice = ChoiceEnum(list(SAMPLINGS))
+
+
+@dataclass
+class RecurrentConfig(FairseqDataclass):
+    """Flags of the recurrent layers. fairseq's names where fairseq has them."""
+
+    decoder_hidden_size: int = field(default=512, metadata={"help": "units of a recurrent layer"})
+    decoder_layers: int = field(default=1, metadata={"help": "number of recurrent layers"})
+    decoder_dropout_in: float = field(default=0.0, metadata={"help": "forward dropout of the embeddings"})
+    decoder_dropout_out: float = field(
+        default=0.0, metadata={"help": "forward dropout of each recurrent layer's outputs"}
+    )
+    update_dropout: float = field(
+        default=0.0,
+        metadata={"help": "recurrent dropout of the update g (Semeniuta et al. 2016, Eq. 9 and 13), LSTM and GRU"},
+    )
+    hidden_dropout: float = field(
+        default=0.0, metadata={"help": "recurrent dropout of h(t-1) where the gates read it (Gal 2015, Eq. 7 and 2)"}
+    )
+    cell_dropout: float = field(
+        default=0.0, metadata={"help": "recurrent dropout of the new cell (Moon et al. 2015, Eq. 8), LSTM and GRU"}
+    )
+    recurrent_dropout_sampling: SamplingChoice = field(
+        default="step", metadata={"help": "draw recurrent masks anew at each step, or once a sequence (BPTT window)"}
+    )
+    update_dropout_sampling: Optional[SamplingChoice] = field(
+        default=None, metadata={"help": "the same for --update-dropout alone"}
+    )
+    hidden_dropout_sampling: Optional[SamplingChoice] = field(
+        default=None, metadata={"help": "the same for --hidden-dropout alone"}
+    )
+    cell_dropout_sampling: Optional[SamplingChoice] = field(
+        default=None, metadata={"help": "the same for --cell-dropout alone"}
+    )
+    recurrent_dropout_scaling: ChoiceEnum(list(SCALINGS)) = field(
+        default="inverted",
+        metadata={
+            "help": "inverted: divide by 1-p in training (Eq. 18); expected: multiply by 1-p in evaluation (Eq. 3, "
+            "what the paper's experiments use)"
+        },
+    )
+    recurrent_nonlinearity: ChoiceEnum(list(NONLINEARITIES)) = field(
+        default="tanh", metadata={"help": "function of the candidate and of the LSTM's cell"}
+    )
+    recurrent_backend: ChoiceEnum(list(BACKENDS)) = field(
+        default="auto", metadata={"help": "implementation of the recurrence; auto takes the fastest that can do it"}
+    )
+    init_range: float = field(default=0.1, metadata={"help": "initialise all parameters uniformly in [-R, R]"})
+
+
+def build_recurrent(cls: type[nn.Module], cfg: RecurrentConfig, input_size: int, bidirectional: bool = False):
+    """The layers of ``cfg`` as a module of ``cls`` (LSTM, GRU or RNN of rnndrop_plugin.modules).
+
+    Raises:
+        InputError: a rate outside [0, 1), or a kind of dropout that the cell does not have.
+    """
+    for name in ("decoder_dropout_in", "decoder_dropout_out"):
+        rate = getattr(cfg, name)
+        if not 0 <= rate < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be in [0, 1), got {rate}")
+    try:
+        return cls(
+            input_size,
+            cfg.decoder_hidden_size,
+            cfg.decoder_layers,
+            dropout=cfg.decoder_dropout_out if cfg.decoder_layers > 1 else 0.0,
+            bidirectional=bidirectional,
+            update_dropout=cfg.update_dropout,
+            hidden_dropout=cfg.hidden_dropout,
+            cell_dropout=cfg.cell_dropout,
+            sampling=str(cfg.recurrent_dropout_sampling),
+            update_sampling=_optional_str(cfg.update_dropout_sampling),
+            hidden_sampling=_optional_str(cfg.hidden_dropout_sampling),
+            cell_sampling=_optional_str(cfg.cell_dropout_sampling),
+            scaling=str(cfg.recurrent_dropout_scaling),
+            nonlinearity=str(cfg.recurrent_nonlinearity),
+            backend=str(cfg.recurrent_backend),
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def init_uniform(model: nn.Module, init_range: float) -> None:
+    """Initialise all parameters uniformly in [-init_range, init_range], padding embeddings with zero.
+
+    Raises:
+        InputError: the range is negative.
+    """
+    if init_range < 0:
+        raise InputError(f"--init-range must not be negative, got {init_range}")
+    for parameter in model.parameters():
+        nn.init.uniform_(parameter, -init_range, init_range)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            nn.init.zeros_(module.weight[module.padding_idx])
+
+
+def _optional_str(choice) -> str | None:
+    return None if choice is None else str(choice)

@@ -1,0 +1,58 @@
+"""The learning-rate schedule of the paper's word language models."""
+
+import math
+from dataclasses import dataclass, field
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
+from omegaconf import II
+
+from rnndrop_plugin.errors import InputError
+
+
+@dataclass
+class PlateauConfig(FairseqDataclass):
+    lr_shrink: float = field(
+        default=1 / 1.5,
+        metadata={"help": "factor of the learning rate after an epoch whose validation is not the best so far"},
+    )
+    lr: list[float] = II("optimization.lr")
+    maximize_best_checkpoint_metric: bool = II("checkpoint.maximize_best_checkpoint_metric")
+
+
+@register_lr_scheduler("rnndrop_plateau", dataclass=PlateauConfig)
+class Plateau(FairseqLRScheduler):
+    """Divide the rate by 1.5 after every epoch whose validation is not the best so far (section 4.2).
+
+    The validation is the metric named by --best-checkpoint-metric. The best value and the rate are part
+    of a checkpoint.
+    """
+
+    def __init__(self, cfg: PlateauConfig, optimizer):
+        super().__init__(cfg, optimizer)
+        if len(cfg.lr) > 1:
+            raise InputError(f"--lr-scheduler rnndrop_plateau takes one learning rate, got {len(cfg.lr)}")
+        if not 0 < cfg.lr_shrink <= 1:
+            raise InputError(f"--lr-shrink must be in (0, 1], got {cfg.lr_shrink}")
+        self.best = -math.inf if cfg.maximize_best_checkpoint_metric else math.inf
+        self.optimizer.set_lr(cfg.lr[0])
+
+    def step(self, epoch, val_loss=None):
+        """End an epoch; without a validation the rate stays as it is."""
+        if val_loss is not None:
+            better = val_loss > self.best if self.cfg.maximize_best_checkpoint_metric else val_loss < self.best
+            if better:
+                self.best = val_loss
+            else:
+                self.optimizer.set_lr(self.optimizer.get_lr() * self.cfg.lr_shrink)
+        return self.optimizer.get_lr()
+
+    def step_update(self, num_updates):
+        return self.optimizer.get_lr()
+
+    def state_dict(self):
+        return {"best": self.best, "lr": self.optimizer.get_lr()}
+
+    def load_state_dict(self, state_dict):
+        self.best = state_dict["best"]
+        self.optimizer.set_lr(state_dict["lr"])
