@@ -1,0 +1,123 @@
+import prepare_text
+import pytest
+import sentencepiece
+
+LINES = [f"Line {n} doesn't end here, it's Nr. {n}." for n in range(20)]
+
+
+@pytest.fixture
+def prepare(call, tmp_path, write):
+    """Prepares a text in ``tmp_path / "dest"``."""
+
+    def prepare(text, *args):
+        write(tmp_path / "text.txt", text)
+        return call(prepare_text, tmp_path / "text.txt", "--dest", tmp_path / "dest", *args)
+
+    return prepare
+
+
+def sentences(read_split, folder):
+    return {split: read_split(folder, split) for split in ("train", "valid", "test")}
+
+
+def test_lines(prepare, tmp_path, read_split):
+    """The parts are the text's beginning, middle and end; words are as the Moses tokenizer makes them."""
+    status, out, err = prepare("\n\n".join(LINES), "--valid-fraction", "0.2", "--test-fraction", "0.1")
+    assert (status, err) == (0, "")
+    parts = sentences(read_split, tmp_path / "dest")
+    assert {split: len(part) for split, part in parts.items()} == {"train": 14, "valid": 4, "test": 2}
+    # every number occurs twice in its line; those past the training part are unknown
+    for n, sentence in enumerate(parts["train"] + parts["valid"] + parts["test"]):
+        number = str(n) if n < 14 else "<unk>"
+        assert " ".join(sentence) == f"Line {number} doesn 't end here , it 's Nr. {number} . </s>"
+    assert "valid: 4 sentences, 52 tokens, 8 of them <unk> (8 replaced)" in out
+
+
+def test_paragraphs(prepare, tmp_path, read_split):
+    text = "\none two\nthree  four five \n\n \nsix seven\n\n\n\nfive\n  six\n\nseven\n"
+    args = "--by", "paragraph", "--valid-fraction", "0.25", "--test-fraction", "0.25", "--min-count", "1"
+    assert prepare(text, *args)[0] == 0
+    assert sentences(read_split, tmp_path / "dest") == {
+        "train": [["one", "two", "three", "four", "five", "</s>"], ["six", "seven", "</s>"]],
+        "valid": [["five", "six", "</s>"]],
+        "test": [["seven", "</s>"]],
+    }
+    status, _, err = prepare(text + "eight\n", *args)
+    assert (status, "text.txt, line 13: 'eight' is not in" in err) == (2, True)
+
+
+def test_several_files_are_one_text(call, tmp_path, write, read_split):
+    write(tmp_path / "1.txt", "a a\nb b\n")
+    write(tmp_path / "2.txt.gz", "c\na\n")
+    args = "--dest", tmp_path / "dest", "--valid-fraction", "0.25", "--test-fraction", "0.25"
+    assert call(prepare_text, tmp_path / "1.txt", tmp_path / "2.txt.gz", *args)[0] == 0
+    assert sentences(read_split, tmp_path / "dest") == {
+        "train": [["a", "a", "</s>"], ["b", "b", "</s>"]],
+        "valid": [["<unk>", "</s>"]],
+        "test": [["a", "</s>"]],
+    }
+
+
+def test_lower_and_vocabulary(prepare, tmp_path, read_split):
+    text = "The the A a B\n" * 8 + "the\n" + "B\n"
+    assert prepare(text, "--lower", "--vocab-size", "2")[0] == 0
+    assert (tmp_path / "dest" / "dict.txt").read_text() == "a 16\nthe 16\n"
+    assert read_split(tmp_path / "dest", "train")[0] == ["the", "the", "a", "a", "<unk>", "</s>"]
+    assert prepare(text, "--min-count", "9")[0] == 0
+    assert (tmp_path / "dest" / "dict.txt").read_text() == ""
+
+
+def test_language(prepare, tmp_path, read_split):
+    """French splits after the apostrophe, English before it."""
+    text = "l'eau d'ici\n" * 10
+    assert prepare(text, "--language", "fr")[0] == 0
+    assert read_split(tmp_path / "dest", "test") == [["l'", "eau", "d'", "ici", "</s>"]]
+    assert prepare(text)[0] == 0
+    assert read_split(tmp_path / "dest", "test") == [["l", "'eau", "d", "'ici", "</s>"]]
+
+
+def test_sentencepiece(prepare, tmp_path, read_split):
+    """The model knows the training part only, is kept beside the data and turns the pieces back into the text."""
+    size = 40
+    status, out, err = prepare("\n".join([*LINES[:16], "Ω", LINES[17], *LINES[18:]]), "--sentencepiece", size)
+    assert (status, err) == (0, "")
+    model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "dest" / "sentencepiece.model"))
+    assert len(model) == size
+    assert model.piece_to_id("Ω") == model.unk_id()
+    assert f"dictionary of {size + 1} entries" in out  # fairseq has a <pad> besides
+    parts = sentences(read_split, tmp_path / "dest")
+    assert [model.decode_pieces(sentence[:-1]) for sentence in parts["train"]] == LINES[:16]
+    assert parts["valid"][0][-2:] == ["<unk>", "</s>"]
+    assert [model.decode_pieces(sentence[:-1]) for sentence in parts["test"]] == LINES[18:]
+    assert "valid: 2 sentences" in out and "1 of them <unk>" in out
+
+    assert prepare("\n".join(LINES))[0] == 0  # and goes when the folder is prepared anew without it
+    assert not (tmp_path / "dest" / "sentencepiece.model").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "args", "words"),
+    [
+        ("", [], "text.txt: has no text"),
+        ("a\nb\n", [], "the text is too short: its 2 sentences make parts of 2, 0, 0"),
+        ("a\n" * 10, ["--valid-fraction", "0.5", "--test-fraction", "0.5"], "too short"),
+        ("a b\n" * 10, ["--sentencepiece", "5000"], "--sentencepiece 5000: Vocabulary size too high"),
+        ("a b\n" * 10, ["--sentencepiece", "2"], "--sentencepiece 2: "),
+        ("a b\n" * 9 + "\n\nc", ["--min-count", "1"], "text.txt, line 12: 'c' is not in the training text"),
+        ("a\n" * 9 + "c", ["--min-count", "0"], "'0' is not a whole number of at least 1"),
+        ("a\n" * 10, ["--valid-fraction", "1"], "'1' is not a number between 0 and 1"),
+        ("a\n" * 10, ["--language", "xx"], "'xx' is not one of as, bn"),
+        ("a\n" * 10, ["--sentencepiece", "9", "--vocab-size", "9"], "it goes with neither"),
+    ],
+)
+def test_bad_input(prepare, tmp_path, text, args, words):
+    status, out, err = prepare(text, *args)
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].startswith("prepare_text.py: error: ")
+    assert words in err.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_missing_file(call, tmp_path):
+    status, _, err = call(prepare_text, tmp_path / "nothing.txt", "--dest", tmp_path / "dest")
+    assert (status, err) == (2, f"prepare_text.py: error: {tmp_path}/nothing.txt: No such file or directory\n")
