@@ -153,14 +153,26 @@ def test_autocast_with_dropout(module):
     assert all(p.grad.dtype == torch.float32 and p.grad.any() for p in module.parameters())
 
 
-def test_meta_device():
-    for cell, options in CELLS.values():
-        module = cell(3, 5, device="meta", backend="reference", **options)
-        assert all(t.is_meta for t in module.state_dict().values())
-        assert module(X.to("meta"))[0].shape == (4, 2, 5)
-        real = cell(3, 5, **options)
-        module.to_empty(device="cpu").load_state_dict(real.state_dict())
-        assert torch.equal(seeded(module, X), seeded(real, X))
+@pytest.mark.xfail(strict=True, reason="the dispatch casts whatever autocast finds, float64 too")
+def test_autocast_leaves_float64_alone(module):
+    module, x = module.double(), X.double()
+    exact = seeded(module, x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(seeded(module, x), exact)  # as torch.nn.LSTM does
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_made_on_the_meta_device(name):
+    cell, options = CELLS[name]
+    module, real = cell(3, 5, device="meta", **options), cell(3, 5, **options)
+    assert all(t.is_meta for t in module.state_dict().values())
+    module.to_empty(device="cpu").load_state_dict(real.state_dict())
+    assert torch.equal(seeded(module, X), seeded(real, X))
+
+
+@pytest.mark.xfail(strict=True, reason="the dispatch asks for autocast on a device that has none")
+def test_runs_on_the_meta_device(module):
+    assert module.to("meta")(X.to("meta"))[0].shape == (4, 2, 10)
 
 
 def test_functional_call(module):
