@@ -8,6 +8,7 @@ import collections
 import functools
 import logging
 import os
+import pickle
 import sys
 import types
 import typing
@@ -17,7 +18,10 @@ import numpy as np
 import omegaconf
 import torch
 from fairseq import checkpoint_utils
+from fairseq.data.indexed_dataset import MMapIndexedDataset
+from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
 from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import ReduceLROnPlateauLRSchedule
 
 from rnndrop_plugin.errors import InputError
@@ -33,22 +37,48 @@ def apply() -> None:
     checkpoint_utils.rnndrop_applied = True
     silence_warnings()
     restore_numpy_compat()
+    quiet_damaged_datasets()
     allow_checkpoint_classes()
     checkpoint_utils.load_checkpoint_to_cpu = say_what_is_wrong(checkpoint_utils.load_checkpoint_to_cpu)
-    checkpoint_utils.load_checkpoint = replay_scheduler_step(checkpoint_utils.load_checkpoint)
+    checkpoint_utils.load_checkpoint = check_restore_file(replay_scheduler_step(checkpoint_utils.load_checkpoint))
     distributed_utils.call_main = report_input_errors(distributed_utils.call_main)
+    generate = sys.modules.get("fairseq_cli.generate")
+    if generate is not None:  # the one command that does without call_main
+        generate.main = functools.partial(_run, generate.main)
 
 
 def silence_warnings() -> None:
-    """fairseq's use of torch warns of what no user of it can change (iterators.py, fairseq_task.py)."""
-    warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true but no accelerator")
-    warnings.filterwarnings("ignore", message=r"`torch\.cuda\.amp\.autocast\(args")
+    """fairseq's use of torch and hydra warns of what no user of it can change.
+
+    The places are iterators.py and fairseq_task.py, and dataclass/utils.py with the YAML files in config/.
+    """
+    for message in (
+        "'pin_memory' argument is set as true but no accelerator",
+        r"`torch\.cuda\.amp\.autocast\(args",
+        r"hydra\.experimental\.",
+        r"\nThe version_base parameter is not specified",
+        r"In '.*': Usage of deprecated keyword in package header",
+        r"\n'config' is validated against ConfigStore schema",
+        r"\nThe strict flag in the compose API is deprecated",
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def restore_numpy_compat() -> None:
     """numpy 2 has no ``np.compat.long``, which fairseq/data/token_block_dataset.py uses (fairseq-interactive)."""
     if not hasattr(np, "compat"):
         np.compat = types.SimpleNamespace(long=int)
+
+
+def quiet_damaged_datasets() -> None:
+    """fairseq/data/indexed_dataset.py: where files are damaged, __del__ fails after __init__ has, on stderr."""
+    for cls in (MMapIndexedDataset, MMapIndexedDataset.Index):
+
+        def close(dataset, _close=cls.__del__):
+            if hasattr(dataset, "_bin_buffer_mmap"):
+                _close(dataset)
+
+        cls.__del__ = close
 
 
 def allow_checkpoint_classes() -> None:
@@ -87,12 +117,27 @@ def say_what_is_wrong(load_checkpoint_to_cpu):
         try:
             return load_checkpoint_to_cpu(path, *args, **kwargs)
         except Exception as error:
-            reason = str(error).split("\n")[0]
-            if "Weights only load failed" in reason:
-                unsafe = [line.strip() for line in str(error).split("\n") if "GLOBAL" in line]
+            if isinstance(error, OSError):
+                reason = error.strerror
+            elif isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
                 reason = "it holds objects other than tensors and fairseq's settings, which are never loaded"
-                reason += f" ({unsafe[0]})" if unsafe else ""
-            raise InputError(f"{path}: cannot load this checkpoint: {reason or type(error).__name__}") from error
+            else:
+                reason = "it is damaged, or not one of fairseq's"
+            raise InputError(f"{path}: cannot load this checkpoint: {reason}") from error
+
+    return load
+
+
+def check_restore_file(load_checkpoint):
+    """checkpoint_utils.load_checkpoint starts afresh where the --restore-file that is asked for is missing."""
+
+    @functools.wraps(load_checkpoint)
+    def load(cfg, trainer, **kwargs):
+        default = CheckpointConfig.__dataclass_fields__["restore_file"].default
+        for flag, path in (("restore-file", cfg.restore_file), ("continue-once", cfg.continue_once)):
+            if path not in (None, default) and not PathManager.isfile(path):
+                raise InputError(f"--{flag} {path}: no such file")
+        return load_checkpoint(cfg, trainer, **kwargs)
 
     return load
 
@@ -104,9 +149,10 @@ def replay_scheduler_step(load_checkpoint):
     @functools.wraps(load_checkpoint)
     def load(cfg, trainer, **kwargs):
         extra_state, epoch_itr = load_checkpoint(cfg, trainer, **kwargs)
-        at_epoch_end = extra_state is not None and epoch_itr.epoch > 1 and epoch_itr.iterations_in_epoch == 0
-        if at_epoch_end and not (cfg.reset_optimizer or cfg.reset_lr_scheduler):
-            if isinstance(trainer.lr_scheduler, (Plateau, ReduceLROnPlateauLRSchedule)):
+        resumed = extra_state is not None and epoch_itr.epoch > 1
+        if resumed and extra_state["train_iterator"]["iterations_in_epoch"] == 0:
+            reset = cfg.reset_optimizer or cfg.reset_lr_scheduler
+            if isinstance(trainer.lr_scheduler, (Plateau, ReduceLROnPlateauLRSchedule)) and not reset:
                 trainer.lr_step(epoch_itr.epoch - 1, extra_state["val_loss"])
         return extra_state, epoch_itr
 
@@ -128,10 +174,27 @@ def _run(main, cfg, **kwargs):
     try:
         return main(cfg, **kwargs)
     except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
+        line = _input_error_line(error)
+        if line is None:
             raise
-        print(f"error: {cause}", file=sys.stderr)
+        logger.debug("the error below was raised here", exc_info=error)
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
+
+
+def _input_error_line(error: Exception) -> str | None:
+    """What ``error`` says about the user's input in one line; None for any other error."""
+    reasons: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, InputError):
+        reasons.append(str(cause).rstrip("."))
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        reasons.append(str(cause))
+    elif isinstance(error, OSError) and error.filename:
+        reasons = [f"{error.filename}: {error.strerror}"]
+    elif isinstance(error, OSError) or type(error) in (AssertionError, Exception) and str(error):
+        reasons = [str(error)]  # fairseq's own words for flags and files that it cannot use
+    else:
+        return None
+    return " ".join(": ".join(reasons).split())

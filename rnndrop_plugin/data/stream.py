@@ -1,7 +1,7 @@
 """A text as one stream of tokens, cut into contiguous rows for truncated backpropagation through time."""
 
 import torch
-from fairseq.data import Dictionary, FairseqDataset
+from fairseq.data import Dictionary, FairseqDataset, iterators
 from torch import Tensor
 
 from rnndrop_plugin.errors import InputError
@@ -42,7 +42,9 @@ class ContiguousWindows(FairseqDataset):
 
     def __init__(self, tokens: Tensor, dictionary: Dictionary, rows: int, steps: int, num_shards=1, shard=0):
         if rows > len(tokens):
-            raise InputError(f"{rows} rows are more than {len(tokens)} tokens can fill: lower --batch-size")
+            raise InputError(
+                f"{rows} rows are more than {len(tokens)} tokens can fill: lower --batch-size or --batch-size-valid"
+            )
         self.pad = dictionary.pad()
         self.steps = steps
         length = -(-len(tokens) // rows)
@@ -70,3 +72,22 @@ class ContiguousWindows(FairseqDataset):
     def collater(self, samples: list[dict]) -> dict:
         (sample,) = samples
         return sample
+
+
+class WindowIterator(iterators.EpochBatchIterator):
+    """An epoch's batches, one for each window, in the order of the stream.
+
+    A checkpoint of other windows (other rows, steps or tokens) goes on at the same fraction of the epoch.
+    """
+
+    def __init__(self, windows: ContiguousWindows, epoch: int = 1):
+        batches = [[i] for i in range(len(windows))]
+        super().__init__(windows, windows.collater, batches, epoch=epoch, disable_shuffling=True)
+
+    def state_dict(self) -> dict:
+        return {**super().state_dict(), "windows": len(self)}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        windows = state_dict.get("windows", len(self))
+        position = state_dict["iterations_in_epoch"] * len(self) // windows
+        super().load_state_dict({**state_dict, "iterations_in_epoch": position})

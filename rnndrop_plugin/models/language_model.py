@@ -1,25 +1,28 @@
 """Recurrent language models: lstm_rnndrop, gru_rnndrop, rnn_rnndrop and their presets."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import Optional
 
 import torch
 import torch.nn.functional as F
-from fairseq import utils
 from fairseq.models import FairseqIncrementalDecoder, FairseqLanguageModel, register_model
 from fairseq.modules import AdaptiveSoftmax
 from torch import Tensor, nn
 
 from rnndrop_plugin import modules
+from rnndrop_plugin.data.vectors import read_vectors
 from rnndrop_plugin.errors import InputError
-from rnndrop_plugin.models.recurrent import RecurrentConfig, build_recurrent, init_uniform
+from rnndrop_plugin.models.recurrent import RecurrentConfig, ScalingChoice, build_recurrent, check_sizes, init_uniform
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
 class LanguageModelConfig(RecurrentConfig):
     decoder_embed_dim: int = field(default=512, metadata={"help": "dimension of the embeddings"})
     decoder_embed_path: Optional[str] = field(
-        default=None, metadata={"help": "file of pretrained embeddings in word2vec's text format"}
+        default=None, metadata={"help": "text file of pretrained embeddings: a word and its numbers on each line"}
     )
     decoder_freeze_embed: bool = field(default=False, metadata={"help": "do not train the embeddings"})
     decoder_out_embed_dim: Optional[int] = field(
@@ -74,7 +77,7 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         self.adaptive_softmax = None
         self.output_projection = None
         if cfg.adaptive_softmax_cutoff:
-            cutoffs = _parse_cutoffs(cfg.adaptive_softmax_cutoff, vocabulary)
+            cutoffs = _parse_cutoffs(cfg.adaptive_softmax_cutoff, vocabulary, hidden)
             self.adaptive_softmax = AdaptiveSoftmax(vocabulary, hidden, cutoffs, dropout=cfg.decoder_dropout_out)
         elif not shared:
             self.output_projection = nn.Linear(out_embed, vocabulary)
@@ -86,7 +89,12 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         self.carried: dict[bool, tuple[Tensor, ...] | None] = {True: None, False: None}  # by self.training
 
     def forward(
-        self, prev_output_tokens: Tensor, encoder_out=None, incremental_state=None, starts_stream: bool | None = None
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out=None,
+        incremental_state=None,
+        starts_stream: bool | None = None,
+        features_only: bool = False,
     ):
         """Predict the next token at every step.
 
@@ -96,13 +104,14 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
             incremental_state: fairseq's cache for generation; only the last token is read once it is filled.
             starts_stream: whether the rows begin here (True) or go on from the last batch (False); None
                 for sequences of their own, which neither read nor leave a state.
+            features_only: leave the output layer to the caller, see :meth:`output_weights`.
 
         Returns:
-            The logits ``(batch, time, vocabulary)``, or the features ``(batch, time, hidden)`` under an
-            adaptive softmax, and None.
+            The logits ``(batch, time, vocabulary)``, or the features ``(batch, time, out_embed_dim)`` where
+            only they are asked for or the softmax is adaptive, and None.
         """
         features = self.extract_features(prev_output_tokens, incremental_state, starts_stream)
-        return self.output_layer(features), None
+        return features if features_only else self.output_layer(features), None
 
     def extract_features(
         self, prev_output_tokens: Tensor, incremental_state=None, starts_stream: bool | None = None
@@ -133,11 +142,13 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
 
     def output_layer(self, features: Tensor) -> Tensor:
         """The logits of ``features``; with an adaptive softmax the features themselves."""
-        if self.adaptive_softmax is not None:
-            return features
+        return features if self.adaptive_softmax is not None else F.linear(features, *self.output_weights())
+
+    def output_weights(self) -> tuple[Tensor, Tensor | None]:
+        """Weight ``(vocabulary, out_embed_dim)`` and bias of the output layer, where the softmax is not adaptive."""
         if self.output_projection is not None:
-            return self.output_projection(features)
-        return F.linear(features, self.embed_tokens.weight)
+            return self.output_projection.weight, self.output_projection.bias
+        return self.embed_tokens.weight, None
 
     def reorder_incremental_state(self, incremental_state, new_order: Tensor) -> None:
         """Take the cached rows in ``new_order``, as beam search asks for."""
@@ -168,6 +179,7 @@ class RecurrentLanguageModel(FairseqLanguageModel):
                 f"this model carries its state from batch to batch, and the task {type(task).__name__} does not: "
                 "pass --task rnndrop_language_modeling"
             )
+        check_sizes(cfg, "decoder_embed_dim")
         rnn = build_recurrent(cls.rnn, cfg, cfg.decoder_embed_dim)
         return cls(RecurrentDecoder(cfg, task.target_dictionary, rnn))
 
@@ -177,17 +189,24 @@ class RecurrentLanguageModel(FairseqLanguageModel):
         Raises:
             InputError: they are of another architecture, of other sizes or of another dictionary.
         """
-        try:
-            return super().load_state_dict(state_dict, strict, model_cfg, args)
-        except RuntimeError as error:
-            details = [line.strip() for line in str(error).splitlines()[1:]]
+        own = self.state_dict()
+        others = {name: value.shape for name, value in state_dict.items() if name in own}
+        misfits = [
+            f"{name} is {tuple(shape)}, expected {tuple(own[name].shape)}"
+            for name, shape in others.items()
+            if shape != own[name].shape
+        ]
+        misfits += [f"{name} is missing" for name in own if name not in others]
+        misfits += [f"{name} is not known" for name in state_dict if name not in own]
+        if misfits:
             raise InputError(
-                f"the checkpoint does not fit this model ({type(self.decoder.rnn).__name__}, dictionary of "
-                f"{len(self.decoder.dictionary)}): {details[0]}"
-            ) from error
+                f"the parameters do not fit this model ({type(self.decoder.rnn).__name__}, "
+                f"{len(self.decoder.dictionary)} types in the dictionary): {misfits[0]}"
+            )
+        return super().load_state_dict(state_dict, strict, model_cfg, args)
 
 
-def _parse_cutoffs(text: str, vocabulary: int) -> list[int]:
+def _parse_cutoffs(text: str, vocabulary: int, hidden: int) -> list[int]:
     try:
         cutoffs = [int(cutoff) for cutoff in text.split(",")]
     except ValueError:
@@ -196,26 +215,24 @@ def _parse_cutoffs(text: str, vocabulary: int) -> list[int]:
         raise InputError(
             f"--adaptive-softmax-cutoff must be increasing numbers up to the dictionary's {vocabulary}, got {text!r}"
         )
+    tails = len(cutoffs) if cutoffs[-1] < vocabulary else len(cutoffs) - 1
+    if hidden < 4**tails:
+        raise InputError(
+            f"--adaptive-softmax-cutoff {text}: each cutoff divides the features by 4, "
+            f"and --decoder-hidden-size {hidden} is too small for {tails} of them"
+        )
     return cutoffs
 
 
 def _load_embeddings(embedding: nn.Embedding, path: str, dictionary) -> None:
     try:
-        vectors = utils.parse_embedding(path)
-    except (OSError, ValueError, StopIteration) as error:
-        raise InputError(f"--decoder-embed-path {path}: {error or 'the file is empty'}") from error
-    found = {word: vector for word, vector in vectors.items() if word in dictionary}
-    for word, vector in found.items():
-        if len(vector) != embedding.embedding_dim:
-            raise InputError(
-                f"--decoder-embed-path {path}: the vector of {word!r} has {len(vector)} numbers, "
-                f"expected --decoder-embed-dim {embedding.embedding_dim}"
-            )
-    if not found:
-        raise InputError(f"--decoder-embed-path {path}: no word of the dictionary is in it")
+        vectors = read_vectors(path, dictionary, embedding.embedding_dim)
+    except InputError as error:
+        raise InputError(f"--decoder-embed-path {error} (--decoder-embed-dim {embedding.embedding_dim})") from error
     with torch.no_grad():
-        utils.load_embedding(found, dictionary, embedding)
-    utils.print_embed_overlap(vectors, dictionary)
+        for word, vector in vectors.items():
+            embedding.weight[dictionary.index(word)] = vector
+    logger.info(f"{path}: vectors of {len(vectors)} of the dictionary's {len(dictionary)} types")
 
 
 @register_model("lstm_rnndrop", dataclass=LanguageModelConfig)
@@ -239,7 +256,7 @@ class PTBWordConfig(LanguageModelConfig):
 
     decoder_embed_dim: int = 256
     decoder_hidden_size: int = 256
-    recurrent_dropout_scaling: str = "expected"
+    recurrent_dropout_scaling: ScalingChoice = "expected"
     init_range: float = 0.05
 
 
@@ -249,7 +266,7 @@ class PTBCharConfig(LanguageModelConfig):
 
     decoder_embed_dim: int = 256
     decoder_hidden_size: int = 1024
-    recurrent_dropout_scaling: str = "expected"
+    recurrent_dropout_scaling: ScalingChoice = "expected"
     init_range: float = 0.01
 
 

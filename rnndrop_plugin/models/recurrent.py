@@ -3,13 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Optional
 
+import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from torch import nn
 
 from rnndrop_plugin.errors import InputError
-from rnndrop_plugin.ops import BACKENDS, NONLINEARITIES, SAMPLINGS, SCALINGS
+from rnndrop_plugin.ops import BACKENDS, NONLINEARITIES, SAMPLINGS, SCALINGS, Masks
 
 SamplingChoice = ChoiceEnum(list(SAMPLINGS))
+ScalingChoice = ChoiceEnum(list(SCALINGS))
 
 
 @dataclass
@@ -44,7 +46,7 @@ class RecurrentConfig(FairseqDataclass):
     cell_dropout_sampling: Optional[SamplingChoice] = field(
         default=None, metadata={"help": "the same for --cell-dropout alone"}
     )
-    recurrent_dropout_scaling: ChoiceEnum(list(SCALINGS)) = field(
+    recurrent_dropout_scaling: ScalingChoice = field(
         default="inverted",
         metadata={
             "help": "inverted: divide by 1-p in training (Eq. 18); expected: multiply by 1-p in evaluation (Eq. 3, "
@@ -64,14 +66,16 @@ def build_recurrent(cls: type[nn.Module], cfg: RecurrentConfig, input_size: int,
     """The layers of ``cfg`` as a module of ``cls`` (LSTM, GRU or RNN of rnndrop_plugin.modules).
 
     Raises:
-        InputError: a rate outside [0, 1), or a kind of dropout that the cell does not have.
+        InputError: a rate outside [0, 1), a size below 1, a kind of dropout that the cell does not have, or
+            a backend that cannot run it.
     """
     for name in ("decoder_dropout_in", "decoder_dropout_out"):
         rate = getattr(cfg, name)
         if not 0 <= rate < 1:
             raise InputError(f"--{name.replace('_', '-')} must be in [0, 1), got {rate}")
+    check_sizes(cfg, "decoder_hidden_size", "decoder_layers")
     try:
-        return cls(
+        rnn = cls(
             input_size,
             cfg.decoder_hidden_size,
             cfg.decoder_layers,
@@ -88,8 +92,30 @@ def build_recurrent(cls: type[nn.Module], cfg: RecurrentConfig, input_size: int,
             nonlinearity=str(cfg.recurrent_nonlinearity),
             backend=str(cfg.recurrent_backend),
         )
+        _try_backend(rnn)
     except ValueError as error:
-        raise InputError(str(error)) from error
+        message = str(error)
+        for kind in Masks._fields:
+            message = message.replace(f"{kind}_dropout", f"--{kind}-dropout")
+        raise InputError(message.replace("backend '", "--recurrent-backend '")) from error
+    return rnn
+
+
+def check_sizes(cfg: RecurrentConfig, *names: str) -> None:
+    """Raise InputError unless the fields ``names`` of ``cfg`` are at least 1."""
+    for name in names:
+        if getattr(cfg, name) < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(cfg, name)}")
+
+
+@torch.no_grad()
+def _try_backend(rnn: nn.Module) -> None:
+    """Raise ValueError if the backend asked for cannot run ``rnn`` in training or in evaluation."""
+    if rnn.backend == "auto":
+        return
+    with torch.random.fork_rng(devices=[]):  # so that all backends start from the same parameters
+        for training in (False, True):
+            rnn.train(training)(torch.zeros(1, 1, rnn.input_size))
 
 
 def init_uniform(model: nn.Module, init_range: float) -> None:

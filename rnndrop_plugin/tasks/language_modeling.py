@@ -1,5 +1,7 @@
 """Language modelling over contiguous streams, the recurrent state carried from batch to batch."""
 
+import copy
+import hashlib
 import logging
 import os
 from dataclasses import dataclass, field
@@ -15,15 +17,15 @@ from fairseq.data import (
     NumelDataset,
     RightPadDataset,
     data_utils,
-    iterators,
 )
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
 from omegaconf import II, MISSING
 from torch import Tensor
 
-from rnndrop_plugin.data.stream import ContiguousWindows, TokenStream
+from rnndrop_plugin.data.stream import ContiguousWindows, TokenStream, WindowIterator
 from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.models.language_model import RecurrentLanguageModel
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ class RnndropLanguageModelingConfig(FairseqDataclass):
         default=35, metadata={"help": "steps of truncated backpropagation through time: tokens of a row in a batch"}
     )
     dataset_impl: Optional[str] = II("dataset.dataset_impl")
+    train_subset: str = II("dataset.train_subset")
 
 
 @register_task("rnndrop_language_modeling", dataclass=RnndropLanguageModelingConfig)
@@ -53,10 +56,14 @@ class RnndropLanguageModelingTask(FairseqTask):
     def __init__(self, cfg: RnndropLanguageModelingConfig, dictionary: Dictionary, **kwargs):
         super().__init__(cfg)
         if cfg.tokens_per_sample < 1:
-            raise InputError(f"--tokens-per-sample must be at least 1, got {cfg.tokens_per_sample}")
+            raise InputError(
+                f"--tokens-per-sample (less any --context-window) must be at least 1, got {cfg.tokens_per_sample}"
+            )
         self.dictionary = dictionary
         self.model = None
-        self.train_rows = 0
+        self.train_layout: dict[str, int] = {}  # of the training stream, see get_checkpoint_dict
+        symbols = hashlib.sha256("\n".join(dictionary.symbols).encode()).hexdigest()
+        self.state.merge_state_dict({"dictionary": {"types": len(dictionary), "sha256": symbols}})
 
     @classmethod
     def setup_task(cls, cfg: RnndropLanguageModelingConfig, **kwargs):
@@ -84,47 +91,68 @@ class RnndropLanguageModelingTask(FairseqTask):
         path = os.path.join(self.cfg.data, split)
         try:
             sentences = data_utils.load_indexed_dataset(path, self.dictionary, self.cfg.dataset_impl, combine=combine)
-            stream = TokenStream(sentences) if sentences is not None and len(sentences) else None
+            stream = TokenStream(sentences) if sentences else None
         except Exception as error:
             raise InputError(f"{path}.bin, .idx: damaged: {error}") from error
         if sentences is None:
             raise InputError(f"{path}.bin, .idx: no such files")
-        if stream is None:
+        if not stream:
             raise InputError(f"{path}.bin: there is no text in it")
-        if stream.tokens.max() >= len(self.dictionary):
-            raise InputError(
-                f"{path}.bin: token {int(stream.tokens.max())} is beyond the {len(self.dictionary)} types of dict.txt"
-            )
+        last = int(stream.tokens.max())
+        if last >= len(self.dictionary):
+            raise InputError(f"{path}.bin: token {last} is beyond the {len(self.dictionary)} types of dict.txt")
+        if (stream.tokens == self.dictionary.pad()).any():
+            raise InputError(f"{path}.bin: {self.dictionary[self.dictionary.pad()]} is in the text; it stands for none")
         self.datasets[split] = stream
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint=False):
-        self.model = super().build_model(cfg, from_checkpoint)
-        return self.model
+        """Build the model of ``cfg``.
 
-    def get_batch_iterator(self, dataset, max_sentences=None, seed=1, num_shards=1, shard_id=0, epoch=1, **kwargs):
+        Raises:
+            InputError: a model that does not carry its state.
+        """
+        if from_checkpoint and getattr(cfg, "decoder_embed_path", None):
+            cfg = copy.copy(cfg)
+            cfg.decoder_embed_path = None  # the checkpoint has the embeddings, the file may be gone
+        model = super().build_model(cfg, from_checkpoint)
+        if not isinstance(model, RecurrentLanguageModel):
+            raise InputError(
+                f"--task rnndrop_language_modeling carries the state from batch to batch, and {type(model).__name__} "
+                "has none: use an architecture such as lstm_rnndrop, or another task"
+            )
+        self.model = model
+        return model
+
+    def build_criterion(self, cfg, from_checkpoint=False):
+        """Build the criterion of ``cfg``.
+
+        Raises:
+            InputError: --criterion adaptive_loss without an adaptive softmax.
+        """
+        adaptive = self.model is not None and self.model.decoder.adaptive_softmax is not None
+        if cfg._name == "adaptive_loss" and not adaptive:
+            raise InputError("--criterion adaptive_loss needs --adaptive-softmax-cutoff")
+        return super().build_criterion(cfg, from_checkpoint)
+
+    def get_batch_iterator(self, dataset, max_sentences=None, num_shards=1, shard_id=0, epoch=1, **kwargs):
         """Batches of ``max_sentences`` rows (of this shard), in the order of the stream; prompts as fairseq does.
 
         Raises:
             InputError: there are no rows, or more than the stream can fill.
         """
         if not isinstance(dataset, TokenStream):
-            return super().get_batch_iterator(dataset, max_sentences=max_sentences, seed=seed, epoch=epoch, **kwargs)
+            shards = {"num_shards": num_shards, "shard_id": shard_id}
+            return super().get_batch_iterator(dataset, max_sentences=max_sentences, epoch=epoch, **shards, **kwargs)
         if max_sentences is None:
-            raise InputError("the rows of the stream must be given by --batch-size (--max-tokens is not used)")
-        rows = max_sentences * num_shards
-        if dataset is self.datasets.get("train"):
-            self.train_rows = rows
-        windows = ContiguousWindows(
-            dataset.tokens, self.dictionary, rows, self.cfg.tokens_per_sample, num_shards, shard_id
-        )
-        return iterators.EpochBatchIterator(
-            dataset=windows,
-            collate_fn=windows.collater,
-            batch_sampler=[[i] for i in range(len(windows))],
-            seed=seed,
-            epoch=epoch,
-            disable_shuffling=True,
-        )
+            raise InputError(
+                "give the rows of the stream by --batch-size; --max-tokens is not used (and fairseq-generate, "
+                "which sets it, has no sentences to continue here: use fairseq-interactive)"
+            )
+        rows, steps = max_sentences * num_shards, self.cfg.tokens_per_sample
+        if dataset is self.datasets.get(self.cfg.train_subset):
+            self.train_layout = {"rows": rows, "steps": steps, "tokens": len(dataset), "processes": num_shards}
+        windows = ContiguousWindows(dataset.tokens, self.dictionary, rows, steps, num_shards, shard_id)
+        return WindowIterator(windows, epoch)
 
     def eval_lm_dataloader(self, dataset: TokenStream, batch_size=None, context_window=0, **kwargs):
         """Batches for fairseq-eval-lm: one row unless --batch-size says otherwise.
@@ -134,31 +162,50 @@ class RnndropLanguageModelingTask(FairseqTask):
         """
         if context_window:
             raise InputError("--context-window is not used: the carried state already holds all of the context")
-        rows = batch_size or 1
-        logger.info(f"{len(dataset):,} tokens in {rows} row{'s' if rows > 1 else ''}, each from a zero state")
         shards = {name: kwargs[name] for name in ("num_shards", "shard_id")}
-        return self.get_batch_iterator(dataset, max_sentences=rows, **shards).next_epoch_itr(shuffle=False)
+        batches = self.get_batch_iterator(dataset, max_sentences=batch_size or 1, **shards)
+        rows = (batch_size or 1) * shards["num_shards"]
+        logger.info(f"{len(dataset):,} tokens in {rows} row{'s' if rows > 1 else ''}, each from a zero state")
+        return batches.next_epoch_itr(shuffle=False)
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Check that the model about to be loaded was trained with this dictionary.
+
+        Raises:
+            InputError: it was not.
+        """
+        own, saved = self.state.dictionary, state_dict.get("dictionary")
+        if saved is not None and saved != own:
+            raise InputError(
+                f"the checkpoint's dictionary has {saved['types']} types and is not the one of {self.cfg.data}, "
+                f"which has {own['types']}: use the folder it was trained on or one made with the same dict.txt"
+            )
 
     def get_checkpoint_dict(self) -> dict:
-        """What a checkpoint keeps of the task: the state at the end of the last training batch."""
+        """What a checkpoint keeps of the task, beside its ``state``: where the training stream's state stands."""
         carried = self.model.decoder.carried[True]
         if carried is not None:
             carried = [state.cpu() for state in carried]
-        return {type(self).__name__: {"rows": self.train_rows, "carried": carried}}
+        saved = {"layout": self.train_layout, "carried": carried, "dictionary": self.state.dictionary}
+        return {type(self).__name__: saved}
 
     def set_checkpoint_dict(self, saved: dict) -> None:
-        """Go on from the state in a checkpoint, or from zero, with a warning, where the rows are others."""
-        carried = saved["carried"]
-        if carried is None:
+        """Go on from the state in a checkpoint, or from zero, with a warning, where the rows are others.
+
+        Raises:
+            InputError: the checkpoint is of another dictionary.
+        """
+        self.load_state_dict(saved)
+        if saved["carried"] is None:
             return
-        if saved["rows"] != self.train_rows or carried[0].size(1) != self.train_rows:
+        if saved["layout"] != self.train_layout or self.train_layout["processes"] > 1:
             logger.warning(
-                f"the checkpoint's state is of {saved['rows']} rows and {self.train_rows} are asked for: "
-                "the state starts from zero, and this epoch goes on at the same batch number of the new rows"
+                "the state starts from zero and the epoch goes on where it was, as a state can only go on with the "
+                f"same rows of one process: the checkpoint's is of {saved['layout']}, now there are {self.train_layout}"
             )
             return
         parameter = next(self.model.parameters())
-        self.model.decoder.carried[True] = tuple(state.to(parameter) for state in carried)
+        self.model.decoder.carried[True] = tuple(state.to(parameter) for state in saved["carried"])
 
     def build_generator(self, models, args, **kwargs):
         """A generator that continues prompts, for fairseq-interactive.
