@@ -1,0 +1,177 @@
+"""The output layer with its loss: the chunked form computes what the plain one does, and that is fairseq's."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rnndrop_plugin.ops import cross_entropy, linear_cross_entropy, linear_cross_entropy_ref
+
+PAD = 1
+TOLERANCES = {torch.float32: 2e-6, torch.float64: 1e-14}
+
+
+@pytest.fixture
+def chunks(monkeypatch):
+    """Chunks of three rows at the sizes below, and no way around them."""
+    monkeypatch.setattr(cross_entropy, "SMALL", 0)
+    monkeypatch.setattr(cross_entropy, "CHUNK", 40)
+
+
+def problem(batch=4, time=5, size=7, vocabulary=13, bias=True, dtype=torch.float64, padding=True):
+    """Features as the decoder gives them, time-major under a batch-major view, and some padding."""
+    features = torch.randn(time, batch, size, dtype=dtype).transpose(0, 1).requires_grad_()
+    weight = torch.randn(vocabulary, size, dtype=dtype, requires_grad=True)
+    bias = torch.randn(vocabulary, dtype=dtype, requires_grad=True) if bias else None
+    target = torch.randint(2, vocabulary, (batch, time))
+    if padding:
+        target[1, 2], target[3, 3:] = PAD, PAD
+    return features, weight, bias, target
+
+
+def gradients(function, features, weight, bias, target, **options):
+    loss, nll = function(features, weight, bias, target, PAD, **options)
+    wanted = [x for x in (features, weight, bias) if x is not None and x.requires_grad]
+    return loss, nll, *torch.autograd.grad(0.7 * loss, wanted)
+
+
+def assert_close(found, expected, tolerance):
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * float(b.detach().abs().max()))
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", TOLERANCES)
+def test_chunked_equals_plain(chunks, dtype, bias, label_smoothing):
+    inputs = problem(bias=bias, dtype=dtype)
+    found = gradients(linear_cross_entropy, *inputs, label_smoothing=label_smoothing)
+    expected = gradients(linear_cross_entropy_ref, *inputs, label_smoothing=label_smoothing)
+    assert "LinearCrossEntropy" in found[0].grad_fn.name()
+    assert_close(found, expected, TOLERANCES[dtype])
+
+
+@pytest.mark.parametrize(("batch", "time", "vocabulary"), [(1, 1, 2), (4, 4, 100), (7, 6, 3)])
+def test_sizes(chunks, batch, time, vocabulary):
+    """A row larger than a chunk, chunks that do not divide the rows, two classes."""
+    inputs = problem(batch, time, vocabulary=vocabulary + 2, padding=False)
+    found = gradients(linear_cross_entropy, *inputs, label_smoothing=0.2)
+    assert_close(found, gradients(linear_cross_entropy_ref, *inputs, label_smoothing=0.2), 1e-14)
+
+
+def test_default_chunks():
+    """At a size that is cut without being told to; the logits are not among what autograd keeps."""
+    features, weight, bias, target = problem(10, 33, 8, 20_000, dtype=torch.float32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        linear_cross_entropy(features, weight, bias, target, PAD)
+    assert max(kept) == weight.numel() < target.numel() * weight.size(0)
+    found = gradients(linear_cross_entropy, features, weight, bias, target)
+    assert_close(found, gradients(linear_cross_entropy_ref, features, weight, bias, target), 1e-5)
+
+
+def test_plain_equals_torch_and_fairseq():
+    label_smoothed = pytest.importorskip("fairseq.criterions.label_smoothed_cross_entropy")
+    features, weight, bias, target = problem()
+    logits = F.linear(features, weight, bias).flatten(0, 1)
+    loss, nll = linear_cross_entropy_ref(features, weight, bias, target, PAD)
+    expected = F.cross_entropy(logits, target.flatten(), ignore_index=PAD, reduction="sum")
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(nll, expected.detach())
+    smoothed, nll = linear_cross_entropy_ref(features, weight, bias, target, PAD, label_smoothing=0.1)
+    expected, _ = label_smoothed.label_smoothed_nll_loss(F.log_softmax(logits, 1), target.flatten(), 0.1, PAD)
+    torch.testing.assert_close(smoothed, expected)
+    torch.testing.assert_close(nll, loss.detach())
+
+
+@pytest.mark.parametrize("frozen", [(0,), (1,), (2,), (0, 2), (1, 2)])
+def test_what_needs_no_gradient(chunks, frozen):
+    inputs = problem()
+    for k in frozen:
+        inputs[k].requires_grad_(False)
+    assert_close(gradients(linear_cross_entropy, *inputs), gradients(linear_cross_entropy_ref, *inputs), 1e-14)
+
+
+def test_without_gradients(chunks):
+    inputs = problem()
+    expected = linear_cross_entropy_ref(*inputs, PAD, 0.1)
+    with torch.no_grad():
+        found = linear_cross_entropy(*inputs, PAD, 0.1)
+    assert not found[0].requires_grad
+    assert_close(found, [x.detach() for x in expected], 1e-14)
+
+
+def test_only_padding(chunks):
+    features, weight, bias, target = problem()
+    loss, nll, *grads = gradients(linear_cross_entropy, features, weight, bias, torch.full_like(target, PAD))
+    assert loss == nll == 0
+    assert all((grad == 0).all() for grad in grads)
+
+
+def test_non_contiguous(chunks):
+    features, weight, bias, target = problem(padding=False)
+    inputs = features[:, ::2], weight.t().contiguous().t(), bias[:, None].expand(-1, 2)[:, 1], target[:, ::2]
+    found = linear_cross_entropy(*inputs, PAD)
+    expected = linear_cross_entropy_ref(*inputs, PAD)
+    leaves = [features, weight, bias]
+    assert_close(torch.autograd.grad(found[0], leaves), torch.autograd.grad(expected[0], leaves), 1e-14)
+
+
+def test_large_logits(chunks):
+    """Beyond what exp can hold, and a target whose probability is zero in float32."""
+    features, weight, bias, target = problem(dtype=torch.float32)
+    inputs = features, (weight.detach() * 300).requires_grad_(), bias, target
+    found = gradients(linear_cross_entropy, *inputs)
+    assert found[0] > 1000 and all(x.isfinite().all() for x in found)
+    assert_close(found, gradients(linear_cross_entropy_ref, *inputs), 2e-6)
+
+
+def test_gradcheck(chunks):
+    features, weight, bias, target = problem()
+    leaves = features, weight, bias
+
+    def loss(*leaves):
+        return linear_cross_entropy(*leaves, target, PAD, 0.1)[0]
+
+    # The second backward of one loss takes the plain form: other rounding.
+    assert torch.autograd.gradcheck(loss, leaves, nondet_tol=1e-12)
+    assert torch.autograd.gradgradcheck(loss, leaves)
+
+
+def test_backward_twice(chunks):
+    """The gradients are given away the first time; the second time they are computed anew."""
+    features, weight, bias, target = problem()
+    loss, _ = linear_cross_entropy(features, weight, bias, target, PAD)
+    loss.backward(retain_graph=True)
+    first = weight.grad.clone()
+    weight.grad *= 5  # as gradient clipping does, in place
+    weight.grad = None
+    loss.backward()
+    torch.testing.assert_close(weight.grad, first)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half(chunks, dtype):
+    inputs = problem(dtype=dtype)
+    found = gradients(linear_cross_entropy, *inputs)
+    exact = gradients(linear_cross_entropy, *(x.detach().double().requires_grad_() for x in inputs[:3]), inputs[3])
+    assert found[0].dtype == torch.float32 and found[2].dtype == dtype
+    for a, b in zip(found, exact, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=0.05, atol=0.05 * float(b.detach().abs().max()))
+
+
+def test_autocast(chunks):
+    inputs = problem(dtype=torch.float32)
+    exact = gradients(linear_cross_entropy, *inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(linear_cross_entropy, *inputs)
+    assert [x.dtype for x in found] == [x.dtype for x in exact]
+    for a, b in zip(found, exact, strict=True):
+        torch.testing.assert_close(a, b, rtol=0.05, atol=0.05 * float(b.detach().abs().max()))
+
+
+def test_impossible_target(chunks):
+    features, weight, bias, target = problem()
+    target[0, 0] = 13
+    with pytest.raises(IndexError, match="13"):
+        linear_cross_entropy(features, weight, bias, target, PAD)
