@@ -1,0 +1,175 @@
+"""rnndrop_cross_entropy: the losses and updates of fairseq's criteria, and the paper's perplexity beside them."""
+
+import math
+
+import pytest
+import torch
+from fairseq import checkpoint_utils, options, tasks
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+from fairseq.logging import metrics
+
+from rnndrop_plugin.criterions import RnndropCrossEntropy
+from rnndrop_plugin.ops import cross_entropy
+
+ARGUMENTS = (
+    "--user-dir rnndrop_plugin --cpu --batch-size 4 --tokens-per-sample 6 --optimizer sgd --lr 1 --clip-norm 5 "
+    "--max-update 5 --log-format json --log-interval 1 --seed 3"
+).split()
+OURS = (
+    "--task rnndrop_language_modeling --arch lstm_rnndrop --decoder-embed-dim 8 --decoder-hidden-size 8 "
+    "--update-dropout 0.3 --decoder-dropout-in 0.1 --decoder-dropout-out 0.4"
+).split()
+BUILT_IN = "--task language_modeling --sample-break-mode none --num-workers 0 --decoder-embed-dim 8".split()
+BUILT_IN_LSTM = [*BUILT_IN, *"--arch lstm_lm --decoder-hidden-size 8 --decoder-out-embed-dim 8".split()]
+BUILT_IN_ADAPTIVE = [
+    *BUILT_IN,
+    *"--arch transformer_lm --decoder-layers 1 --decoder-attention-heads 1 --decoder-ffn-embed-dim 8".split(),
+    *"--adaptive-softmax-cutoff 10".split(),
+]
+
+
+@pytest.fixture(autouse=True)
+def chunks(monkeypatch):
+    """Chunks of some rows at these sizes, and no way around them."""
+    monkeypatch.setattr(cross_entropy, "SMALL", 0)
+    monkeypatch.setattr(cross_entropy, "CHUNK", 100)
+
+
+@pytest.fixture
+def train(command, stream_data, tmp_path):
+    def run(criterion, *arguments, model=OURS):
+        folder = tmp_path / criterion
+        logged = command(
+            "train", stream_data, *ARGUMENTS, *model, "--criterion", criterion, "--save-dir", folder, *arguments
+        )
+        saved = torch.load(folder / "checkpoint_last.pt", weights_only=True)
+        return logged, saved["model"]
+
+    return run
+
+
+def assert_same_run(run, other, names):
+    (logged, parameters), (other_logged, other_parameters) = run, other
+    logs = [("train_inner", 5, name) for name in ("gnorm", *names)] + [("valid", 1, name) for name in names]
+    for tag, lines, name in logs:
+        found = [float(value) for value in logged.metrics(name, tag)]
+        expected = [float(value) for value in other_logged.metrics(name, tag)]
+        assert len(found) == lines
+        assert found == pytest.approx(expected, abs=1.1e-3)  # printed to three decimals
+    for name, value in parameters.items():
+        torch.testing.assert_close(value, other_parameters[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--sentence-avg",
+        "--share-decoder-input-output-embed --sentence-avg",
+        "--decoder-out-embed-dim 5 --update-freq 2",
+    ],
+)
+def test_same_run_as_cross_entropy(train, arguments):
+    names = ("loss", "nll_loss") if "--sentence-avg" in arguments else ("loss",)
+    ours = train("rnndrop_cross_entropy", *arguments.split())
+    assert_same_run(ours, train("cross_entropy", *arguments.split()), names)
+    assert ours[0].metrics("nll_loss", "valid")  # logged even where it equals the loss
+
+
+def test_same_run_as_label_smoothed_cross_entropy(train):
+    smoothing = ["--label-smoothing", "0.1"]
+    ours = train("rnndrop_cross_entropy", *smoothing)
+    assert_same_run(ours, train("label_smoothed_cross_entropy", *smoothing), ("loss", "nll_loss"))
+
+
+def test_a_model_of_fairseq(train):
+    ours = train("rnndrop_cross_entropy", model=BUILT_IN_LSTM)
+    assert_same_run(ours, train("cross_entropy", model=BUILT_IN_LSTM), ("loss",))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half(stream_data, dtype):
+    """As --fp16 and --bf16 run it (which fairseq does on accelerators only)."""
+    arguments = [str(stream_data), *ARGUMENTS, *OURS, "--criterion", "rnndrop_cross_entropy"]
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), arguments))
+    task = tasks.setup_task(cfg.task)
+    model, criterion = task.build_model(cfg.model).eval(), task.build_criterion(cfg.criterion)
+    task.load_dataset("valid")
+    sample = task.get_batch_iterator(task.dataset("valid"), max_sentences=4).first_batch
+    expected, _, _ = criterion(model, sample)
+    loss, sample_size, logged = criterion.to(dtype)(model.to(dtype), sample)
+    loss.backward()
+    assert loss.dtype == logged["nll_loss"].dtype == torch.float32 and sample_size == 24
+    torch.testing.assert_close(loss, expected, rtol=0.02, atol=0)
+    assert model.decoder.output_projection.weight.grad.dtype == dtype
+
+
+def test_batch_mean(train, command, stream_data, tmp_path):
+    """In training and in fairseq-validate, ppl is of the mean NLL and ppl_batch_mean the mean of the batches'."""
+    logged, _ = train("rnndrop_cross_entropy", "--sentence-avg", "--label-smoothing", "0.1", "--init-range", "2")
+    path = tmp_path / "rnndrop_cross_entropy" / "checkpoint_last.pt"
+    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)])
+    task.load_dataset("valid")
+    nlls, counts = [], []
+    model.eval()
+    with torch.no_grad():
+        for sample in task.get_batch_iterator(task.dataset("valid"), max_sentences=4).next_epoch_itr(shuffle=False):
+            logits = model(**sample["net_input"])[0].flatten(0, 1).double()
+            target = sample["target"].flatten()
+            nlls.append(torch.nn.functional.cross_entropy(logits, target, ignore_index=1, reduction="sum").item())
+            counts.append(int((target != 1).sum()))
+    assert len(counts) > 3 and counts[-1] < counts[0]
+    ppl = math.exp(sum(nlls) / sum(counts))
+    batch_mean = sum(math.exp(nll / count) for nll, count in zip(nlls, counts, strict=True)) / len(counts)
+    assert batch_mean > ppl + 0.02
+
+    validated = command(
+        "validate", stream_data, "--user-dir", "rnndrop_plugin", "--task", "rnndrop_language_modeling", "--cpu",
+        "--path", path, "--batch-size", "4", "--log-format", "json", "--valid-subset", "valid",
+    )  # fmt: skip
+    for run in (logged, validated):
+        assert float(run.metrics("ppl", "valid")[0]) == pytest.approx(ppl, abs=0.01)
+        assert float(run.metrics("ppl_batch_mean", "valid")[0]) == pytest.approx(batch_mean, abs=0.006)
+        assert float(run.metrics("nll_loss", "valid")[0]) == pytest.approx(math.log2(ppl), abs=0.001)
+
+
+def test_sums_of_processes():
+    """Batches one by one, together, and summed over processes, of which one had no target left."""
+    logs = [
+        {"loss": 6.0, "nll_loss": 5.0, "ntokens": 4, "nsentences": 2, "sample_size": 2, "batches": 1, "batch_ppl": 3.5},
+        {"loss": 3.0, "nll_loss": 2.0, "ntokens": 1, "nsentences": 2, "sample_size": 2, "batches": 1, "batch_ppl": 7.4},
+        {"loss": 0.0, "nll_loss": 0.0, "ntokens": 0, "nsentences": 2, "sample_size": 2, "batches": 0, "batch_ppl": 0.0},
+    ]
+    summed = {name: sum(log[name] for log in logs) for name in logs[0]}
+    assert RnndropCrossEntropy.logging_outputs_can_be_summed()
+    for groups in ([logs], [[summed]], [logs[:1], logs[1:]]):
+        with metrics.aggregate(new_root=True) as meters:
+            for group in groups:
+                RnndropCrossEntropy.reduce_metrics(group)
+        values = meters.get_smoothed_values()
+        assert values["loss"] == pytest.approx(9 / 6 / math.log(2), abs=1e-3)
+        assert values["nll_loss"] == pytest.approx(7 / 5 / math.log(2), abs=1e-3)
+        assert values["ppl"] == pytest.approx(math.exp(7 / 5), abs=0.01)
+        assert values["ppl_batch_mean"] == pytest.approx((3.5 + 7.4) / 2, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "arguments", "words"),
+    [
+        ("rnndrop_cross_entropy", "--adaptive-softmax-cutoff 10", "use --criterion adaptive_loss"),
+        ("rnndrop_cross_entropy", "--label-smoothing 1", "--label-smoothing must be in [0, 1), got 1.0"),
+        ("adaptive_loss", "", "--criterion adaptive_loss needs --adaptive-softmax-cutoff"),
+    ],
+)
+def test_refused_before_training(train, tmp_path, capsys, criterion, arguments, words):
+    with pytest.raises(SystemExit) as exit:
+        train(criterion, *arguments.split())
+    assert exit.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert not list(tmp_path.glob("**/*.pt"))
+
+
+def test_adaptive_softmax_of_a_model_of_fairseq(train, capsys):
+    with pytest.raises(SystemExit):
+        train("rnndrop_cross_entropy", model=BUILT_IN_ADAPTIVE)
+    assert "use --criterion adaptive_loss" in capsys.readouterr().err
