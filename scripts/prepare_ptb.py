@@ -4,7 +4,7 @@ import argparse
 import re
 from pathlib import Path
 
-from _prepare import SPLITS, Counts, Sentence, destination, find_file, positive, read_lines, run, write_splits
+from _common import SPLITS, Counts, Sentence, destination, find_file, positive, read_lines, run, write_splits
 
 # (sentences, tokens with one </s> a sentence) of Mikolov's preprocessed Penn Treebank
 PUBLISHED = {

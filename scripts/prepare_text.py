@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 import sentencepiece
-from _prepare import SPLITS, UNK, Sentence, destination, positive, read_lines, run, write_splits
+from _common import SPLITS, UNK, Sentence, destination, positive, read_lines, run, write_splits
 from sacremoses import MosesTokenizer
 from sacremoses.corpus import NonbreakingPrefixes
 from tqdm import tqdm

@@ -8,14 +8,14 @@ import pytest
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Runs a script's main with arguments, as its command line does: (exit status, stdout, stderr)."""
-    import _prepare
+    import _common
 
     def call(script, *args):
         monkeypatch.setattr(signal, "signal", lambda *_: None)
         monkeypatch.setattr(sys, "argv", [script.__file__, *map(str, args)])
         capsys.readouterr()
         try:
-            _prepare.run(script.main)
+            _common.run(script.main)
             status = 0
         except SystemExit as exit:
             status = exit.code

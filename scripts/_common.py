@@ -1,4 +1,4 @@
-"""What the prepare_*.py scripts share: reading text, the destination folder, fairseq's files, errors in one line."""
+"""What the scripts share: reading text, the destination folder, fairseq's files, errors in one line."""
 
 import argparse
 import gzip

@@ -1,0 +1,53 @@
+import json
+
+import plot_log
+import pytest
+
+PREFIX = "2026-01-01 00:00:00 | INFO | train | "
+
+
+@pytest.fixture
+def log(tmp_path):
+    """The log of a run that was stopped while it wrote a line, and resumed from update 20."""
+    lines = ["task: X", "{'not': json}", "[1] {}"]
+    lines += [json.dumps({"epoch": 1, "ppl": str(400 - u), "num_updates": str(u)}) for u in (10, 20, 30)]
+    lines += [PREFIX + json.dumps({"epoch": 1, "valid_ppl": "250.5", "valid_num_updates": "20"})]
+    lines += [PREFIX + json.dumps({"epoch": 1, "train_ppl": "300", "train_num_updates": "20"})]
+    lines += ['{"epoch": 2, "valid_ppl": "1', json.dumps({"epoch": 2, "ppl": "7", "num_updates": "30"})]
+    lines += [json.dumps({"epoch": 2, "valid_ppl": "150", "valid_num_updates": "40"})]
+    (tmp_path / "train.log").write_text("\n".join(lines))
+    return tmp_path / "train.log"
+
+
+def test_curves(log):
+    assert plot_log.curve(log, "ppl", ("", "train_")) == ([10, 20, 30], [390, 380, 7])
+    assert plot_log.curve(log, "ppl", ("train_",)) == ([20], [300])
+    assert plot_log.curve(log, "ppl", ("valid_",)) == ([20, 40], [250.5, 150])
+
+
+def test_picture(call, log, tmp_path):
+    """What is drawn, read from the picture's text: a curve of each log, the axes' names."""
+    args = log, log, "--labels", "none", "update 0.25", "--title", "PTB", "--max", "300"
+    assert call(plot_log, *args, "--output", tmp_path / "curves.svg") == (0, "", "")
+    svg = (tmp_path / "curves.svg").read_text()
+    for text in ("none training", "none validation", "update 0.25 validation", "perplexity", "updates", "PTB"):
+        assert f"<!-- {text} -->" in svg
+    assert call(plot_log, log, "--output", tmp_path / "curves.png")[0] == 0
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--metric", "f1"], "train.log: has no train_f1; was it written with --log-format json?"),
+        (["--labels", "a", "b"], "1 logs and 2 --labels"),
+        (["--output", "curves.xyz"], "xyz"),
+    ],
+)
+def test_bad_input(call, log, tmp_path, monkeypatch, args, words):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = call(plot_log, log, "--output", "curves.png", *args)
+    assert status == 2
+    assert words in err.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["train.log"]
