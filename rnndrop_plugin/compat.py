@@ -23,6 +23,7 @@ from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import ReduceLROnPlateauLRSchedule
+from fairseq_cli import generate
 
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.optim.plateau import Plateau
@@ -42,9 +43,7 @@ def apply() -> None:
     checkpoint_utils.load_checkpoint_to_cpu = say_what_is_wrong(checkpoint_utils.load_checkpoint_to_cpu)
     checkpoint_utils.load_checkpoint = check_restore_file(replay_scheduler_step(checkpoint_utils.load_checkpoint))
     distributed_utils.call_main = report_input_errors(distributed_utils.call_main)
-    generate = sys.modules.get("fairseq_cli.generate")
-    if generate is not None:  # the one command that does without call_main
-        generate.main = functools.partial(_run, generate.main)
+    generate.main = functools.partial(_run, generate.main)  # the one command that does without call_main
 
 
 def silence_warnings() -> None:
@@ -117,7 +116,7 @@ def say_what_is_wrong(load_checkpoint_to_cpu):
         try:
             return load_checkpoint_to_cpu(path, *args, **kwargs)
         except Exception as error:
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and error.filename:
                 reason = error.strerror
             elif isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
                 reason = "it holds objects other than tensors and fairseq's settings, which are never loaded"

@@ -41,6 +41,27 @@ class LanguageModelConfig(RecurrentConfig):
     )
 
 
+class _AdaptiveSoftmax(AdaptiveSoftmax):
+    """fairseq's, but for one thing: its adaptive_loss ignores the padding's number in all clusters of words.
+
+    It stands for padding in the first one only. In the others a class that no word has takes its place.
+    """
+
+    def __init__(self, *args, padding_idx: int, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.padding_idx = padding_idx
+
+    def forward(self, input: Tensor, target: Tensor):
+        outputs, targets = super().forward(input, target)
+        for i in range(1, len(targets)):
+            if targets[i] is not None:
+                before, after = outputs[i][:, : self.padding_idx], outputs[i][:, self.padding_idx :]
+                never = outputs[i].new_full((len(outputs[i]), 1), -torch.inf)
+                outputs[i] = torch.cat([before, never, after], dim=1)
+                targets[i] = targets[i] + (targets[i] >= self.padding_idx)
+        return outputs, targets
+
+
 class RecurrentDecoder(FairseqIncrementalDecoder):
     """Embeddings, recurrent layers and an output layer over the vocabulary.
 
@@ -77,8 +98,13 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         self.adaptive_softmax = None
         self.output_projection = None
         if cfg.adaptive_softmax_cutoff:
-            cutoffs = _parse_cutoffs(cfg.adaptive_softmax_cutoff, vocabulary, hidden)
-            self.adaptive_softmax = AdaptiveSoftmax(vocabulary, hidden, cutoffs, dropout=cfg.decoder_dropout_out)
+            self.adaptive_softmax = _AdaptiveSoftmax(
+                vocabulary,
+                hidden,
+                _parse_cutoffs(cfg.adaptive_softmax_cutoff, dictionary, hidden),
+                dropout=cfg.decoder_dropout_out,
+                padding_idx=dictionary.pad(),
+            )
         elif not shared:
             self.output_projection = nn.Linear(out_embed, vocabulary)
         init_uniform(self, cfg.init_range)
@@ -206,16 +232,18 @@ class RecurrentLanguageModel(FairseqLanguageModel):
         return super().load_state_dict(state_dict, strict, model_cfg, args)
 
 
-def _parse_cutoffs(text: str, vocabulary: int, hidden: int) -> list[int]:
+def _parse_cutoffs(text: str, dictionary, hidden: int) -> list[int]:
+    first, last = dictionary.nspecial, len(dictionary)
     try:
         cutoffs = [int(cutoff) for cutoff in text.split(",")]
     except ValueError:
         cutoffs = []
-    if not cutoffs or sorted(set(cutoffs)) != cutoffs or not 0 < cutoffs[0] <= cutoffs[-1] <= vocabulary:
+    if not cutoffs or sorted(set(cutoffs)) != cutoffs or not first <= cutoffs[0] <= cutoffs[-1] <= last:
         raise InputError(
-            f"--adaptive-softmax-cutoff must be increasing numbers up to the dictionary's {vocabulary}, got {text!r}"
+            f"--adaptive-softmax-cutoff must be increasing numbers from {first} to the dictionary's {last}, "
+            f"got {text!r}"
         )
-    tails = len(cutoffs) if cutoffs[-1] < vocabulary else len(cutoffs) - 1
+    tails = len(cutoffs) if cutoffs[-1] < last else len(cutoffs) - 1
     if hidden < 4**tails:
         raise InputError(
             f"--adaptive-softmax-cutoff {text}: each cutoff divides the features by 4, "

@@ -89,15 +89,15 @@ class RnndropLanguageModelingTask(FairseqTask):
             InputError: it is missing, damaged, empty, or does not fit the dictionary.
         """
         path = os.path.join(self.cfg.data, split)
+        if os.path.isfile(f"{path}.bin") and not os.path.getsize(f"{path}.bin"):
+            raise InputError(f"{path}.bin: there is no text in it")
         try:
             sentences = data_utils.load_indexed_dataset(path, self.dictionary, self.cfg.dataset_impl, combine=combine)
-            stream = TokenStream(sentences) if sentences else None
+            stream = TokenStream(sentences) if sentences is not None else None
         except Exception as error:
             raise InputError(f"{path}.bin, .idx: damaged: {error}") from error
-        if sentences is None:
+        if stream is None:
             raise InputError(f"{path}.bin, .idx: no such files")
-        if not stream:
-            raise InputError(f"{path}.bin: there is no text in it")
         last = int(stream.tokens.max())
         if last >= len(self.dictionary):
             raise InputError(f"{path}.bin: token {last} is beyond the {len(self.dictionary)} types of dict.txt")
