@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops import autograd, bptt, reference, vendor
+from rnndrop_plugin.ops import autograd, bptt, cpu, reference, vendor
 from rnndrop_plugin.ops.masks import NO_MASKS, Masks
 from rnndrop_plugin.ops.reference import State, Weights
 
@@ -12,7 +12,7 @@ from rnndrop_plugin.ops.reference import State, Weights
 #: torch: backpropagation through time by hand in torch operations, on any device;
 #: cpu: the same in compiled C;
 #: vendor: torch's own fused kernel (cuDNN on a GPU), where it computes the same function.
-BACKENDS = ("auto", "reference", "torch", "vendor")
+BACKENDS = ("auto", "reference", "torch", "cpu", "vendor")
 
 
 def choose_backend(
@@ -39,9 +39,18 @@ def choose_backend(
     obstacle = vendor.obstacle(cell, masks, nonlinearity)
     if backend == "vendor" and obstacle:
         raise ValueError(f"backend 'vendor' cannot run this recurrence: {obstacle}")
+    if backend == "cpu" and device != "cpu":
+        raise ValueError(f"backend 'cpu' cannot run this recurrence: its tensors are on {device}")
+    if backend == "cpu" and cpu.unavailable():
+        raise ValueError(f"backend 'cpu' cannot run this recurrence: {cpu.unavailable()}")
     if backend != "auto":
         return backend
-    return "torch" if device == "cpu" or obstacle else "vendor"
+    if device != "cpu":
+        return "torch" if obstacle else "vendor"
+    if cpu.unavailable():
+        cpu.warn_unavailable()
+        return "torch"
+    return "cpu"
 
 
 def recurrence(
@@ -88,7 +97,8 @@ def recurrence(
         elif backend == "vendor":
             output, state = vendor.forward(options, input, state, weights)
         else:
-            output, state = autograd.run(bptt, options, input, state, weights)
+            kernel = cpu if backend == "cpu" and batch > 0 else bptt
+            output, state = autograd.run(kernel, options, input, state, weights)
     return output.to(dtype), tuple(s.to(dtype) for s in state)
 
 
