@@ -71,20 +71,16 @@ def _counted(features: Tensor, target: Tensor, ignore_index: int) -> tuple[Tenso
     return (features, target) if counted.all() else (features[counted], target[counted])
 
 
-def _smooth(nll: Tensor, log_probs: Tensor, label_smoothing: float) -> Tensor:
-    if not label_smoothing:
-        return nll
-    share = label_smoothing / (log_probs.size(1) - 1)
-    return (1 - label_smoothing - share) * nll - share * log_probs.sum()
-
-
 def _plain(
     features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
     logits = F.linear(features, weight, bias)
     log_probs = F.log_softmax(logits, dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    nll = F.nll_loss(log_probs, target, reduction="sum")
-    return _smooth(nll, log_probs, label_smoothing), nll.detach()
+    nll = loss = F.nll_loss(log_probs, target, reduction="sum")
+    if label_smoothing:
+        share = label_smoothing / (weight.size(0) - 1)
+        loss = (1 - label_smoothing - share) * nll - share * log_probs.sum()
+    return loss, nll.detach()
 
 
 def _chunked(
@@ -96,39 +92,47 @@ def _chunked(
     wanted: tuple[bool, bool, bool],
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """The loss, the negative log-likelihood and the gradients that are wanted of the first three arguments."""
+    vocabulary = weight.size(0)
     grad_features = torch.empty_like(features) if wanted[0] else None
     grad_weight = torch.zeros_like(weight) if wanted[1] else None
     grad_bias = torch.zeros_like(bias) if wanted[2] else None
     loss, nll = features.new_zeros(2).unbind()
-    share = label_smoothing / (weight.size(0) - 1)
-    chunks = -(-target.numel() * weight.size(0) // CHUNK)
-    rows = -(-target.numel() // chunks)
-    buffer = features.new_empty(rows, weight.size(0))
-    for start in range(0, target.numel(), rows):
+    share = label_smoothing / (vocabulary - 1)
+    rows = -(-len(target) // -(-len(target) * vocabulary // CHUNK))
+    # A product is up to a third slower where the rows of its result do not begin at cache lines of 64 bytes.
+    padded = features.new_empty(rows, -(-vocabulary // 16) * 16)
+    ones = features.new_ones(rows)
+    for start in range(0, len(target), rows):
         chunk = slice(start, start + rows)
-        x, y = features[chunk], target[chunk]
-        logits = buffer[: len(x)]
+        x, y = features[chunk], target[chunk].unsqueeze(1)
+        whole_rows = padded[: len(x)]
+        whole_rows[:, vocabulary:] = -torch.inf
+        logits = whole_rows[:, :vocabulary]
         if bias is None:
             torch.mm(x, weight.t(), out=logits)
         else:
             torch.addmm(bias, x, weight.t(), out=logits)
-        log_probs = torch.log_softmax(logits, dim=1, out=logits)
-        chunk_nll = F.nll_loss(log_probs, y, reduction="sum")
+        of_target = logits.gather(1, y)
+        sum_of_logits = logits.sum() if label_smoothing else 0.0
+        largest = whole_rows.amax(1, keepdim=True)
+        probs = torch.softmax(whole_rows, dim=1, out=whole_rows)
+        # log(sum(exp(logits))), from a probability that is never small
+        normaliser = largest - probs.amax(1, keepdim=True).log()
+        chunk_nll = (normaliser - of_target).sum()
         nll += chunk_nll
-        loss += _smooth(chunk_nll, log_probs, label_smoothing)
+        loss += (1 - label_smoothing - share) * chunk_nll + share * (vocabulary * normaliser.sum() - sum_of_logits)
         if not any(wanted):
             continue
-        grad = log_probs.exp_()  # softmax less the smoothed target: the gradient of the logits
+        grad = probs[:, :vocabulary]  # of the logits: the probabilities less those of the smoothed target
         if label_smoothing:
             grad -= share
-        y = y.unsqueeze(1)
         grad.scatter_add_(1, y, grad.new_full((), label_smoothing + share - 1).expand_as(y))
         if grad_features is not None:
             torch.mm(grad, weight, out=grad_features[chunk])
         if grad_weight is not None:
             grad_weight.addmm_(grad.t(), x)
         if grad_bias is not None:
-            grad_bias += grad.sum(0)
+            grad_bias.addmv_(grad.t(), ones[: len(x)])
     return loss, nll, [grad_features, grad_weight, grad_bias]
 
 
