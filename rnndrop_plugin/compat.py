@@ -30,6 +30,30 @@ from rnndrop_plugin.optim.plateau import Plateau
 
 logger = logging.getLogger(__name__)
 
+SILENCED_WARNINGS = (
+    "'pin_memory' argument is set as true but no accelerator",
+    r"`torch\.cuda\.amp\.autocast\(args",
+    r"hydra\.experimental\.",
+    r"\nThe version_base parameter is not specified",
+    r"In '.*': Usage of deprecated keyword in package header",
+    r"\n'config' is validated against ConfigStore schema",
+    r"\nThe strict flag in the compose API is deprecated",
+)
+CHECKPOINT_CLASSES = (
+    argparse.Namespace,
+    omegaconf.DictConfig,
+    omegaconf.ListConfig,
+    omegaconf.nodes.AnyNode,
+    omegaconf.base.Metadata,
+    omegaconf.base.ContainerMetadata,
+    collections.defaultdict,
+    typing.Any,
+    dict,
+    list,
+    int,
+    distributed_utils._TensorPlaceholder,
+)
+
 
 def apply() -> None:
     """Apply every patch, once a process."""
@@ -51,15 +75,7 @@ def silence_warnings() -> None:
 
     The places are iterators.py and fairseq_task.py, and dataclass/utils.py with the YAML files in config/.
     """
-    for message in (
-        "'pin_memory' argument is set as true but no accelerator",
-        r"`torch\.cuda\.amp\.autocast\(args",
-        r"hydra\.experimental\.",
-        r"\nThe version_base parameter is not specified",
-        r"In '.*': Usage of deprecated keyword in package header",
-        r"\n'config' is validated against ConfigStore schema",
-        r"\nThe strict flag in the compose API is deprecated",
-    ):
+    for message in SILENCED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
 
 
@@ -86,24 +102,7 @@ def allow_checkpoint_classes() -> None:
     fairseq/trainer.py saves its configuration beside the tensors: an argparse.Namespace, and
     omegaconf's containers for several processes. Anything else in a checkpoint is refused unread.
     """
-    from fairseq.distributed.utils import _TensorPlaceholder
-
-    torch.serialization.add_safe_globals(
-        [
-            argparse.Namespace,
-            omegaconf.DictConfig,
-            omegaconf.ListConfig,
-            omegaconf.nodes.AnyNode,
-            omegaconf.base.Metadata,
-            omegaconf.base.ContainerMetadata,
-            collections.defaultdict,
-            typing.Any,
-            dict,
-            list,
-            int,
-            _TensorPlaceholder,
-        ]
-    )
+    torch.serialization.add_safe_globals(list(CHECKPOINT_CLASSES))
     if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "0").lower() in ("1", "y", "yes", "true"):
         logger.warning("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set: loading a checkpoint may run code that it contains")
 

@@ -62,8 +62,14 @@ class Logged(list):
         return [line[prefix + name] for line in lines]
 
 
-@pytest.fixture
-def command(monkeypatch, caplog):
+class _Keep(logging.Handler):
+    def __init__(self, records: Logged):
+        super().__init__(logging.INFO)
+        self.emit = records.append
+
+
+@pytest.fixture(scope="session")
+def command():
     """Run one of fairseq's commands in this process: ``command("train", *arguments)`` returns what it logs."""
     from fairseq import checkpoint_utils
     from fairseq_cli import train
@@ -74,13 +80,19 @@ def command(monkeypatch, caplog):
         module = importlib.import_module(f"fairseq_cli.{name}")
         for function in (checkpoint_utils.save_checkpoint, train.should_stop_early):
             vars(function).clear()  # where fairseq keeps the best score of a run
-        monkeypatch.setattr(sys, "argv", [f"fairseq-{name}", *map(str, arguments)])
-        if hasattr(module, "reset_logging"):
-            monkeypatch.setattr(module, "reset_logging", lambda: None)
-        caplog.clear()
-        with caplog.at_level(logging.INFO), warnings.catch_warnings():
+        records = Logged()
+        handler = _Keep(records)
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            patch.setattr(sys, "argv", [f"fairseq-{name}", *map(str, arguments)])
+            if hasattr(module, "reset_logging"):
+                patch.setattr(module, "reset_logging", lambda: None)
+            patch.setattr(logging.getLogger(), "level", logging.INFO)
             compat.silence_warnings()
-            module.cli_main()
-        return Logged(caplog.records)
+            logging.getLogger().addHandler(handler)
+            try:
+                module.cli_main()
+            finally:
+                logging.getLogger().removeHandler(handler)
+        return records
 
     return run

@@ -20,7 +20,7 @@ from fairseq.data import (
 )
 from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import FairseqTask, register_task
-from omegaconf import II, MISSING
+from omegaconf import II, MISSING, OmegaConf
 from torch import Tensor
 
 from rnndrop_plugin.data.stream import ContiguousWindows, TokenStream, WindowIterator
@@ -72,6 +72,8 @@ class RnndropLanguageModelingTask(FairseqTask):
         Raises:
             InputError: the folder or its dict.txt is missing or cannot be read.
         """
+        if OmegaConf.is_missing(cfg, "data"):
+            raise InputError("the data folder is not given (task.data=FOLDER)")
         path = os.path.join(cfg.data, "dict.txt")
         if not os.path.isfile(path):
             raise InputError(f"{path}: no such file; is {cfg.data} a folder made by scripts/prepare_*.py?")

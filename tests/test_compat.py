@@ -1,0 +1,248 @@
+"""Each patch has a test that fails where it is not needed any more, and one that fails where it does not fit."""
+
+import importlib.util
+import io
+import pickle
+import re
+import subprocess
+import sys
+import types
+import warnings
+from pathlib import Path
+
+import numpy as np
+import omegaconf
+import pytest
+import torch
+from fairseq import checkpoint_utils
+from fairseq.data import TokenBlockDataset, indexed_dataset
+from fairseq.distributed import utils as distributed_utils
+from fairseq_cli import generate
+
+from rnndrop_plugin import compat
+from rnndrop_plugin.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+FLAGS = ("--user-dir", "rnndrop_plugin", "--task", "rnndrop_language_modeling", "--arch", "lstm_rnndrop")
+FLAGS += ("--decoder-embed-dim", 4, "--decoder-hidden-size", 4, "--batch-size", 4, "--tokens-per-sample", 50)
+FLAGS += ("--optimizer", "sgd", "--lr", 1e-9, "--lr-scheduler", "rnndrop_plateau", "--lr-shrink", 0.5)
+FLAGS += ("--log-format", "json", "--log-interval", 1)
+
+
+# silence_warnings
+
+
+def test_fairseq_warns_of_what_is_silenced_and_of_nothing_else(command, stream_data, tmp_path, monkeypatch):
+    arguments = ("train", stream_data, *FLAGS, "--max-epoch", 1, "--save-dir", tmp_path)
+    with warnings.catch_warnings(record=True) as silenced:
+        warnings.simplefilter("always")
+        command(*arguments)
+    assert [str(warning.message) for warning in silenced] == []
+    monkeypatch.setattr(compat, "silence_warnings", lambda: None)
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        command(*arguments, "--restore-file", next(tmp_path.glob("checkpoint1.pt")), "--max-epoch", 2)
+    for pattern in compat.SILENCED_WARNINGS:
+        assert any(re.match(pattern, str(warning.message)) for warning in given), pattern
+
+
+# restore_numpy_compat
+
+
+def test_numpys_compat_is_missing_and_used_by_fairseq(monkeypatch):
+    def blocks():
+        sentences = [torch.tensor([5, 2]), torch.tensor([6, 2])]
+        return TokenBlockDataset(sentences, [2, 2], block_size=None, pad=1, eos=2, break_mode="eos")
+
+    assert [block.tolist() for block in blocks()] == [[5, 2], [6, 2]]
+    assert isinstance(np.compat, types.SimpleNamespace)  # ours: numpy has none
+    monkeypatch.delattr(np, "compat")
+    with pytest.raises(AttributeError, match="compat"):
+        blocks()
+
+
+# quiet_damaged_datasets
+
+
+def test_a_damaged_dataset_fails_once(stream_data, tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("fairseq.data.unpatched", indexed_dataset.__file__)
+    unpatched = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unpatched)
+    (tmp_path / "text.bin").write_bytes((stream_data / "valid.bin").read_bytes())
+    (tmp_path / "text.idx").write_bytes((stream_data / "valid.idx").read_bytes()[:20])
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    for module, failures in ((unpatched, 2), (indexed_dataset, 0)):
+        ignored.clear()
+        with pytest.raises(Exception, match="unpack requires"):
+            module.MMapIndexedDataset(str(tmp_path / "text"))
+        assert len(ignored) == failures
+    whole = indexed_dataset.MMapIndexedDataset(str(stream_data / "valid"))
+    closed = whole._bin_buffer_mmap._mmap
+    whole._bin_buffer.release()
+    del whole
+    assert closed.closed
+
+
+# allow_checkpoint_classes
+
+
+def test_the_allowed_classes_load_a_checkpoint_and_each_is_needed(command, stream_data, tmp_path):
+    command("train", stream_data, *FLAGS, "--max-update", 1, "--save-dir", tmp_path)
+    state = checkpoint_utils.load_checkpoint_to_cpu(tmp_path / "checkpoint_last.pt")
+    sent = io.BytesIO()  # what one process sends to the others when they resume
+    torch.save(distributed_utils._split_tensors_from_obj(state, []), sent)
+    before = torch.serialization.get_safe_globals()
+    try:
+        sent.seek(0)
+        assert torch.load(sent, weights_only=True)["cfg"] == state["cfg"]
+        for left_out in compat.CHECKPOINT_CLASSES:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals([cls for cls in compat.CHECKPOINT_CLASSES if cls is not left_out])
+            sent.seek(0)
+            with pytest.raises(pickle.UnpicklingError, match="GLOBAL"):
+                torch.load(sent, weights_only=True)
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def test_switching_the_protection_off_warns(monkeypatch, caplog):
+    compat.allow_checkpoint_classes()
+    assert not caplog.records
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    compat.allow_checkpoint_classes()
+    assert "may run code" in caplog.text
+
+
+# say_what_is_wrong
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file or directory"),
+        (b"", "it is damaged, or not one of fairseq's"),
+        (b"no checkpoint", "it is damaged, or not one of fairseq's"),
+        ({"weight": torch.zeros(2)}, "it is damaged, or not one of fairseq's"),
+        ({"path": Path("x")}, "it holds objects other than tensors and fairseq's settings"),
+    ],
+)
+def test_an_unusable_checkpoint_is_told_in_one_line(tmp_path, content, reason):
+    path = tmp_path / "checkpoint.pt"
+    if isinstance(content, dict):
+        torch.save(content, path)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    assert str(error.value).startswith(f"{path}: cannot load this checkpoint: {reason}")
+    assert "\n" not in str(error.value)
+    with pytest.raises(Exception) as unpatched:  # noqa: B017, PT011 - whatever fairseq lets through
+        checkpoint_utils.load_checkpoint_to_cpu.__wrapped__(str(path))
+    assert not isinstance(unpatched.value, InputError)
+
+
+# check_restore_file, replay_scheduler_step
+
+
+def test_fairseq_starts_afresh_where_the_file_to_restore_is_missing(command, stream_data, tmp_path, monkeypatch):
+    arguments = ("train", stream_data, *FLAGS, "--max-update", 1, "--save-dir", tmp_path)
+    for flag in ("--restore-file", "--continue-once"):
+        with pytest.raises(SystemExit):
+            command(*arguments, flag, tmp_path / "absent.pt")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(checkpoint_utils, "load_checkpoint", checkpoint_utils.load_checkpoint.__wrapped__)
+    command(*arguments, "--restore-file", tmp_path / "absent.pt")
+    assert (tmp_path / "checkpoint_last.pt").exists()
+
+
+def test_fairseq_loses_the_schedulers_step_at_the_end_of_an_epoch(command, stream_data, tmp_path, monkeypatch):
+    # The second epoch changes next to nothing, so its validation is not the best and the rate shrinks.
+    arguments = ("train", stream_data, *FLAGS, "--save-dir", tmp_path)
+    command(*arguments, "--max-epoch", 2)
+    resume = (*arguments, "--max-epoch", 3, "--restore-file", tmp_path / "checkpoint2.pt")
+    assert {float(rate) for rate in command(*resume).metrics("lr", "train_inner")} == {5e-10}
+    unpatched = checkpoint_utils.load_checkpoint.__wrapped__.__wrapped__
+    monkeypatch.setattr(checkpoint_utils, "load_checkpoint", unpatched)
+    assert {float(rate) for rate in command(*resume).metrics("lr", "train_inner")} == {1e-9}
+
+
+def test_a_scheduler_that_is_reset_or_new_is_not_stepped(command, stream_data, tmp_path):
+    arguments = ("train", stream_data, *FLAGS)
+    command(*arguments, "--max-epoch", 2, "--save-dir", tmp_path / "run")
+    saved = tmp_path / "run" / "checkpoint2.pt"
+    reset = ("--restore-file", saved, "--reset-lr-scheduler", "--max-epoch", 3, "--save-dir", tmp_path / "run")
+    finetune = ("--finetune-from-model", saved, "--max-epoch", 1, "--save-dir", tmp_path / "other")
+    for options in (reset, finetune):
+        assert {float(rate) for rate in command(*arguments, *options).metrics("lr", "train_inner")} == {1e-9}
+
+
+# report_input_errors
+
+
+def fail(error: Exception, cause: Exception | None = None):
+    def main(cfg, **kwargs):
+        raise error from cause
+
+    return main
+
+
+CFG = omegaconf.OmegaConf.create(
+    {
+        "distributed_training": {"distributed_init_method": None, "distributed_world_size": 1},
+        "common": {"tpu": False},
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("main", "line"),
+    [
+        (fail(InputError("--x must be\n  1")), "--x must be 1"),
+        (fail(Exception("Cannot load x."), InputError("size")), "Cannot load x: size"),
+        (fail(FileNotFoundError(2, "No such file or directory", "a.pt")), "a.pt: No such file or directory"),
+        (fail(OSError("Model file not found: a.pt")), "Model file not found: a.pt"),
+        (fail(AssertionError("Must specify batch size")), "Must specify batch size"),
+        (fail(Exception("use --ddp-backend=legacy_ddp")), "use --ddp-backend=legacy_ddp"),
+    ],
+)
+def test_an_error_of_the_input_ends_a_command_in_one_line(monkeypatch, capsys, main, line):
+    monkeypatch.setattr(distributed_utils, "infer_init_method", lambda *_: None)
+    with pytest.raises(SystemExit) as end:
+        distributed_utils.call_main(CFG, main)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+    with pytest.raises((InputError, OSError, AssertionError, Exception)) as unpatched:  # noqa: B017, PT011
+        distributed_utils.call_main.__wrapped__(CFG, main)
+    assert not isinstance(unpatched.value, SystemExit)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), ValueError("x"), AssertionError(), RuntimeError("x")])
+def test_any_other_error_keeps_its_traceback(monkeypatch, error):
+    monkeypatch.setattr(distributed_utils, "infer_init_method", lambda *_: None)
+    with pytest.raises(type(error)):
+        distributed_utils.call_main(CFG, fail(error))
+
+
+def test_generate_is_a_command_like_the_others():
+    with pytest.raises(SystemExit):
+        compat._run(fail(InputError("x")), None)
+    assert generate.main.func is compat._run
+
+
+def test_a_command_of_a_user_prints_one_line(stream_data, tmp_path):
+    command = Path(sys.executable).with_name("fairseq-train")
+    arguments = (stream_data, *FLAGS, "--update-dropout", 2, "--save-dir", tmp_path / "run")
+    ended = subprocess.run([command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (2, "error: --update-dropout must be in [0, 1), got 2.0\n")
+
+
+def test_hydra_tells_an_input_error_without_traceback(stream_data, tmp_path):
+    command = Path(sys.executable).with_name("fairseq-hydra-train")
+    flags = ("--config-dir", "examples/hydra", "--config-name", "ptb_word", f"checkpoint.save_dir={tmp_path}")
+    overrides = (f"task.data={stream_data}", "model.update_dropout=2", "+model.decoder_hidden_size=4")
+    ended = subprocess.run([command, *flags, *overrides], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "\n--update-dropout must be in [0, 1), got 2.0\n" in ended.stderr
+    assert "Traceback" not in ended.stderr
