@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Plot the training curves of one or more runs of fairseq-train: a metric of the training (dashed) "
         "and of the validation (solid) against the number of updates. The logs are those that fairseq-train writes "
-        "with --log-format json --log-file FILE."
+        "to its standard output with --log-format json."
     )
     parser.add_argument("logs", type=Path, nargs="+", metavar="LOG")
     parser.add_argument(
