@@ -119,6 +119,7 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         prev_output_tokens: Tensor,
         encoder_out=None,
         incremental_state=None,
+        src_lengths: Tensor | None = None,
         starts_stream: bool | None = None,
         features_only: bool = False,
     ):
@@ -128,6 +129,7 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
             prev_output_tokens: ``(batch, time)``, token ids.
             encoder_out: not used, language models have no encoder.
             incremental_state: fairseq's cache for generation; only the last token is read once it is filled.
+            src_lengths: not used, padding at the end of a row changes nothing before it.
             starts_stream: whether the rows begin here (True) or go on from the last batch (False); None
                 for sequences of their own, which neither read nor leave a state.
             features_only: leave the output layer to the caller, see :meth:`output_weights`.

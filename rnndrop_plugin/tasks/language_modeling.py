@@ -150,10 +150,15 @@ class RnndropLanguageModelingTask(FairseqTask):
                 "give the rows of the stream by --batch-size; --max-tokens is not used (and fairseq-generate, "
                 "which sets it, has no sentences to continue here: use fairseq-interactive)"
             )
+        split = next(name for name, stream in self.datasets.items() if stream is dataset)
         rows, steps = max_sentences * num_shards, self.cfg.tokens_per_sample
-        if dataset is self.datasets.get(self.cfg.train_subset):
+        if split == self.cfg.train_subset:
             self.train_layout = {"rows": rows, "steps": steps, "tokens": len(dataset), "processes": num_shards}
-        windows = ContiguousWindows(dataset.tokens, self.dictionary, rows, steps, num_shards, shard_id)
+        try:
+            windows = ContiguousWindows(dataset.tokens, self.dictionary, rows, steps, num_shards, shard_id)
+        except InputError as error:
+            raise InputError(f"{split}: {error}") from error
+        logger.info(f"{split}: {len(dataset):,} tokens in {rows} row{'s' if rows > 1 else ''}, each from a zero state")
         return WindowIterator(windows, epoch)
 
     def eval_lm_dataloader(self, dataset: TokenStream, batch_size=None, context_window=0, **kwargs):
@@ -165,10 +170,7 @@ class RnndropLanguageModelingTask(FairseqTask):
         if context_window:
             raise InputError("--context-window is not used: the carried state already holds all of the context")
         shards = {name: kwargs[name] for name in ("num_shards", "shard_id")}
-        batches = self.get_batch_iterator(dataset, max_sentences=batch_size or 1, **shards)
-        rows = (batch_size or 1) * shards["num_shards"]
-        logger.info(f"{len(dataset):,} tokens in {rows} row{'s' if rows > 1 else ''}, each from a zero state")
-        return batches.next_epoch_itr(shuffle=False)
+        return self.get_batch_iterator(dataset, max_sentences=batch_size or 1, **shards).next_epoch_itr(shuffle=False)
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Check that the model about to be loaded was trained with this dictionary.
@@ -222,8 +224,14 @@ class RnndropLanguageModelingTask(FairseqTask):
             )
         return super().build_generator(models, args, **kwargs)
 
-    def build_dataset_for_inference(self, src_tokens: list[Tensor], src_lengths: list[int], **kwargs):
-        """Prompts for fairseq-interactive: ``</s>`` and the words, without the ``</s>`` at their end."""
+    def build_dataset_for_inference(self, src_tokens: list[Tensor], src_lengths: list[int], constraints=None, **kwargs):
+        """Prompts for fairseq-interactive: ``</s>`` and the words; as targets, the words and ``</s>``.
+
+        Raises:
+            InputError: --constraints.
+        """
+        if constraints is not None:
+            raise InputError("--constraints is not supported by rnndrop_language_modeling")
         eos, pad = self.dictionary.eos(), self.dictionary.pad()
         prompts = ListDataset([torch.cat([t.new_tensor([eos]), t[:-1]]) for t in src_tokens], src_lengths)
         return NestedDictionaryDataset(
@@ -233,14 +241,13 @@ class RnndropLanguageModelingTask(FairseqTask):
                     "src_tokens": RightPadDataset(prompts, pad_idx=pad),
                     "src_lengths": NumelDataset(prompts, reduce=False),
                 },
+                "target": RightPadDataset(ListDataset(src_tokens, src_lengths), pad_idx=pad),
             },
             sizes=[np.array(src_lengths)],
         )
 
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
         """Continue the prompts of ``sample``, which begin with ``</s>``."""
-        if constraints is not None:
-            raise InputError("--constraints is not supported by rnndrop_language_modeling")
         if prefix_tokens is None:
             prefix_tokens = sample["net_input"]["src_tokens"][:, 1:]
         with torch.no_grad():

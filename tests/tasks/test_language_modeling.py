@@ -13,7 +13,7 @@ from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
 from rnndrop_plugin.errors import InputError
-from rnndrop_plugin.models.language_model import RecurrentDecoder
+from rnndrop_plugin.models.language_model import RecurrentDecoder, RecurrentLanguageModel
 from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingConfig, RnndropLanguageModelingTask
 
 TASK = ("--user-dir", "rnndrop_plugin", "--task", "rnndrop_language_modeling")
@@ -199,7 +199,7 @@ def test_eval_lm_gives_the_perplexity_of_the_whole_text_unrolled(trained, evalua
     for steps in (1, 7, 1000):
         logged, perplexity = evaluate(stream_data, path, "--tokens-per-sample", steps)
         assert perplexity == pytest.approx(expected, rel=1e-6)
-        assert f"{len(text)} tokens in 1 row, each from a zero state" in logged.text()
+        assert f"test: {len(text)} tokens in 1 row, each from a zero state" in logged.text()
         assert f"Evaluated {len(text)} tokens" in logged.text()
     logged, perplexity = evaluate(stream_data, path, "--batch-size", 3, "--softmax-batch", 10)
     assert f"{len(text)} tokens in 3 rows" in logged.text()
@@ -215,6 +215,8 @@ def test_eval_lm_validation_and_validate_agree_on_the_same_rows(command, trained
     path, logged = trained
     _, perplexity = evaluate(stream_data, path, "--gen-subset", "valid", "--batch-size", 3)
     assert logged.metrics("loss", "valid") == [bits(perplexity)]
+    rows = f"valid: {len(read_text(stream_data, 'valid'))} tokens in 3 rows, each from a zero state"
+    assert rows in logged.text()
     validated = command("validate", stream_data, *TASK, "--path", path, "--batch-size", 3, *LOGGING)
     assert validated.metrics("loss", "valid") == [bits(perplexity)]
 
@@ -283,6 +285,18 @@ def test_interactive_continues_a_prompt(command, trained, stream_data, tmp_path,
         expected = -math.log2(unrolled_perplexity(load(path), text)) * len(text)
         assert sum(map(float, positional.split())) == pytest.approx(expected, abs=1e-3)
     assert len({words for name, words in hypotheses if name == "H-0"}) == 3
+
+
+def test_the_model_scores_a_sentence_in_python(trained, stream_data):
+    path, _ = trained
+    model = RecurrentLanguageModel.from_pretrained(str(path.parent), path.name, str(stream_data))
+    scores = [score["positional_scores"] for score in model.score(["w3 w1 w4", "w5"])]
+    dictionary = Dictionary.load(str(stream_data / "dict.txt"))
+    for sentence, positional in zip(("w3 w1 w4", "w5"), scores, strict=True):
+        text = torch.tensor([*map(dictionary.index, sentence.split()), dictionary.eos()])
+        assert len(positional) == len(text)
+        assert positional.mean().neg().exp().item() == pytest.approx(unrolled_perplexity(load(path), text), rel=1e-5)
+    assert model.sample(["w3 w1"], beam=2, max_len_b=5)[0].startswith("w3 w1")
 
 
 # Bad input
@@ -370,8 +384,8 @@ def test_damaged_data_end_the_command_in_one_line(refused, own_data, tmp_path):
     [
         (("--update-dropout", 1), "--update-dropout must be in [0, 1), got 1.0"),
         (("--arch", "rnn_rnndrop"), "--update-dropout"),
-        (("--batch-size", 1000), "1000 rows are more than"),
-        (("--batch-size-valid", 1000), "1000 rows are more than"),
+        (("--batch-size", 1000), "train: 1000 rows are more than"),
+        (("--batch-size-valid", 1000), "valid: 1000 rows are more than"),
         (("--tokens-per-sample", 0), "--tokens-per-sample"),
         (("--lr", "1,0.5"), "takes one learning rate, got 2"),
         (("--restore-file", "absent.pt"), "--restore-file absent.pt: no such file"),
@@ -452,12 +466,15 @@ def test_checkpoints_that_do_not_fit_are_refused(trained, refused, own_data, str
 def test_evaluation_that_would_lose_the_state_is_refused(trained, refused, stream_data, tmp_path):
     path, _ = trained
     plain = (stream_data, "--user-dir", "rnndrop_plugin", "--path", path)
+    prompt = tmp_path / "prompt"
+    prompt.write_text("w3\tw1\n")
     assert "pass --task rnndrop_language_modeling" in refused("eval_lm", *plain)
     assert "pass --task rnndrop_language_modeling" in refused("eval_lm", *plain, "--task", "language_modeling")
     assert "--context-window is not used" in refused("eval_lm", *plain, *TASK, "--context-window", 3)
     assert "--context-window" in refused("eval_lm", *plain, *TASK, "--context-window", 50)
     assert "use fairseq-interactive" in refused("generate", *plain, *TASK)
     assert "Use fairseq-interactive" in refused("generate", *plain, *TASK, "--batch-size", 1)
+    assert "--constraints is not supported" in refused("interactive", *plain, *TASK, "--constraints", "--input", prompt)
     assert "absent.pt" in refused("eval_lm", stream_data, *TASK, "--path", tmp_path / "absent.pt")
     assert "test5.bin, .idx: no such files" in refused("eval_lm", *plain, *TASK, "--gen-subset", "test5")
     assert "rows are more than" in refused("eval_lm", *plain, *TASK, "--batch-size", 1000)
