@@ -17,7 +17,7 @@ import warnings
 import numpy as np
 import omegaconf
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed import utils as distributed_utils
@@ -64,6 +64,7 @@ def apply() -> None:
     restore_numpy_compat()
     quiet_damaged_datasets()
     allow_checkpoint_classes()
+    utils.set_torch_seed = SeedOneGenerator
     checkpoint_utils.load_checkpoint_to_cpu = say_what_is_wrong(checkpoint_utils.load_checkpoint_to_cpu)
     checkpoint_utils.load_checkpoint = check_restore_file(replay_scheduler_step(checkpoint_utils.load_checkpoint))
     distributed_utils.call_main = report_input_errors(distributed_utils.call_main)
@@ -105,6 +106,20 @@ def allow_checkpoint_classes() -> None:
     torch.serialization.add_safe_globals(list(CHECKPOINT_CLASSES))
     if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "0").lower() in ("1", "y", "yes", "true"):
         logger.warning("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set: loading a checkpoint may run code that it contains")
+
+
+class SeedOneGenerator(utils.set_torch_seed):
+    """fairseq/utils.py, set_torch_seed: fairseq seeds at every update, and torch.manual_seed writes down the whole
+    call stack for each kind of accelerator that is not there (_lazy_call in torch/cuda, xpu and mtia). That is a
+    third of what an update costs beside its arithmetic, so without an accelerator only the CPU is seeded.
+    """
+
+    def __init__(self, seed: int):
+        if torch.accelerator.is_available():
+            super().__init__(seed)
+        else:
+            self.rng_state = utils.get_rng_state()
+            torch.default_generator.manual_seed(seed)
 
 
 def say_what_is_wrong(load_checkpoint_to_cpu):

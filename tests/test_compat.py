@@ -6,6 +6,7 @@ import pickle
 import re
 import subprocess
 import sys
+import traceback
 import types
 import warnings
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import omegaconf
 import pytest
 import torch
-from fairseq import checkpoint_utils
+from fairseq import checkpoint_utils, utils
 from fairseq.data import TokenBlockDataset, indexed_dataset
 from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import generate
@@ -113,6 +114,26 @@ def test_switching_the_protection_off_warns(monkeypatch, caplog):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     compat.allow_checkpoint_classes()
     assert "may run code" in caplog.text
+
+
+# SeedOneGenerator
+
+
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_torch_writes_down_the_stack_where_fairseq_seeds(monkeypatch, accelerator):
+    stacks = []
+    monkeypatch.setattr(traceback, "format_stack", lambda: stacks.append("") or [])
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
+    (upstream,) = compat.SeedOneGenerator.__bases__
+    upstream(5)
+    expected, needed = torch.rand(3), len(stacks)
+    torch.manual_seed(6)
+    stacks.clear()
+    before = torch.get_rng_state()
+    with utils.set_torch_seed(5):
+        assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert needed > 0 and len(stacks) == (needed if accelerator else 0)
 
 
 # say_what_is_wrong
