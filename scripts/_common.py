@@ -120,6 +120,7 @@ def destination(folder: Path) -> Iterator[Path]:
     """
     folder = folder.resolve()
     check_destination(folder)
+    parents = [parent for parent in folder.parents if not parent.exists()]
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = folder.with_name(f".{folder.name}.{os.getpid()}.new")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
@@ -137,6 +138,9 @@ def destination(folder: Path) -> Iterator[Path]:
             old.rename(folder)
         for path in (new, old):
             shutil.rmtree(path, ignore_errors=True)
+        if not folder.exists():
+            for parent in parents:
+                parent.rmdir()
 
 
 def check_destination(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -73,6 +74,7 @@ def main() -> None:
     labels = args.labels or ([path.stem for path in args.logs] if len(args.logs) > 1 else [""])
     curves = [(curve(path, args.metric, ("", "train_")), curve(path, args.metric, ("valid_",))) for path in args.logs]
 
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells when it builds its font cache
     import matplotlib
 
     matplotlib.use("agg")

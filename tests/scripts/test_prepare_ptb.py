@@ -222,6 +222,16 @@ def test_foreign_destination(prepare, tmp_path, foreign):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dest", "source"]
 
 
+def test_parent_folders(call, tmp_path, source):
+    args = "--source", source, "--dest", tmp_path / "a" / "b" / "dest"
+    (source / "test.txt").write_text("<pad>")
+    assert call(prepare_ptb, *args)[0] == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    (source / "test.txt").write_text("the")
+    assert call(prepare_ptb, *args)[0] == 0
+    assert (tmp_path / "a" / "b" / "dest" / "test.bin").exists()
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
 def test_interrupted(prepare, tmp_path, monkeypatch, stop):
     """What was there stays, and the half-written folder goes."""
