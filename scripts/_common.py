@@ -11,7 +11,7 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,8 +139,9 @@ def destination(folder: Path) -> Iterator[Path]:
         for path in (new, old):
             shutil.rmtree(path, ignore_errors=True)
         if not folder.exists():
-            for parent in parents:
-                parent.rmdir()
+            with suppress(OSError):  # someone else may have put something there
+                for parent in parents:
+                    parent.rmdir()
 
 
 def check_destination(folder: Path) -> None:
