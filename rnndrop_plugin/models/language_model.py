@@ -287,6 +287,7 @@ class PTBWordConfig(LanguageModelConfig):
     decoder_embed_dim: int = 256
     decoder_hidden_size: int = 256
     recurrent_dropout_scaling: ScalingChoice = "expected"
+    recurrent_biases: int = 1
     init_range: float = 0.05
 
 
@@ -297,6 +298,7 @@ class PTBCharConfig(LanguageModelConfig):
     decoder_embed_dim: int = 256
     decoder_hidden_size: int = 1024
     recurrent_dropout_scaling: ScalingChoice = "expected"
+    recurrent_biases: int = 1
     init_range: float = 0.01
 
 

@@ -59,6 +59,13 @@ class RecurrentConfig(FairseqDataclass):
     recurrent_backend: ChoiceEnum(list(BACKENDS)) = field(
         default="auto", metadata={"help": "implementation of the recurrence; auto takes the fastest that can do it"}
     )
+    recurrent_biases: int = field(
+        default=2,
+        metadata={
+            "help": "trained biases of a gate: 2 as torch.nn has them, or 1 as the paper's equations do (the other stays "
+            "0). Two learn twice as fast under SGD"
+        },
+    )
     init_range: float = field(default=0.1, metadata={"help": "initialise all parameters uniformly in [-R, R]"})
 
 
@@ -74,6 +81,8 @@ def build_recurrent(cls: type[nn.Module], cfg: RecurrentConfig, input_size: int,
         if not 0 <= rate < 1:
             raise InputError(f"--{name.replace('_', '-')} must be in [0, 1), got {rate}")
     check_sizes(cfg, "decoder_hidden_size", "decoder_layers")
+    if cfg.recurrent_biases not in (1, 2):
+        raise InputError(f"--recurrent-biases must be 1 or 2, got {cfg.recurrent_biases}")
     try:
         rnn = cls(
             input_size,
@@ -98,6 +107,10 @@ def build_recurrent(cls: type[nn.Module], cfg: RecurrentConfig, input_size: int,
         for kind in Masks._fields:
             message = message.replace(f"{kind}_dropout", f"--{kind}-dropout")
         raise InputError(message.replace("backend '", "--recurrent-backend '")) from error
+    if cfg.recurrent_biases == 1:
+        for name, parameter in rnn.named_parameters():
+            if name.startswith("bias_hh"):
+                nn.init.zeros_(parameter.requires_grad_(False))
     return rnn
 
 
@@ -119,7 +132,7 @@ def _try_backend(rnn: nn.Module) -> None:
 
 
 def init_uniform(model: nn.Module, init_range: float) -> None:
-    """Initialise all parameters uniformly in [-init_range, init_range], padding embeddings with zero.
+    """Initialise all trained parameters uniformly in [-init_range, init_range], padding embeddings with zero.
 
     Raises:
         InputError: the range is negative.
@@ -127,7 +140,8 @@ def init_uniform(model: nn.Module, init_range: float) -> None:
     if init_range < 0:
         raise InputError(f"--init-range must not be negative, got {init_range}")
     for parameter in model.parameters():
-        nn.init.uniform_(parameter, -init_range, init_range)
+        if parameter.requires_grad:
+            nn.init.uniform_(parameter, -init_range, init_range)
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             nn.init.zeros_(module.weight[module.padding_idx])
