@@ -146,10 +146,9 @@ def check_restore_file(load_checkpoint):
 
     @functools.wraps(load_checkpoint)
     def load(cfg, trainer, **kwargs):
-        default = CheckpointConfig.__dataclass_fields__["restore_file"].default
-        for flag, path in (("restore-file", cfg.restore_file), ("continue-once", cfg.continue_once)):
-            if path not in (None, default) and not PathManager.isfile(path):
-                raise InputError(f"--{flag} {path}: no such file")
+        asked_for = cfg.restore_file != CheckpointConfig.__dataclass_fields__["restore_file"].default
+        if asked_for and not trainer.checkpoint_suffix and not PathManager.isfile(cfg.restore_file):
+            raise InputError(f"--restore-file {cfg.restore_file}: no such file")
         return load_checkpoint(cfg, trainer, **kwargs)
 
     return load

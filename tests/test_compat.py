@@ -169,9 +169,8 @@ def test_an_unusable_checkpoint_is_told_in_one_line(tmp_path, content, reason):
 
 def test_fairseq_starts_afresh_where_the_file_to_restore_is_missing(command, stream_data, tmp_path, monkeypatch):
     arguments = ("train", stream_data, *FLAGS, "--max-update", 1, "--save-dir", tmp_path)
-    for flag in ("--restore-file", "--continue-once"):
-        with pytest.raises(SystemExit):
-            command(*arguments, flag, tmp_path / "absent.pt")
+    with pytest.raises(SystemExit):
+        command(*arguments, "--restore-file", tmp_path / "absent.pt")
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(checkpoint_utils, "load_checkpoint", checkpoint_utils.load_checkpoint.__wrapped__)
     command(*arguments, "--restore-file", tmp_path / "absent.pt")

@@ -80,7 +80,7 @@ class RnndropLanguageModelingTask(FairseqTask):
         try:
             dictionary = Dictionary.load(path)
         except Exception as error:
-            raise InputError(f"{path}: not a dictionary: {str(error).splitlines()[0]}") from error
+            raise InputError(f"{path}: not a dictionary: {error}") from error
         logger.info(f"dictionary: {len(dictionary)} types")
         return cls(cfg, dictionary, **kwargs)
 
@@ -243,7 +243,7 @@ class RnndropLanguageModelingTask(FairseqTask):
                 },
                 "target": RightPadDataset(ListDataset(src_tokens, src_lengths), pad_idx=pad),
             },
-            sizes=[np.array(src_lengths)],
+            sizes=[np.asarray(src_lengths)],
         )
 
     def inference_step(self, generator, models, sample, prefix_tokens=None, constraints=None):
