@@ -34,7 +34,7 @@ mkdir -p $out
 echo "== Preparing the text"
 if [ -n "$ptb" ]; then
     python scripts/prepare_ptb.py --level word --source "$ptb" --dest $out/data
-    schedule=(--max-epoch 1 --batch-size 32 --validate-interval-updates 250)
+    schedule=(--max-epoch 1 --batch-size 32 --validate-interval-updates 400)
 else
     python -c 'from pydoc_data.topics import topics; print(*topics.values(), sep="\n\n")' >$out/text.txt
     python scripts/prepare_text.py $out/text.txt --by paragraph --lower --dest $out/data
