@@ -236,6 +236,16 @@ def test_presets_are_the_papers():
         assert issubclass(ARCH_MODEL_REGISTRY[name], ARCH_MODEL_REGISTRY[base])
 
 
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_one_bias_leaves_the_other_at_zero(arch):
+    model = build(f"{arch}_ptb_word", decoder_layers=2)
+    biases = {name: bias for name, bias in model.decoder.rnn.named_parameters() if name.startswith("bias")}
+    assert len(biases) == 4
+    for name, bias in biases.items():
+        assert bias.requires_grad is bias.any().item() is name.startswith("bias_ih")
+    assert all(parameter.requires_grad for parameter in build(arch).parameters())
+
+
 def test_expected_scaling_evaluates_with_the_mean():
     model = build("lstm_rnndrop_ptb_word", update_dropout=0.25).eval()
     plain = build("lstm_rnndrop_ptb_word").eval()
@@ -304,6 +314,7 @@ def test_embeddings_of_another_size_are_refused(vectors):
         ({"decoder_dropout_out": 2.0}, r"--decoder-dropout-out must be in \[0, 1\), got 2.0"),
         ({"arch": "rnn_rnndrop", "update_dropout": 0.1}, "--update-dropout"),
         ({"arch": "rnn_rnndrop", "cell_dropout": 0.1}, "--cell-dropout"),
+        ({"recurrent_biases": 0}, "--recurrent-biases must be 1 or 2, got 0"),
         ({"init_range": -1.0}, "--init-range must not be negative, got -1.0"),
         ({"decoder_embed_dim": 0}, "--decoder-embed-dim must be at least 1, got 0"),
         ({"decoder_hidden_size": 0}, "--decoder-hidden-size must be at least 1, got 0"),
