@@ -11,6 +11,7 @@
  * A weight matrix is packed into tiles of 12 rows, [tile][column][row], which the products stream.
  * Each result is summed in one order, whatever the number of threads.
  */
+#define _GNU_SOURCE /* madvise */
 #include <sched.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -18,8 +19,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#define HUGE_PAGE ((size_t)2 << 20)
 #define PANEL 32
 #define TILE 12
+#define DEPTH 512 /* terms that a product sums at once: what it reads of the other factor stays in cache */
 
 enum { LSTM, GRU, GRU_RESET_AFTER, RNN };
 
@@ -121,6 +128,39 @@ static void *take(struct arena *arena, size_t bytes)
     size_t start = arena->used;
     arena->used = (start + bytes + 63) / 64 * 64;
     return arena->base ? arena->base + start : NULL;
+}
+
+/* The working storage of a call; one is kept for the next call, since fresh pages cost as much as packing. */
+struct storage {
+    size_t bytes;
+    char data[] __attribute__((aligned(64)));
+};
+
+enum { KEPT_AT_MOST = 64 << 20 };
+static _Atomic(struct storage *) spare;
+
+static struct storage *get_storage(size_t bytes)
+{
+    void *storage = atomic_exchange(&spare, NULL);
+    if (storage && ((struct storage *)storage)->bytes >= bytes)
+        return storage;
+    free(storage);
+    size_t page = bytes < HUGE_PAGE ? 64 : HUGE_PAGE;
+    if (posix_memalign(&storage, page, sizeof(struct storage) + bytes))
+        return NULL;
+#ifdef MADV_HUGEPAGE
+    if (page == HUGE_PAGE)
+        madvise(storage, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE); /* fewer pages to walk through; a hint */
+#endif
+    ((struct storage *)storage)->bytes = bytes;
+    return storage;
+}
+
+static void give_back(struct storage *storage)
+{
+    if (storage->bytes <= KEPT_AT_MOST)
+        storage = atomic_exchange(&spare, storage);
+    free(storage);
 }
 
 #define JOIN2(a, b) a##b

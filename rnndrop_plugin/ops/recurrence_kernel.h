@@ -91,110 +91,105 @@ INLINE vec NAME(phi_slope)(vec y, int relu)
 
 /* ---- products ------------------------------------------------------------------------------------- */
 
-/* c[row][lane] += sum over k of a[row * a_row + k * a_step] * b[k][lane], `width` lanes. */
+/* c[row][lane] += sum over k of a[row * a_row + k * a_step] * b[k][lane], for `width` lanes, and the same
+ * for further blocks of a and b. */
 INLINE void NAME(multiply)(REAL *restrict c, const REAL *restrict a, const REAL *restrict b, int64_t depth,
-                           const int rows, const int width, const int a_row, const int a_step, const int ahead)
+                           int64_t blocks, int64_t a_block, int64_t b_block, const int rows, const int width,
+                           const int a_row, const int a_step)
 {
-    const int block = rows < REGISTER_ROWS ? rows : REGISTER_ROWS;
+    const int held = rows < REGISTER_ROWS ? rows : REGISTER_ROWS;
     const int columns = width >= 2 * LANES ? 2 : 1; /* vectors of a row held in registers */
-    for (int first = 0; first < rows; first += block)
+    for (int first = 0; first < rows; first += held)
         for (int lane = 0; lane < width; lane += columns * LANES) {
             vec sum[REGISTER_ROWS][2];
             REAL *c_block = c + first * width + lane;
 #pragma GCC unroll 16
-            for (int r = 0; r < block; r++)
+            for (int r = 0; r < held; r++)
 #pragma GCC unroll 2
                 for (int v = 0; v < columns; v++)
                     sum[r][v] = NAME(load)(c_block + r * width + v * LANES);
-            const REAL *ak = a + first * a_row, *bk = b + lane;
-            for (int64_t k = 0; k < depth; k++, ak += a_step, bk += width) {
-                vec row[2];
-#pragma GCC unroll 2
-                for (int v = 0; v < columns; v++)
-                    row[v] = NAME(load)(bk + v * LANES);
-                if (ahead)
-                    __builtin_prefetch(ak + ahead);
-#pragma GCC unroll 16
-                for (int r = 0; r < block; r++) {
-                    REAL factor = ak[r * a_row];
+            const REAL *next_a = a + first * a_row, *next_b = b + lane;
+            for (int64_t block = 0; block < blocks; block++) {
+                const REAL *ak = next_a, *bk = next_b;
+                next_a += a_block;
+                next_b += b_block;
+                if (a_row > 1) /* its rows are too short for the machine to see them coming */
+                    for (int r = 0; r < held * a_row; r += 64 / sizeof(REAL))
+                        __builtin_prefetch(next_a + r);
+                for (int64_t k = 0; k < depth; k++, ak += a_step, bk += width) {
+                    vec row[2];
 #pragma GCC unroll 2
                     for (int v = 0; v < columns; v++)
-                        sum[r][v] += factor * row[v];
+                        row[v] = NAME(load)(bk + v * LANES);
+                    if (a_row == 1)
+                        __builtin_prefetch(ak + 2048 / sizeof(REAL));
+#pragma GCC unroll 16
+                    for (int r = 0; r < held; r++) {
+                        REAL factor = ak[r * a_row];
+#pragma GCC unroll 2
+                        for (int v = 0; v < columns; v++)
+                            sum[r][v] += factor * row[v];
+                    }
                 }
             }
 #pragma GCC unroll 16
-            for (int r = 0; r < block; r++)
+            for (int r = 0; r < held; r++)
 #pragma GCC unroll 2
                 for (int v = 0; v < columns; v++)
                     NAME(store)(c_block + r * width + v * LANES, sum[r][v]);
         }
 }
 
-/* c += A b with a packed tile of `rows` (4, 8 or 12) rows. */
+/* c += A b with a packed tile of any number of rows up to 12; a tile is padded to 4, 8 or 12 rows. */
 static void NAME(multiply_packed)(REAL *c, const REAL *a, const REAL *b, int64_t depth, int rows, int width)
 {
-    enum { AHEAD = 2048 / sizeof(REAL) };
-    if (width == 32) {
-        if (rows == 12)
-            NAME(multiply)(c, a, b, depth, 12, 32, 1, 12, AHEAD);
-        else if (rows == 8)
-            NAME(multiply)(c, a, b, depth, 8, 32, 1, 8, AHEAD);
-        else
-            NAME(multiply)(c, a, b, depth, 4, 32, 1, 4, AHEAD);
-    } else {
-        if (rows == 12)
-            NAME(multiply)(c, a, b, depth, 12, 16, 1, 12, AHEAD);
-        else if (rows == 8)
-            NAME(multiply)(c, a, b, depth, 8, 16, 1, 8, AHEAD);
-        else
-            NAME(multiply)(c, a, b, depth, 4, 16, 1, 4, AHEAD);
+    REAL whole_tile[TILE * PANEL] __attribute__((aligned(64)));
+    REAL *to = rows % 4 == 0 ? c : whole_tile;
+    if (to != c) {
+        memset(whole_tile, 0, sizeof whole_tile);
+        memcpy(whole_tile, c, sizeof(REAL) * rows * width);
     }
+#define CASE(rows, width) NAME(multiply)(to, a, b, depth, 1, 0, 0, rows, width, 1, rows)
+    switch ((rows + 3) / 4 + (width == 16 ? 3 : 0)) {
+    case 1: CASE(4, 32); break;
+    case 2: CASE(8, 32); break;
+    case 3: CASE(12, 32); break;
+    case 4: CASE(4, 16); break;
+    case 5: CASE(8, 16); break;
+    case 6: CASE(12, 16); break;
+    }
+#undef CASE
+    if (to != c)
+        memcpy(c, whole_tile, sizeof(REAL) * rows * width);
 }
 
-/* c (rows x 32) += A b, with the rows of A as they are in a feature-major panel of `a_width` lanes. */
-static void NAME(multiply_panel)(REAL *c, const REAL *a, const REAL *b, int64_t depth, int rows, int a_width)
+/* c (up to 12 rows of 32) += A b, where the rows of A are those of feature-major panels `a_block` apart, of
+ * `a_width` lanes of which `depth` are used, and b has the lanes' rows of 32, its blocks `b_block` apart. */
+static void NAME(multiply_panels)(REAL *c, const REAL *a, const REAL *b, int64_t depth, int64_t blocks, int64_t a_block,
+                                  int64_t b_block, int rows, int a_width)
 {
-    if (a_width == 32) {
-        if (rows == 12)
-            NAME(multiply)(c, a, b, depth, 12, 32, 32, 1, 0);
-        else if (rows == 8)
-            NAME(multiply)(c, a, b, depth, 8, 32, 32, 1, 0);
-        else
-            NAME(multiply)(c, a, b, depth, 4, 32, 32, 1, 0);
-    } else {
-        if (rows == 12)
-            NAME(multiply)(c, a, b, depth, 12, 32, 16, 1, 0);
-        else if (rows == 8)
-            NAME(multiply)(c, a, b, depth, 8, 32, 16, 1, 0);
-        else
-            NAME(multiply)(c, a, b, depth, 4, 32, 16, 1, 0);
+#define CASE(rows, a_width) NAME(multiply)(c, a, b, depth, blocks, a_block, b_block, rows, 32, a_width, 1)
+    switch ((rows + 3) / 4 + (a_width == 16 ? 3 : 0)) {
+    case 1: CASE(4, 32); break;
+    case 2: CASE(8, 32); break;
+    case 3: CASE(12, 32); break;
+    case 4: CASE(4, 16); break;
+    case 5: CASE(8, 16); break;
+    case 6: CASE(12, 16); break;
     }
-}
-
-/* The product of a packed tile that has any number of rows up to 12. */
-static void NAME(multiply_rows)(REAL *c, const REAL *a, const REAL *b, int64_t depth, int rows, int width)
-{
-    if (rows % 4 == 0) {
-        NAME(multiply_packed)(c, a, b, depth, rows, width);
-        return;
-    }
-    REAL padded_c[TILE * PANEL] __attribute__((aligned(64)));
-    memcpy(padded_c, c, sizeof(REAL) * rows * width);
-    memset(padded_c + rows * width, 0, sizeof(REAL) * (round_up(rows, 4) - rows) * width);
-    NAME(multiply_packed)(padded_c, a, b, depth, round_up(rows, 4), width);
-    memcpy(c, padded_c, sizeof(REAL) * rows * width);
+#undef CASE
 }
 
 /* ---- changes of layout ---------------------------------------------------------------------------- */
 
 typedef REAL NAME(quad) __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
-/* to[column][row] = from[row][column] for a 4 x 4 block. */
-INLINE void NAME(transpose4)(REAL *to, int64_t to_stride, const REAL *from, int64_t from_stride)
+/* to[column][row] = from[row][column] for a 4 x 4 block, its rows given one by one. */
+INLINE void NAME(transpose_rows)(REAL *to, int64_t to_stride, const REAL *from0, const REAL *from1, const REAL *from2,
+                                 const REAL *from3)
 {
     typedef NAME(quad) quad;
-    quad a = *(const quad *)from, b = *(const quad *)(from + from_stride);
-    quad c = *(const quad *)(from + 2 * from_stride), d = *(const quad *)(from + 3 * from_stride);
+    quad a = *(const quad *)from0, b = *(const quad *)from1, c = *(const quad *)from2, d = *(const quad *)from3;
     quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
     quad cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
     *(quad *)to = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
@@ -207,18 +202,23 @@ INLINE void NAME(transpose4)(REAL *to, int64_t to_stride, const REAL *from, int6
 static void NAME(transpose)(REAL *to, int64_t to_stride, const REAL *from, int64_t from_stride, int64_t rows,
                             int64_t columns)
 {
-    int64_t r = 0;
-    for (; r + 4 <= rows; r += 4) {
-        int64_t c = 0;
-        for (; c + 4 <= columns; c += 4)
-            NAME(transpose4)(to + c * to_stride + r, to_stride, from + r * from_stride + c, from_stride);
-        for (; c < columns; c++)
-            for (int64_t k = r; k < r + 4; k++)
-                to[c * to_stride + k] = from[k * from_stride + c];
+    for (int64_t first = 0; first < columns; first += 16) { /* a cache line of each row at a time */
+        int64_t end = min(columns, first + 16), r = 0;
+        for (; r + 4 <= rows; r += 4) {
+            int64_t c = first;
+            for (; c + 4 <= end; c += 4) {
+                const REAL *block = from + r * from_stride + c;
+                NAME(transpose_rows)(to + c * to_stride + r, to_stride, block, block + from_stride,
+                                     block + 2 * from_stride, block + 3 * from_stride);
+            }
+            for (; c < end; c++)
+                for (int64_t k = r; k < r + 4; k++)
+                    to[c * to_stride + k] = from[k * from_stride + c];
+        }
+        for (; r < rows; r++)
+            for (int64_t c = first; c < end; c++)
+                to[c * to_stride + r] = from[r * from_stride + c];
     }
-    for (; r < rows; r++)
-        for (int64_t c = 0; c < columns; c++)
-            to[c * to_stride + r] = from[r * from_stride + c];
 }
 
 /* ---- a call --------------------------------------------------------------------------------------- */
@@ -238,7 +238,7 @@ struct NAME(call) {
     /* Two sets of gate rows: all (LSTM, RNN), or r and z, then n (GRU). */
     int sets;
     struct NAME(rows) rows[2];
-    REAL *w_ih[2], *w_hh[2]; /* packed; in a backward pass their transposes */
+    REAL *w_ih[2], *w_hh[2]; /* storage of the packed weights; in a backward pass of their transposes */
     REAL *x;                 /* chunk steps of the input [feature-major] */
     REAL *gates[2], *hn;     /* of all steps if saved, else of a chunk [feature-major] */
     REAL *cells;
@@ -251,10 +251,18 @@ struct NAME(call) {
     REAL *d_h, *d_c, *d_output, *previous_h, *d_reset, *reset_rows, *columns, *d_x;
 };
 
+/* A member's rows of a matrix, packed: [block of DEPTH columns][tile of rows][column][row]. */
+struct NAME(packed) {
+    REAL *data;
+    int64_t rows, depth; /* rows: with those that pad the last tile */
+};
+
 /* This member's part of a call. */
 struct NAME(member) {
     int id, size;
     int64_t u0, u1; /* its units */
+    int64_t i0, i1; /* its input features */
+    struct NAME(packed) w_ih[2], w_hh[2];
 };
 
 #define call_t struct NAME(call)
@@ -385,56 +393,90 @@ INLINE ivec NAME(running)(const call_t *c, int64_t lane, int64_t t)
 
 /* ---- packing -------------------------------------------------------------------------------------- */
 
-/* Where the packed rows of the units from u0 on begin; each member's last tile may be padded. */
-static int64_t NAME(packed_at)(int64_t u0, int gates, int id, int64_t depth) { return (u0 * gates + TILE * id) * depth; }
+/* Where a member's `rows` rows from row `first` on are packed; each member's last tile may be padded. */
+static struct NAME(packed) NAME(packed)(REAL *storage, int64_t first, int64_t rows, int id, int64_t depth)
+{
+    return (struct NAME(packed)){storage + (first + TILE * id) * depth, round_up(rows, 4), depth};
+}
+
+/* The columns from k0 on of the tile that begins at `row`. */
+INLINE REAL *NAME(tile)(const struct NAME(packed) *packed, int64_t k0, int64_t row)
+{
+    return packed->data + k0 * packed->rows + row * min(DEPTH, packed->depth - k0);
+}
 
 /* Pack the rows of the units [u0, u1) of a gate matrix (gates * H, depth). */
-static void NAME(pack)(const call_t *c, REAL *to, const REAL *w, struct NAME(rows) set, int64_t u0, int64_t u1,
-                       int64_t depth)
+static void NAME(pack)(const call_t *c, const struct NAME(packed) *packed, const REAL *w, struct NAME(rows) set,
+                       int64_t u0, int64_t u1)
 {
-    int64_t units = TILE / set.gates;
-    for (int64_t u = u0; u < u1; u += units) {
-        int rows = (int)min(units, u1 - u) * set.gates, stride = (int)round_up(rows, 4);
+    int64_t depth = packed->depth;
+    for (int64_t first = 0; first < (u1 - u0) * set.gates; first += TILE) {
+        int rows = (int)min(TILE, (u1 - u0) * set.gates - first), stride = (int)round_up(rows, 4);
         const REAL *row[TILE];
-        for (int r = 0; r < stride; r++) /* a padding row is any row: its product is not used */
-            row[r] = r < rows ? w + ((set.first_gate + r % set.gates) * c->H + u + r / set.gates) * depth : row[0];
-        for (int r = 0; r < stride; r += 4) {
-            int64_t k = 0;
-            for (; k + 4 <= depth; k += 4) {
-                REAL block[16];
-                for (int j = 0; j < 4; j++)
-                    memcpy(block + 4 * j, row[r + j] + k, 4 * sizeof(REAL));
-                NAME(transpose4)(to + k * stride + r, stride, block, 4);
-            }
-            for (; k < depth; k++)
-                for (int j = 0; j < 4; j++)
-                    to[k * stride + r + j] = row[r + j][k];
+        for (int r = 0; r < stride; r++) { /* a padding row is any row: its product is not used */
+            int64_t k = first + (r < rows ? r : 0);
+            row[r] = w + ((set.first_gate + k % set.gates) * c->H + u0 + k / set.gates) * depth;
         }
-        to += depth * stride;
+        for (int64_t k0 = 0; k0 < depth; k0 += DEPTH) {
+            REAL *to = NAME(tile)(packed, k0, first);
+            int64_t end = min(k0 + DEPTH, depth), k = k0;
+            for (; k + 4 <= end; k += 4, to += 4 * stride)
+                for (int r = 0; r < stride; r += 4)
+                    NAME(transpose_rows)(to + r, stride, row[r] + k, row[r + 1] + k, row[r + 2] + k, row[r + 3] + k);
+            for (; k < end; k++, to += stride)
+                for (int r = 0; r < stride; r++)
+                    to[r] = row[r][k];
+        }
     }
 }
 
 /* Pack the columns [j0, j1) of a gate matrix (gates * H, columns): the rows of its transpose. */
-static void NAME(pack_transposed)(const call_t *c, REAL *to, const REAL *w, struct NAME(rows) set, int64_t j0,
-                                  int64_t j1, int64_t columns)
+static void NAME(pack_transposed)(const call_t *c, const struct NAME(packed) *packed, const REAL *w,
+                                  struct NAME(rows) set, int64_t j0, int64_t j1, int64_t columns)
 {
-    for (int64_t j = j0; j < j1; j += TILE) {
-        int64_t rows = min(TILE, j1 - j), stride = round_up(rows, 4);
-        for (int64_t u = 0; u < c->H; u++)
-            for (int q = 0; q < set.gates; q++) {
-                const REAL *from = w + ((set.first_gate + q) * c->H + u) * columns + j;
-                if (rows == TILE) {
-                    memcpy(to, from, TILE * sizeof(REAL));
-                } else {
-                    for (int64_t r = 0; r < stride; r++)
-                        to[r] = r < rows ? from[r] : 0;
+    enum { GROUP = 8 * TILE }; /* columns read together: whole cache lines, yet few places written to */
+    for (int64_t first = j0; first < j1; first += GROUP)
+        for (int64_t k0 = 0; k0 < packed->depth; k0 += DEPTH)
+            for (int64_t k = k0; k < min(k0 + DEPTH, packed->depth); k++) {
+                const REAL *from = w + ((set.first_gate + k % set.gates) * c->H + k / set.gates) * columns;
+                for (int64_t j = first; j < min(first + GROUP, j1); j += TILE) {
+                    int64_t rows = min(TILE, j1 - j), stride = round_up(rows, 4);
+                    REAL *to = NAME(tile)(packed, k0, j - j0) + (k - k0) * stride;
+                    if (rows == TILE)
+                        memcpy(to, from + j, TILE * sizeof(REAL));
+                    else
+                        for (int64_t r = 0; r < stride; r++)
+                            to[r] = r < rows ? from[j + r] : 0;
                 }
-                to += stride;
             }
+}
+
+/* The rows [j0, j1) of a feature-major tensor of `features` += (= where `zero`) the product of this member's
+ * packed rows with d, of which the columns from k0 on are read. */
+static void NAME(add_product)(const call_t *c, REAL *to, int64_t features, int64_t j0, int64_t j1,
+                              const struct NAME(packed) *packed, const REAL *d, int64_t k0, int zero)
+{
+    int64_t length = min(DEPTH, packed->depth - k0);
+    for (int64_t j = j0; j < j1; j += TILE) {
+        int rows = (int)min(TILE, j1 - j);
+        const REAL *tile = NAME(tile)(packed, k0, j - j0);
+        FOR_PANELS(c, p, width) {
+            REAL *block = to + NAME(at)(p, width, features, j);
+            if (zero)
+                memset(block, 0, sizeof(REAL) * rows * width);
+            NAME(multiply_packed)(block, tile, d + NAME(at)(p, width, packed->depth, k0), length, rows, width);
+        }
     }
 }
 
 /* ---- forward -------------------------------------------------------------------------------------- */
+
+INLINE void NAME(fill_rows)(REAL *to, const REAL *values, int rows, int64_t width)
+{
+    for (int r = 0; r < rows; r++)
+        for (int64_t j = 0; j < width; j += LANES)
+            NAME(store)(to + r * width + j, NAME(splat)(values[r]));
+}
 
 /* Products of a chunk's input for this member's units, with the biases. */
 static void NAME(input_products)(const call_t *c, const member_t *m, int set, int64_t step0, int64_t steps)
@@ -443,27 +485,27 @@ static void NAME(input_products)(const call_t *c, const member_t *m, int set, in
     struct NAME(rows) rows = c->rows[set];
     int apart = a->cell == GRU_RESET_AFTER && set == 1; /* b_hn belongs to U_n h */
     int64_t units = TILE / rows.gates;
-    const REAL *tile = c->w_ih[set] + NAME(packed_at)(m->u0, rows.gates, m->id, c->I);
-    for (int64_t u = m->u0; u < m->u1; u += units) {
-        int n = (int)min(units, m->u1 - u) * rows.gates;
-        REAL bias[TILE];
-        for (int r = 0; r < n; r++) {
-            int64_t row = (rows.first_gate + r % rows.gates) * c->H + u + r / rows.gates;
-            bias[r] = a->b_ih ? ((const REAL *)a->b_ih)[row] + (apart ? 0 : ((const REAL *)a->b_hh)[row]) : 0;
-        }
-        for (int64_t s = 0; s < steps; s++) {
-            int64_t slot = a->saved[0] ? NAME(time_of)(c, step0 + s) : s;
-            FOR_PANELS(c, p, width) {
-                REAL *to = c->gates[set] + slot * rows.gates * c->H * c->lanes +
-                           NAME(at)(p, width, rows.gates * c->H, u * rows.gates);
-                for (int r = 0; r < n; r++)
-                    for (int j = 0; j < width; j += LANES)
-                        NAME(store)(to + r * width + j, NAME(splat)(bias[r]));
-                NAME(multiply_rows)(to, tile, c->x + s * c->I * c->lanes + NAME(at)(p, width, c->I, 0), c->I, n, width);
+    for (int64_t k0 = 0; k0 < c->I; k0 += DEPTH)
+        for (int64_t u = m->u0; u < m->u1; u += units) { /* a tile serves all steps while it is in cache */
+            int n = (int)min(units, m->u1 - u) * rows.gates;
+            const REAL *tile = NAME(tile)(&m->w_ih[set], k0, (u - m->u0) * rows.gates);
+            REAL bias[TILE];
+            for (int r = 0; r < n; r++) {
+                int64_t row = (rows.first_gate + r % rows.gates) * c->H + u + r / rows.gates;
+                bias[r] = a->b_ih ? ((const REAL *)a->b_ih)[row] + (apart ? 0 : ((const REAL *)a->b_hh)[row]) : 0;
+            }
+            for (int64_t s = 0; s < steps; s++) {
+                int64_t slot = a->saved[0] ? NAME(time_of)(c, step0 + s) : s;
+                FOR_PANELS(c, p, width) {
+                    REAL *to = c->gates[set] + slot * rows.gates * c->H * c->lanes +
+                               NAME(at)(p, width, rows.gates * c->H, u * rows.gates);
+                    if (k0 == 0)
+                        NAME(fill_rows)(to, bias, n, width);
+                    NAME(multiply_packed)(to, tile, c->x + s * c->I * c->lanes + NAME(at)(p, width, c->I, k0),
+                                          min(DEPTH, c->I - k0), n, width);
+                }
             }
         }
-        tile += round_up(n, 4) * c->I;
-    }
 }
 
 /* Write the new h of a row: the state, and what the next step's products read. */
@@ -555,50 +597,55 @@ static void NAME(forward_step)(const call_t *c, const member_t *m, int64_t step,
     for (int set = 0; set < c->sets; set++) {
         int G = c->rows[set].gates, apart = a->cell == GRU_RESET_AFTER && set == 1;
         int64_t units = TILE / G;
-        const REAL *tile = c->w_hh[set] + NAME(packed_at)(m->u0, G, m->id, H);
         const REAL *state = a->cell == GRU && set == 1 ? c->reset_h : masked_h;
         if (a->cell == GRU && set == 1)
             wait_for_team(c->team, m->size);
-        for (int64_t u = m->u0; u < m->u1; u += units) {
-            int64_t end = min(u + units, m->u1);
-            int n = (int)(end - u) * G;
-            FOR_PANELS(c, p, width) {
-                REAL *rows = c->gates[set] + slot * G * H * c->lanes + NAME(at)(p, width, G * H, u * G);
-                REAL *hn = c->hn + slot * H * c->lanes + NAME(at)(p, width, H, u), *product = apart ? hn : rows;
-                if (apart)
-                    for (int r = 0; r < n; r++) {
-                        REAL bias = a->b_hh ? ((const REAL *)a->b_hh)[2 * H + u + r] : 0;
-                        for (int j = 0; j < width; j += LANES)
-                            NAME(store)(hn + r * width + j, NAME(splat)(bias));
+        for (int64_t k0 = 0; k0 < H; k0 += DEPTH)
+            for (int64_t u = m->u0; u < m->u1; u += units) {
+                int64_t end = min(u + units, m->u1);
+                int n = (int)(end - u) * G;
+                const REAL *tile = NAME(tile)(&m->w_hh[set], k0, (u - m->u0) * G);
+                FOR_PANELS(c, p, width) {
+                    REAL *rows = c->gates[set] + slot * G * H * c->lanes + NAME(at)(p, width, G * H, u * G);
+                    REAL *hn = apart ? c->hn + slot * H * c->lanes + NAME(at)(p, width, H, u) : NULL;
+                    if (apart && k0 == 0) {
+                        REAL bias[TILE] = {0};
+                        for (int r = 0; r < n && a->b_hh; r++)
+                            bias[r] = ((const REAL *)a->b_hh)[2 * H + u + r];
+                        NAME(fill_rows)(hn, bias, n, width);
                     }
-                NAME(multiply_rows)(product, tile, state + NAME(at)(p, width, H, 0), H, n, width);
-                if (a->cell == LSTM) {
-                    NAME(lstm_units)(c, step, t, rows, p, width, u, end);
-                } else if (a->cell == RNN) {
-                    NAME(rnn_units)(c, step, t, rows, p, width, u, end);
-                } else if (set == 0) {
-                    NAME(gru_gates)(c, step, rows, p, width, u, end);
-                } else {
-                    const REAL *gates = c->gates[0] + slot * 2 * H * c->lanes + NAME(at)(p, width, 2 * H, u * 2);
-                    NAME(gru_units)(c, step, t, gates, rows, apart ? hn : NULL, p, width, u, end);
+                    NAME(multiply_packed)(apart ? hn : rows, tile, state + NAME(at)(p, width, H, k0),
+                                          min(DEPTH, H - k0), n, width);
+                    if (k0 + DEPTH < H)
+                        continue; /* not the last part of the sum */
+                    if (a->cell == LSTM) {
+                        NAME(lstm_units)(c, step, t, rows, p, width, u, end);
+                    } else if (a->cell == RNN) {
+                        NAME(rnn_units)(c, step, t, rows, p, width, u, end);
+                    } else if (set == 0) {
+                        NAME(gru_gates)(c, step, rows, p, width, u, end);
+                    } else {
+                        const REAL *gates = c->gates[0] + slot * 2 * H * c->lanes + NAME(at)(p, width, 2 * H, u * 2);
+                        NAME(gru_units)(c, step, t, gates, rows, hn, p, width, u, end);
+                    }
                 }
             }
-            tile += round_up(n, 4) * H;
-        }
     }
     REAL *output = (REAL *)a->output + t * c->B * H;
     NAME(from_features)(c, output, H, c->h, H, m->u0, m->u1);
     NAME(zero_past_end)(c, output, t, m->u0, m->u1);
 }
 
-static void NAME(forward_member)(const call_t *c, const member_t *m)
+static void NAME(forward_member)(const call_t *c, member_t *m)
 {
     const struct arguments *a = c->arguments;
     int64_t H = c->H;
     for (int set = 0; set < c->sets; set++) {
-        int gates = c->rows[set].gates;
-        NAME(pack)(c, c->w_ih[set] + NAME(packed_at)(m->u0, gates, m->id, c->I), a->w_ih, c->rows[set], m->u0, m->u1, c->I);
-        NAME(pack)(c, c->w_hh[set] + NAME(packed_at)(m->u0, gates, m->id, H), a->w_hh, c->rows[set], m->u0, m->u1, H);
+        int64_t gates = c->rows[set].gates, rows = (m->u1 - m->u0) * gates;
+        m->w_ih[set] = NAME(packed)(c->w_ih[set], m->u0 * gates, rows, m->id, c->I);
+        m->w_hh[set] = NAME(packed)(c->w_hh[set], m->u0 * gates, rows, m->id, H);
+        NAME(pack)(c, &m->w_ih[set], a->w_ih, c->rows[set], m->u0, m->u1);
+        NAME(pack)(c, &m->w_hh[set], a->w_hh, c->rows[set], m->u0, m->u1);
     }
     NAME(to_features)(c, c->h, H, a->h0, H, m->u0, m->u1);
     NAME(load_mask)(c, m, NAME(HIDDEN), NAME(time_of)(c, 0));
@@ -723,20 +770,11 @@ static void NAME(gru_reset_gradients)(const call_t *c, int64_t t, REAL *d_gates,
         }
 }
 
-/* to = (or +=) W^T d for this member's rows of the transpose, `packed` being this member's tiles. */
-static void NAME(transposed_product)(const call_t *c, REAL *to, int64_t features, int64_t j0, int64_t j1,
-                                     const REAL *packed, const REAL *d, int64_t depth, int add)
+/* The gradient of what a set's state product read: `to` = (or += unless `zero`) W^T d, this member's units. */
+static void NAME(state_gradient)(const call_t *c, const member_t *m, REAL *to, int set, const REAL *d, int zero)
 {
-    for (int64_t j = j0; j < j1; j += TILE) {
-        int rows = (int)min(TILE, j1 - j);
-        FOR_PANELS(c, p, width) {
-            REAL *block = to + NAME(at)(p, width, features, j);
-            if (!add)
-                memset(block, 0, sizeof(REAL) * rows * width);
-            NAME(multiply_rows)(block, packed, d + p * depth, depth, rows, width);
-        }
-        packed += round_up(rows, 4) * depth;
-    }
+    for (int64_t k0 = 0; k0 < m->w_hh[set].depth; k0 += DEPTH)
+        NAME(add_product)(c, to, c->H, m->u0, m->u1, &m->w_hh[set], d, k0, zero && k0 == 0);
 }
 
 /* The state that step t reads, row b, in the order of the batch. */
@@ -791,31 +829,37 @@ static void NAME(backward_step)(const call_t *c, const member_t *m, int64_t step
     }
     wait_for_team(c->team, m->size);
     REAL *sum = c->d_reset; /* the gradient of the masked h */
-    const REAL *packed[2];
-    for (int set = 0; set < c->sets; set++)
-        packed[set] = c->w_hh[set] + NAME(packed_at)(u0, 1, m->id, c->rows[set].gates * H);
     if (a->cell == GRU) {
-        NAME(transposed_product)(c, sum, H, u0, u1, packed[1], d_gates[1], H, 0);
+        NAME(state_gradient)(c, m, sum, 1, d_gates[1], 1);
         FOR_PANELS(c, p, width)
             NAME(gru_reset_gradients)(c, t, d_gates[0], reset_h, p, width, u0, u1);
         NAME(from_features)(c, c->reset_rows + slot * c->B * H, H, reset_h, H, u0, u1);
         wait_for_team(c->team, m->size);
     } else if (a->cell == GRU_RESET_AFTER) {
-        NAME(transposed_product)(c, sum, H, u0, u1, packed[1], d_hn, H, 0);
+        NAME(state_gradient)(c, m, sum, 1, d_hn, 1);
     }
-    NAME(transposed_product)(c, sum, H, u0, u1, packed[0], d_gates[0], c->rows[0].gates * H, c->sets > 1);
+    NAME(state_gradient)(c, m, sum, 0, d_gates[0], c->sets == 1);
     FOR_PANELS(c, p, width)
         for (int64_t k = NAME(at)(p, width, H, u0); k < NAME(at)(p, width, H, u1); k += LANES)
             NAME(store)(c->d_h + k,
                         NAME(load)(c->d_h + k) + NAME(load)(sum + k) * NAME(factor)(c, NAME(HIDDEN), k));
 }
 
+/* Copy n <= 32 numbers, mostly 32. */
+INLINE void NAME(copy)(REAL *to, const REAL *from, int64_t n)
+{
+    if (n == PANEL)
+        memcpy(to, from, PANEL * sizeof(REAL));
+    else
+        for (int64_t k = 0; k < n; k++)
+            to[k] = from[k];
+}
+
 /* Copy columns [first, first + 32) of a row, scaled by the hidden mask if given. */
 static void NAME(copy_columns)(REAL *to, const REAL *from, int64_t first, int64_t n, const uint8_t *keep, REAL scale)
 {
     int64_t used = min(PANEL, n - first);
-    for (int64_t k = 0; k < used; k++)
-        to[k] = from[first + k];
+    NAME(copy)(to, from + first, used);
     if (scale != 1)
         for (int64_t k = 0; k < used; k++)
             to[k] *= scale;
@@ -865,19 +909,18 @@ static void NAME(weight_gradient)(const call_t *c, const member_t *m, REAL *dw, 
             for (int64_t j = j0; j < min(n, j0 + group); j += PANEL) {
                 REAL sum[TILE * PANEL] __attribute__((aligned(64))) = {0};
                 REAL *row[TILE];
-                size_t bytes = sizeof(REAL) * min(PANEL, n - j);
+                int64_t used = min(PANEL, n - j);
                 for (int r = 0; r < rows; r++) {
                     row[r] = dw + ((set.first_gate + r % set.gates) * c->H + u + r / set.gates) * n + j;
                     if (!first_chunk)
-                        memcpy(sum + r * PANEL, row[r], bytes);
+                        NAME(copy)(sum + r * PANEL, row[r], used);
                 }
-                for (int64_t s = 0; s < steps; s++)
-                    FOR_PANELS(c, p, width)
-                        NAME(multiply_panel)(sum, d + s * d_step + NAME(at)(p, width, features, u * set.gates),
-                                             columns + j * depth + (s * c->B + p) * PANEL, min(width, c->B - p),
-                                             (int)round_up(rows, 4), (int)width);
+                FOR_PANELS(c, p, width)
+                    NAME(multiply_panels)(sum, d + NAME(at)(p, width, features, u * set.gates),
+                                          columns + j * depth + p * PANEL, min(width, c->B - p), steps, d_step,
+                                          c->B * PANEL, rows, (int)width);
                 for (int r = 0; r < rows; r++)
-                    memcpy(row[r], sum + r * PANEL, bytes);
+                    NAME(copy)(row[r], sum + r * PANEL, used);
             }
         }
 }
@@ -888,34 +931,50 @@ static void NAME(bias_gradient)(const call_t *c, const member_t *m, REAL *db, st
     for (int64_t u = m->u0; u < m->u1; u++)
         for (int q = 0; q < set.gates; q++) {
             REAL total = 0;
+            vec sum = {0};
             for (int64_t s = 0; s < steps; s++)
                 FOR_PANELS(c, p, width) {
                     const REAL *row = d + s * d_step + NAME(at)(p, width, set.gates * c->H, u * set.gates + q);
                     int64_t used = min(width, c->B - p), k = 0;
-                    vec sum = {0};
                     for (; k + LANES <= used; k += LANES)
                         sum += NAME(load)(row + k);
-                    for (int lane = 0; lane < LANES; lane++)
-                        total += sum[lane];
                     for (; k < used; k++)
                         total += row[k];
                 }
+            for (int lane = 0; lane < LANES; lane++)
+                total += sum[lane];
             REAL *to = db + (set.first_gate + q) * c->H + u;
             *to = (first_chunk ? 0 : *to) + total;
         }
 }
 
-static void NAME(backward_member)(const call_t *c, const member_t *m)
+static void NAME(input_gradient)(const call_t *c, const member_t *m, int64_t step0, int64_t steps)
+{
+    int64_t size = c->I * c->lanes;
+    for (int set = 0; set < c->sets; set++)
+        for (int64_t k0 = 0; k0 < m->w_ih[set].depth; k0 += DEPTH) /* this part serves all steps while it is in cache */
+            for (int64_t s = 0; s < steps; s++)
+                NAME(add_product)(c, c->d_x + s * size, c->I, m->i0, m->i1, &m->w_ih[set],
+                                  c->d_gates[set] + s * c->gate_step[set], k0, set == 0 && k0 == 0);
+    for (int64_t s = 0; s < steps; s++)
+        NAME(from_features)(c, (REAL *)c->arguments->d_x + NAME(time_of)(c, step0 + s) * c->B * c->I, c->I,
+                            c->d_x + s * size, c->I, m->i0, m->i1);
+}
+
+static void NAME(backward_member)(const call_t *c, member_t *m)
 {
     const struct arguments *a = c->arguments;
-    int64_t H = c->H, i0 = share(c->I, m->id, m->size), i1 = share(c->I, m->id + 1, m->size);
+    int64_t H = c->H;
+    m->i0 = share(c->I, m->id, m->size);
+    m->i1 = share(c->I, m->id + 1, m->size);
     for (int set = 0; set < c->sets; set++) {
         int64_t depth = c->rows[set].gates * H;
-        NAME(pack_transposed)(c, c->w_hh[set] + NAME(packed_at)(m->u0, 1, m->id, depth), a->w_hh, c->rows[set], m->u0,
-                              m->u1, H);
-        if (a->d_x)
-            NAME(pack_transposed)(c, c->w_ih[set] + NAME(packed_at)(i0, 1, m->id, depth), a->w_ih, c->rows[set], i0, i1,
-                                  c->I);
+        m->w_hh[set] = NAME(packed)(c->w_hh[set], m->u0, m->u1 - m->u0, m->id, depth);
+        NAME(pack_transposed)(c, &m->w_hh[set], a->w_hh, c->rows[set], m->u0, m->u1, H);
+        if (a->d_x) {
+            m->w_ih[set] = NAME(packed)(c->w_ih[set], m->i0, m->i1 - m->i0, m->id, depth);
+            NAME(pack_transposed)(c, &m->w_ih[set], a->w_ih, c->rows[set], m->i0, m->i1, c->I);
+        }
     }
     NAME(to_features)(c, c->d_h, H, a->d_h_n, H, m->u0, m->u1);
     if (a->cell == LSTM)
@@ -947,22 +1006,8 @@ static void NAME(backward_member)(const call_t *c, const member_t *m)
                 NAME(bias_gradient)(c, m, a->d_b_hh, rows, d_hh, d_step, steps, first_chunk);
             }
         }
-        if (a->d_x) {
-            for (int set = 0; set < c->sets; set++) {
-                int64_t gate_rows = c->rows[set].gates * H;
-                const REAL *packed = c->w_ih[set] + NAME(packed_at)(i0, 1, m->id, gate_rows);
-                for (int64_t j = i0; j < i1; j += TILE) { /* a tile serves all steps while it is in cache */
-                    int64_t end = min(j + TILE, i1);
-                    for (int64_t s = 0; s < steps; s++)
-                        NAME(transposed_product)(c, c->d_x + s * c->I * c->lanes, c->I, j, end, packed,
-                                                 c->d_gates[set] + s * c->gate_step[set], gate_rows, set > 0);
-                    packed += round_up(end - j, 4) * gate_rows;
-                }
-            }
-            for (int64_t s = 0; s < steps; s++)
-                NAME(from_features)(c, (REAL *)a->d_x + NAME(time_of)(c, step0 + s) * c->B * c->I, c->I,
-                                    c->d_x + s * c->I * c->lanes, c->I, i0, i1);
-        }
+        if (a->d_x)
+            NAME(input_gradient)(c, m, step0, steps);
         wait_for_team(c->team, m->size);
     }
     NAME(from_features)(c, a->d_h0, H, c->d_h, H, m->u0, m->u1);
@@ -1057,10 +1102,10 @@ static int NAME(pass)(const struct arguments *a, int is_backward)
 
     struct arena arena = {0};
     NAME(lay_out)(&c, &arena, is_backward);
-    void *storage;
-    if (posix_memalign(&storage, 64, arena.used + 4096)) /* the products prefetch past the end */
+    struct storage *storage = get_storage(arena.used);
+    if (storage == NULL)
         return 1;
-    arena = (struct arena){storage, 0};
+    arena = (struct arena){storage->data, 0};
     NAME(lay_out)(&c, &arena, is_backward);
     for (int64_t b = 0; b < c.lanes; b++)
         c.lengths[b] = b >= c.B ? 0 : a->lengths ? (INT)min(a->lengths[b], c.T) : (INT)c.T;
@@ -1068,7 +1113,7 @@ static int NAME(pass)(const struct arguments *a, int is_backward)
         NAME(join)(&c, is_backward);
     else
         parallel(is_backward ? NAME(join_backward) : NAME(join_forward), &c, (unsigned)c.threads, 0);
-    free(storage);
+    give_back(storage);
     return 0;
 }
 
