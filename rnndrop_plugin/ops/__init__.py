@@ -1,7 +1,7 @@
 """Pure functions on tensors: dropout masks, the recurrences that read them, the output layer with its loss."""
 
-from rnndrop_plugin.ops.dispatch import BACKENDS, choose_backend, recurrence
 from rnndrop_plugin.ops.cross_entropy import linear_cross_entropy, linear_cross_entropy_ref
+from rnndrop_plugin.ops.dispatch import BACKENDS, choose_backend, recurrence
 from rnndrop_plugin.ops.masks import NO_MASKS, SAMPLINGS, SCALINGS, Mask, Masks, draw_mask
 from rnndrop_plugin.ops.reference import NONLINEARITIES, State, Weights
 
