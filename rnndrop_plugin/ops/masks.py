@@ -107,5 +107,15 @@ def draw_mask(
     if not training:
         return IDENTITY if scaling == "inverted" else Mask(None, 1 - rate)
     shape = (time, batch, hidden) if sampling == "step" else (batch, hidden)
-    keep = torch.empty(shape, dtype=torch.bool, device=device).bernoulli_(1 - rate, generator=generator)
+    keep = _bernoulli(1 - rate, shape, device, generator)
     return Mask(keep, 1 / (1 - rate) if scaling == "inverted" else 1.0)
+
+
+def _bernoulli(p: float, shape: tuple[int, ...], device, generator: torch.Generator | None) -> Tensor:
+    """True with probability ``p`` (on a CPU to 2**-32, faster than torch's bernoulli_)."""
+    keep = torch.empty(shape, dtype=torch.bool, device=device)
+    if keep.device.type != "cpu":
+        return keep.bernoulli_(p, generator=generator)
+    bits = torch.empty((keep.numel() + 1) // 2, dtype=torch.int64, device="cpu")
+    bits = bits.random_(-(2**63), None, generator=generator).view(torch.int32)[: keep.numel()].view(shape)
+    return torch.lt(bits, min(round(p * 2**32), 2**32 - 1) - 2**31, out=keep)
