@@ -18,6 +18,7 @@ from rnndrop_plugin.ops import (
     draw_mask,
     recurrence,
 )
+from rnndrop_plugin.ops.dispatch import in_autocast
 from rnndrop_plugin.ops.masks import check_choice, check_rate
 
 
@@ -189,7 +190,7 @@ class _RecurrentDropout(nn.RNNBase):
             raise TypeError(f"hx must be {form}, got {', '.join(type(s).__name__ for s in state)}")
         for s in state:
             self.check_hidden_size(s, (size[0], size[2]) if unbatched else size)
-            if s.dtype != sequence.dtype and not _in_autocast(s.device.type):
+            if s.dtype != sequence.dtype and not in_autocast(s.device.type):
                 raise ValueError(f"hx is of {s.dtype}, the input of {sequence.dtype}: they must be the same")
         return sequence, lengths, tuple(s.unsqueeze(1) for s in state) if unbatched else state
 
@@ -224,10 +225,6 @@ class _RecurrentDropout(nn.RNNBase):
         if self.backend != "auto":
             parts.append(f"backend={self.backend}")
         return ", ".join(parts)
-
-
-def _in_autocast(device: str) -> bool:
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 class LSTM(_RecurrentDropout, nn.LSTM):

@@ -1,5 +1,7 @@
 """The one place that chooses which backend runs a recurrence."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -71,13 +73,15 @@ def recurrence(
     CPU half types are computed in float32.
 
     Raises:
-        ValueError: a mask whose shape does not fit, or a backend that cannot do what is asked.
+        ValueError: a mask whose shape does not fit or that the cell does not have, or a backend that cannot do what is asked.
     """
     if cell not in reference.STEPS:
         raise ValueError(f"cell must be one of {', '.join(reference.STEPS)}, got {cell!r}")
     time, batch, _ = input.shape
     hidden = weights.hh.size(1)
     for name, mask in masks._asdict().items():
+        if cell == "rnn" and name != "hidden" and (mask.keep is not None or mask.scale != 1):
+            raise ValueError(f"an RNN has no {name} to drop: it takes only a hidden mask (Eq. 2)")
         if mask.keep is not None and tuple(mask.keep.shape) not in ((batch, hidden), (time, batch, hidden)):
             raise ValueError(
                 f"the {name} mask must be ({batch}, {hidden}) or ({time}, {batch}, {hidden}), "
@@ -85,11 +89,12 @@ def recurrence(
             )
     device = input.device.type
     backend = choose_backend(cell, masks, nonlinearity=nonlinearity, device=device, dtype=input.dtype, backend=backend)
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
+    autocast = in_autocast(device)
+    dtype = torch.get_autocast_dtype(device) if autocast and input.dtype != torch.float64 else input.dtype
     half_on_cpu = device == "cpu" and dtype.itemsize < 4 and backend != "reference"
     input, state, weights = _cast(input, state, weights, torch.float32 if half_on_cpu else dtype)
     options = autograd.Options(cell, masks, nonlinearity, lengths, reverse)
-    with torch.autocast(device, enabled=False):
+    with torch.autocast(device, enabled=False) if autocast else nullcontext():
         if backend == "reference":
             arguments = options._asdict()
             del arguments["cell"]
@@ -100,6 +105,11 @@ def recurrence(
             kernel = cpu if backend == "cpu" and batch > 0 else bptt
             output, state = autograd.run(kernel, options, input, state, weights)
     return output.to(dtype), tuple(s.to(dtype) for s in state)
+
+
+def in_autocast(device: str) -> bool:
+    """Whether autocast is on for ``device``; some (meta) have none."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def _cast(input: Tensor, state: State, weights: Weights, dtype: torch.dtype) -> tuple[Tensor, State, Weights]:
