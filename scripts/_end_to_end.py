@@ -1,0 +1,131 @@
+"""Words per second of fairseq-train: lstm_rnndrop against fairseq's own lstm_lm (for benchmark.py --end-to-end)."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from plot_log import entries
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[1]
+BASELINE = "fairseq's lstm_lm, no dropout"
+INTERVAL = 10  # updates that one figure of the log is the mean of; the first interval is not counted
+
+
+class Speed(NamedTuple):
+    """How fast one model trains.
+
+    Attributes:
+        words_per_second: median over the repetitions of each run's median.
+        ratio: that of the runs to the baseline's run of the same repetition, median; above 1 is faster.
+        repetitions: each run's median.
+    """
+
+    name: str
+    words_per_second: float
+    ratio: float
+    repetitions: list[float]
+
+
+def end_to_end(
+    data: Path | None = None,
+    *,
+    size: int = 256,
+    rows: int = 32,
+    steps: int = 35,
+    updates: int = 50,
+    repetitions: int = 3,
+    threads: int | None = None,
+) -> list[Speed]:
+    """Train the word models of the paper's Table 2 for some updates each, one after the other, several times over.
+
+    All have one layer of ``size`` units, embeddings of that size and plain SGD; only lstm_rnndrop with update
+    dropout drops anything. lstm_lm reads its data in the main process, which is faster here than its default.
+
+    Args:
+        data: a folder made by a prepare_*.py script, or one that holds the Penn Treebank; None for Python's
+            reference manual, as the quickstart has it.
+        rows, steps: of a batch.
+        updates: of each run, at least twice INTERVAL.
+        threads: OMP_NUM_THREADS of the runs, None for what it is now.
+
+    Raises:
+        OSError, ValueError: the folder cannot be used, or a run fails.
+    """
+    if updates < 2 * INTERVAL:
+        raise ValueError(f"at least {2 * INTERVAL} updates are needed, got {updates}")
+    environment = dict(os.environ)
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    flags = (
+        f"--tokens-per-sample {steps} --batch-size {rows} --required-batch-size-multiple 1 --sentence-avg --optimizer "
+        f"sgd --lr 0.1 --clip-norm 10 --max-update {updates} --disable-validation --no-save --seed 1 --log-format json "
+        f"--log-interval {INTERVAL} --decoder-embed-dim {size} --decoder-hidden-size {size}"
+    ).split()
+    flags += [] if torch.cuda.is_available() else ["--cpu"]
+    ours = f"--user-dir {ROOT / 'rnndrop_plugin'} --task rnndrop_language_modeling --arch lstm_rnndrop".split()
+    ours += ["--criterion", "rnndrop_cross_entropy"]
+    models = {
+        BASELINE: (
+            f"--task language_modeling --arch lstm_lm --decoder-out-embed-dim {size} --dropout 0 --criterion "
+            "cross_entropy --sample-break-mode none --num-workers 0"
+        ).split(),
+        "lstm_rnndrop, no dropout": ours,
+        "lstm_rnndrop, update dropout 0.25 per step": [*ours, "--update-dropout", "0.25"],
+    }
+    runs: dict[str, list[float]] = {name: [] for name in models}
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = prepare(data, Path(folder))
+        plan = [(name, model) for _ in range(repetitions) for name, model in models.items()]
+        for name, model in tqdm(plan, desc="fairseq-train", unit=" runs", leave=False, disable=None):
+            runs[name].append(_train([str(prepared), *flags, *model], Path(folder) / "train.log", environment))
+    return [
+        Speed(
+            name,
+            median(speeds),
+            median(speed / baseline for speed, baseline in zip(speeds, runs[BASELINE], strict=True)),
+            speeds,
+        )
+        for name, speeds in runs.items()
+    ]
+
+
+def prepare(data: Path | None, folder: Path) -> Path:
+    """``data`` where it is prepared data already, otherwise a folder in ``folder`` with it prepared.
+
+    Raises:
+        OSError, ValueError: ``data`` is neither prepared data nor the Penn Treebank.
+    """
+    if data is not None and (data / "dict.txt").is_file():
+        return data
+    if data is not None:
+        script = ["prepare_ptb.py", "--level", "word", "--source", str(data)]
+    else:
+        from pydoc_data.topics import topics
+
+        text = folder / "text.txt"
+        text.write_text("\n\n".join(topics.values()), encoding="utf-8")
+        script = ["prepare_text.py", str(text), "--by", "paragraph", "--lower"]
+    prepared = folder / "data"
+    command = [sys.executable, str(ROOT / "scripts" / script[0]), *script[1:], "--dest", str(prepared)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(done.stderr.strip().splitlines()[-1])
+    return prepared
+
+
+def _train(arguments: list[str], log: Path, environment: dict[str, str]) -> float:
+    """The median words per second in the log of a run of fairseq-train."""
+    command = [sys.executable, "-m", "fairseq_cli.train", *arguments]
+    with log.open("w", encoding="utf-8") as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
+    if done.returncode:
+        lines = log.read_text(encoding="utf-8").strip().splitlines() or ["it printed nothing"]
+        raise ValueError(f"fairseq-train {' '.join(arguments)}: exit status {done.returncode}: {lines[-1]}")
+    speeds = [float(entry["wps"]) for entry in entries(log) if "wps" in entry]
+    return median(speeds[1:])
