@@ -9,6 +9,7 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
+from fairseq.data import Dictionary
 from plot_log import entries
 from tqdm import tqdm
 
@@ -23,12 +24,14 @@ class Speed(NamedTuple):
     Attributes:
         words_per_second: median over the repetitions of each run's median.
         ratio: that of the runs to the baseline's run of the same repetition, median; above 1 is faster.
+        operations: multiplications and additions of the products that a word takes, forward and backward.
         repetitions: each run's median.
     """
 
     name: str
     words_per_second: float
     ratio: float
+    operations: int
     repetitions: list[float]
 
 
@@ -81,14 +84,17 @@ def end_to_end(
     runs: dict[str, list[float]] = {name: [] for name in models}
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(data, Path(folder))
+        vocabulary = len(Dictionary.load(str(prepared / "dict.txt")))
         plan = [(name, model) for _ in range(repetitions) for name, model in models.items()]
         for name, model in tqdm(plan, desc="fairseq-train", unit=" runs", leave=False, disable=None):
             runs[name].append(_train([str(prepared), *flags, *model], Path(folder) / "train.log", environment))
+    operations = 3 * 2 * size * (4 * 2 * size + vocabulary)
     return [
         Speed(
             name,
             median(speeds),
             median(speed / baseline for speed, baseline in zip(speeds, runs[BASELINE], strict=True)),
+            operations,
             speeds,
         )
         for name, speeds in runs.items()

@@ -36,6 +36,8 @@ def test_speeds_and_ratios(fairseq_train, stream_data):
     baseline, plain, update = end_to_end(stream_data, size=8, rows=2, steps=5, repetitions=3, threads=2)
     assert (baseline.name, baseline.words_per_second, baseline.ratio) == (BASELINE, 200, 1)
     assert baseline.repetitions == [100, 200, 300]
+    lstm, output = 4 * 8 * (8 + 8), 8 * 24  # weights, 24 types in the dictionary
+    assert baseline.operations == update.operations == 3 * 2 * (lstm + output)
     assert (plain.words_per_second, plain.ratio) == (300, 1.5)  # of 3, 1.5 and 1
     assert (update.words_per_second, update.ratio) == (400, 2.0)
     commands = [command for command, threads in fairseq_train if threads == "2"]
