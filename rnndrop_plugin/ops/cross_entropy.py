@@ -1,11 +1,14 @@
 """The output layer and its loss as one function, without keeping the logits."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 SMALL = 2**20  # up to this many logits the plain operations are as fast
 CHUNK = 2**22  # logits at a time: 16 MB, so that the softmax and the products find them in the cache
+ROWS = 256  # at a time at least: the products of fewer are slow
 
 
 def linear_cross_entropy(
@@ -96,11 +99,12 @@ def _chunked(
     grad_features = torch.empty_like(features) if wanted[0] else None
     grad_weight = torch.zeros_like(weight) if wanted[1] else None
     grad_bias = torch.zeros_like(bias) if wanted[2] else None
-    loss, nll = features.new_zeros(2).unbind()
+    loss, nll = features.new_zeros(()), features.new_zeros(())
     share = label_smoothing / (vocabulary - 1)
-    rows = -(-len(target) // -(-len(target) * vocabulary // CHUNK))
+    chunks = min(math.ceil(len(target) * vocabulary / CHUNK), math.ceil(len(target) / ROWS))
+    rows = math.ceil(len(target) / chunks)
     # A product is up to a third slower where the rows of its result do not begin at cache lines of 64 bytes.
-    padded = features.new_empty(rows, -(-vocabulary // 16) * 16)
+    padded = features.new_empty(rows, math.ceil(vocabulary / 16) * 16)
     ones = features.new_ones(rows)
     for start in range(0, len(target), rows):
         chunk = slice(start, start + rows)

@@ -14,6 +14,7 @@ TOLERANCES = {torch.float32: 2e-6, torch.float64: 1e-14}
 def chunks(monkeypatch):
     """Chunks of three rows at the sizes below, and no way around them."""
     monkeypatch.setattr(cross_entropy, "SMALL", 0)
+    monkeypatch.setattr(cross_entropy, "ROWS", 1)
     monkeypatch.setattr(cross_entropy, "CHUNK", 40)
 
 
@@ -136,6 +137,15 @@ def test_gradcheck(chunks):
     # The second backward of one loss takes the plain form: other rounding.
     assert torch.autograd.gradcheck(loss, leaves, nondet_tol=1e-12)
     assert torch.autograd.gradgradcheck(loss, leaves)
+
+
+def test_dummy_batch(chunks):
+    """fairseq multiplies the loss by zero in place where a process has no batch left."""
+    features, weight, bias, target = problem()
+    loss, _ = linear_cross_entropy(features, weight, bias, target, PAD)
+    loss *= 0
+    loss.backward()
+    assert loss == 0 and all((x.grad == 0).all() for x in (features, weight, bias))
 
 
 def test_backward_twice(chunks):
