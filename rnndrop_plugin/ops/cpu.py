@@ -90,6 +90,11 @@ def unavailable() -> str | None:
     return _load()[1]
 
 
+def instructions() -> str:
+    """The instruction set that the compiled recurrences use here: avx512, avx2 or plain."""
+    return _load()[0].rnndrop_instructions().decode()
+
+
 @functools.cache
 def warn_unavailable() -> None:
     """Log once that the slower torch operations serve instead, and what to do about it."""

@@ -1,0 +1,89 @@
+import json
+import subprocess
+import sys
+
+import benchmark
+import pytest
+import torch
+
+from rnndrop_plugin.ops import choose_backend
+
+TINY = benchmark.Shape(3, 2, 4, 5)
+
+
+def run(*args):
+    command = [sys.executable, benchmark.__file__, "--threads", "1", "--seconds", "0.01", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_figures(tmp_path):
+    files = tmp_path / "figures.json", tmp_path / "figures.svg"
+    done = run("--shapes", TINY, "--families", "LSTM", "--json", files[0], "--plot", files[1])
+    assert done.returncode == 0, done.stderr
+    result = json.loads(files[0].read_text())
+    assert result["threads"] == 1 and result["product rate"] > 0
+    figures = result["figures"]
+    assert {figure["section"] for figure in figures} == set(benchmark.SECTIONS)
+    for figure in figures:
+        assert figure["value"] > 0
+        assert figure["name"] in done.stdout and f"[{figure['backend']}]" in done.stdout
+        if figure["section"] != "growth" and figure["name"].startswith("torch.nn"):
+            assert figure["ratio"] == 1
+        if "update dropout" in figure["name"] and "rnndrop" in figure["name"] and figure["section"] == "training":
+            assert figure["backend"] == choose_backend("lstm")
+    drops = [figure["name"] for figure in figures if figure["section"] == "training"]
+    for kind in ("update", "hidden", "cell"):
+        for sampling in ("step", "sequence"):
+            assert f"rnndrop LSTM, {kind} dropout per {sampling}" in drops
+    growth = [figure["shape"] for figure in figures if figure["section"] == "growth"]
+    assert growth == [[3, 2, 4, 10]] * 2 + [[3, 4, 4, 5]] * 2 + [[6, 2, 4, 5]] * 2
+    assert "rnndrop LSTM, update dropout per step" in files[1].read_text()
+
+
+def test_layers_do_what_their_names_say():
+    for family in benchmark.GATES:
+        for layer in benchmark.training_layers(family):
+            module = layer.build(4, 5)
+            assert ("update dropout" in layer.name) == (getattr(module, "update_dropout", 0) > 0)
+            assert ("hidden dropout" in layer.name) == (getattr(module, "hidden_dropout", 0) > 0)
+            assert ("cell dropout" in layer.name) == (getattr(module, "cell_dropout", 0) > 0)
+            for kind in ("update", "hidden", "cell"):
+                if f"{kind} dropout" in layer.name:
+                    assert getattr(module, f"{kind}_sampling") == layer.name.split()[-1]
+            assert layer.backend == "torch.nn" or module.backend in ("auto", layer.backend)
+            assert ("paper's" in layer.name) == (getattr(module, "cell", "") == "gru")
+        for layer in benchmark.evaluation_layers(family):
+            assert layer.name.endswith(f"{getattr(layer.build(4, 5), 'scaling', 'no dropout')} scaling") or (
+                layer.backend == "torch.nn"
+            )
+
+
+def test_a_step_trains_or_evaluates(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args: calls.append(args))
+    layer = benchmark.ours("LSTM", "update")
+    benchmark.make_step(layer, TINY, training=False)()
+    assert not calls
+    benchmark.make_step(layer, TINY, training=True)()
+    ((output, leaves, gradient),) = calls
+    assert output.shape == gradient.shape == (3, 2, 5) and len(leaves) == 5
+
+
+def test_operations():
+    # W x and U h, 4 gates, a multiplication and an addition each; the gradients of both factors
+    assert benchmark.operations("LSTM", TINY, False) == 3 * 2 * 2 * (20 * 4 + 20 * 5)
+    assert benchmark.operations("LSTM", TINY, True) == 3 * benchmark.operations("LSTM", TINY, False)
+
+
+@pytest.mark.parametrize(
+    "args, words",
+    [
+        (["--shapes", "3,4,5"], "'3,4,5' is not TIME,BATCH,INPUT,HIDDEN"),
+        (["--sections", "memory", "--plot", "x.png"], "--plot needs the section training"),
+        (["--json", "/no/such/folder/x.json"], "no such folder"),
+    ],
+)
+def test_bad_arguments(args, words):
+    done = run(*args)
+    assert done.returncode == 2
+    assert words in done.stderr
