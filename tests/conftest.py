@@ -86,13 +86,16 @@ def command():
             patch.setattr(sys, "argv", [f"fairseq-{name}", *map(str, arguments)])
             if hasattr(module, "reset_logging"):
                 patch.setattr(module, "reset_logging", lambda: None)
-            patch.setattr(logging.getLogger(), "level", logging.INFO)
             compat.silence_warnings()
-            logging.getLogger().addHandler(handler)
+            root = logging.getLogger()
+            level = root.level
+            root.setLevel(logging.INFO)
+            root.addHandler(handler)
             try:
                 module.cli_main()
             finally:
-                logging.getLogger().removeHandler(handler)
+                root.removeHandler(handler)
+                root.setLevel(level)
         return records
 
     return run

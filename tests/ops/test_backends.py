@@ -66,6 +66,7 @@ def make(
     masks = {
         kind: draw_mask(rate, time, batch, hidden, sampling=sampling, scaling=scaling, training=training)
         for kind in kinds
+        if cell != "rnn" or kind == "hidden"  # an RNN has nothing else to drop
     }
     return Problem(
         cell,
@@ -180,7 +181,7 @@ def test_non_contiguous_tensors(backend, cell):
         return wide[..., 0].requires_grad_()
 
     def batch_first(x):
-        return x.transpose(0, 1).contiguous().transpose(0, 1) if x.dim() == 3 else x
+        return x.transpose(0, 1).contiguous().transpose(0, 1) if x is not None and x.dim() == 3 else x
 
     masks = Masks(*(Mask(batch_first(m.keep), m.scale) for m in plain.masks))
     problem = plain._replace(
@@ -312,3 +313,11 @@ def test_on_cuda(cell, kinds):
         expected = sum(results(problem.to(torch.float64), "reference", lengths=lengths), [])
         # cuDNN and cuBLAS may round products to TF32.
         assert error(found, expected) < 1e-2, backend
+
+
+@pytest.mark.parametrize("kind", ["update", "cell"])
+def test_an_rnn_has_only_a_hidden_state_to_drop(kind):
+    problem = make("rnn", (4, 2, 5, 3))
+    masks = Masks(**{kind: draw_mask(0.5, 4, 2, 3)})
+    with pytest.raises(ValueError, match=f"an RNN has no {kind} to drop"):
+        recurrence(*problem._replace(masks=masks))

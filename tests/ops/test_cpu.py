@@ -34,6 +34,8 @@ def random_problem(cell, time, batch, features, hidden, dtype=torch.float32):
         Mask(torch.rand(batch, hidden) < 0.8, 1 / 0.8),
         Mask(torch.rand(time, batch, hidden) < 0.9),
     )
+    if cell == "rnn":  # which has nothing else to drop
+        masks = Masks(hidden=masks.hidden)
     state = tuple(leaf(batch, hidden) for _ in range(2 if cell == "lstm" else 1))
     return cell, leaf(time, batch, features), state, weights, masks
 

@@ -78,13 +78,12 @@ def interrupt(monkeypatch):
     return at
 
 
-@pytest.mark.parametrize(
-    ("update_freq", "scheduler", "lr"), [(1, "rnndrop_plateau", 20), (3, "reduce_lr_on_plateau", 60)]
-)
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(train, interrupt, tmp_path, update_freq, scheduler, lr):
+@pytest.mark.parametrize(("update_freq", "scheduler"), [(1, "rnndrop_plateau"), (3, "reduce_lr_on_plateau")])
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(train, interrupt, tmp_path, update_freq, scheduler):
     """Killed in the middle of an epoch, and stopped exactly at the end of one whose validation shrinks the rate."""
-    options = ("--update-freq", update_freq, "--lr-scheduler", scheduler, "--lr-shrink", 0.5, "--lr", lr)
+    options = ("--update-freq", update_freq, "--lr-scheduler", scheduler, "--lr-shrink", 0.5, "--lr", 1)
     options += ("--save-interval-updates", 3)
+    options += ("--maximize-best-checkpoint-metric",)  # so that a loss that falls is a reason to shrink the rate
     whole = train("whole", *options)
     rates = [float(rate) for rate in whole.metrics("lr", "train_inner")]
     per_epoch = len(rates) // 3
