@@ -90,6 +90,7 @@ def command():
             root = logging.getLogger()
             level = root.level
             root.setLevel(logging.INFO)
+            logging.getLogger("fairseq").setLevel(logging.NOTSET)  # which scripts have set higher
             root.addHandler(handler)
             try:
                 module.cli_main()
