@@ -130,6 +130,19 @@ static void *take(struct arena *arena, size_t bytes)
     return arena->base ? arena->base + start : NULL;
 }
 
+/* Ask for huge pages, which a page fault each spares most of the cost of fresh memory; a hint. */
+static void prefer_huge_pages(void *memory, size_t bytes)
+{
+#ifdef MADV_HUGEPAGE
+    uintptr_t first = ((uintptr_t)memory + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    uintptr_t end = ((uintptr_t)memory + bytes) / HUGE_PAGE * HUGE_PAGE;
+    if (memory && first < end)
+        madvise((void *)first, end - first, MADV_HUGEPAGE);
+#else
+    (void)memory, (void)bytes;
+#endif
+}
+
 /* The working storage of a call; one is kept for the next call, since fresh pages cost as much as packing. */
 struct storage {
     size_t bytes;
@@ -145,13 +158,9 @@ static struct storage *get_storage(size_t bytes)
     if (storage && ((struct storage *)storage)->bytes >= bytes)
         return storage;
     free(storage);
-    size_t page = bytes < HUGE_PAGE ? 64 : HUGE_PAGE;
-    if (posix_memalign(&storage, page, sizeof(struct storage) + bytes))
+    if (posix_memalign(&storage, 64, sizeof(struct storage) + bytes))
         return NULL;
-#ifdef MADV_HUGEPAGE
-    if (page == HUGE_PAGE)
-        madvise(storage, bytes / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE); /* fewer pages to walk through; a hint */
-#endif
+    prefer_huge_pages(storage, bytes);
     ((struct storage *)storage)->bytes = bytes;
     return storage;
 }

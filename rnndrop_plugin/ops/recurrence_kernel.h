@@ -914,6 +914,8 @@ static void NAME(weight_gradient)(const call_t *c, const member_t *m, REAL *dw, 
                     row[r] = dw + ((set.first_gate + r % set.gates) * c->H + u + r / set.gates) * n + j;
                     if (!first_chunk)
                         NAME(copy)(sum + r * PANEL, row[r], used);
+                    for (size_t k = 0; k < PANEL * sizeof(REAL); k += 64)
+                        __builtin_prefetch((const char *)(row[r] + PANEL) + k, 1); /* the next block */
                 }
                 FOR_PANELS(c, p, width)
                     NAME(multiply_panels)(sum, d + NAME(at)(p, width, features, u * set.gates),
@@ -1107,6 +1109,16 @@ static int NAME(pass)(const struct arguments *a, int is_backward)
         return 1;
     arena = (struct arena){storage->data, 0};
     NAME(lay_out)(&c, &arena, is_backward);
+    int64_t rows = (c.sets == 1 ? c.rows[0].gates : 3) * c.H;
+    if (is_backward) {
+        prefer_huge_pages(a->d_x, sizeof(REAL) * c.T * c.B * c.I);
+        prefer_huge_pages(a->d_w_ih, sizeof(REAL) * rows * c.I);
+        prefer_huge_pages(a->d_w_hh, sizeof(REAL) * rows * c.H);
+    } else {
+        prefer_huge_pages(a->output, sizeof(REAL) * c.T * c.B * c.H);
+        for (int k = 0; k < 3; k++) /* one at least of what is saved of each row */
+            prefer_huge_pages(a->saved[k], sizeof(REAL) * c.T * c.H * c.lanes * (k == 0 ? c.rows[0].gates : 1));
+    }
     for (int64_t b = 0; b < c.lanes; b++)
         c.lengths[b] = b >= c.B ? 0 : a->lengths ? (INT)min(a->lengths[b], c.T) : (INT)c.T;
     if (c.threads == 1)
