@@ -79,7 +79,7 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
     try:
         # The OpenMP runtime that torch loaded, whatever its name, so that there is no second one.
         runtime = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        library.rnndrop_set_threading(runtime.GOMP_parallel, runtime.omp_get_num_threads)
+        library.rnndrop_set_threading(runtime.GOMP_parallel, runtime.omp_get_num_threads, runtime.omp_get_thread_num)
     except (OSError, AttributeError):
         _logger.warning("torch's OpenMP runtime was not found: the compiled recurrence runs on one thread")
     return library, None

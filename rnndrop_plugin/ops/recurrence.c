@@ -59,16 +59,17 @@ struct arguments {
 typedef void parallel_function(void (*function)(void *), void *data, unsigned threads, unsigned flags);
 
 static parallel_function *parallel;
-static int (*team_size)(void);
+static int (*team_size)(void), (*number_in_team)(void);
 
-void rnndrop_set_threading(parallel_function *run, int (*size)(void))
+void rnndrop_set_threading(parallel_function *run, int (*size)(void), int (*number)(void))
 {
     parallel = run;
     team_size = size;
+    number_in_team = number;
 }
 
 struct team {
-    atomic_int tickets, arrived;
+    atomic_int arrived;
     atomic_uint phase;
 };
 

@@ -1022,7 +1022,11 @@ static void NAME(backward_member)(const call_t *c, member_t *m)
 static void NAME(join)(void *data, int is_backward)
 {
     call_t *c = data;
-    member_t m = {.id = atomic_fetch_add(&c->team->tickets, 1), .size = c->threads == 1 ? 1 : team_size()};
+    member_t m = {.id = 0, .size = 1};
+    if (c->threads > 1) { /* the same thread has the same part in every call: some of it is in its core's cache */
+        m.id = number_in_team();
+        m.size = team_size();
+    }
     m.u0 = share(c->H, m.id, m.size);
     m.u1 = share(c->H, m.id + 1, m.size);
     if (is_backward)
