@@ -54,9 +54,10 @@ def test_two_half_windows_equal_one_whole_window(arch, training):
 
 
 def test_two_half_windows_equal_one_whole_window_under_the_same_masks():
-    # Masks of one layer are drawn step by step from one generator, so two windows draw what one does.
+    # Masks of one layer are drawn step by step from one generator, in words of 8 bytes; where a step fills such
+    # words (4 rows of 6 units), two windows draw what one does.
     model = build(update_dropout=0.5, hidden_dropout=0.0).train()
-    source = tokens(model)
+    source = tokens(model, rows=4)
     torch.manual_seed(7)
     whole = logits(model, source, starts_stream=True)
     torch.manual_seed(7)
