@@ -50,12 +50,13 @@ def seed(text: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Make the paper's Temporal Order data (section 4.1) for classification with fairseq. Each sequence "
-        "has three equal parts, with one of A and B at a random place of the first part and one of the second; all other "
-        "symbols are C or D. The class is the order of the two: AA, AB, BA or BB. "
-        f"Writes {SIZES['train']:,} sequences for training, {SIZES['test']:,} for testing and, which the paper does not "
-        f"have, {SIZES['valid']:,} for validation: the symbols in word/, the classes in label/, and one-hot vectors of the "
-        "symbols in vectors.txt (for --decoder-embed-path). The same length and seed make the same data.",
+        description="Make the paper's Temporal Order data (section 4.1) for classification with fairseq. Each "
+        "sequence has three equal parts, with one of A and B at a random place of the first part and one of the "
+        "second; all other symbols are C or D. The class is the order of the two: AA, AB, BA or BB. "
+        f"Writes {SIZES['train']:,} sequences for training, {SIZES['test']:,} for testing and, which the paper does "
+        f"not have, {SIZES['valid']:,} for validation: the symbols in word/, the classes in label/, and one-hot "
+        "vectors of the symbols in vectors.txt (for --decoder-embed-path). The same length and seed make the same "
+        "data.",
     )
     parser.add_argument(
         "--length",
