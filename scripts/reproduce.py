@@ -2,6 +2,7 @@
 
 import argparse
 import fnmatch
+import json
 import platform
 import shlex
 import subprocess
@@ -12,18 +13,19 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from _common import positive, run
-from _runs import Run, Runs, write_json
+from _runs import Run, Runs, write_whole
 
 ROOT = Path(__file__).parents[1]
 PLUGIN = ["--user-dir", str(ROOT / "rnndrop_plugin"), "--task", "rnndrop_classification"]
-LOGGING = "--log-format json --log-interval 1000000".split()  # the statistics of epochs alone
+LOGGING = "--log-format json --log-interval 1000000".split()  # what an epoch has, nothing between
 
 
 # Table 1: Temporal Order. Optimisation: section 4.1; clipping and initialisation: the authors' code.
 ORDER_DATA_SEED = 1
 ORDER_TRAIN = (
     "--arch lstm_rnndrop_classifier_temporal_order --criterion rnndrop_classification --batch-size 32 "
-    "--optimizer sgd --lr 0.1 --clip-norm 5 --batch-size-valid 500 --no-progress-bar"
+    "--optimizer sgd --lr 0.1 --clip-norm 5 --batch-size-valid 500 --validate-interval 10 "
+    "--keep-last-epochs 5"  # a few epochs may pass before a run that has reached its target is stopped
 ).split()
 ORDER_RATE = 0.5
 ORDER_TARGET = 99.5  # percent of the training sequences, masks on: in two epochs in a row, the task is solved
@@ -44,7 +46,7 @@ WHOSE = {"update": "update (the paper's)", "hidden": "hidden (Gal)", "cell": "ce
 TWITTER_TRAIN = (
     "--criterion rnndrop_classification --f1-classes positive,negative --batch-size 32 --optimizer rnndrop_rmsprop "
     "--lr 0.001 --lr-scheduler fixed --force-anneal 2 --lr-shrink 0.99 --best-checkpoint-metric f1 "
-    "--maximize-best-checkpoint-metric --no-epoch-checkpoints --batch-size-valid 100 --no-progress-bar"
+    "--maximize-best-checkpoint-metric --no-epoch-checkpoints --batch-size-valid 100"
 ).split()
 TWITTER_PRETRAINING = "--max-epoch 3 --seed 1".split()
 TWITTER_FINE_TUNING = "--max-epoch 10".split()
@@ -120,7 +122,6 @@ def order_runs(args: argparse.Namespace) -> list[Run]:
             data = order_data(args, length)
             shared = [str(data), *PLUGIN, *LOGGING, *device()]
             train = [*shared, *ORDER_TRAIN, "--decoder-embed-path", str(data / "vectors.txt"), "--seed", str(seed)]
-            train += ["--keep-last-epochs", "5"]  # the checkpoint to test is a few epochs old when the run is stopped
             common = {
                 "test": [*shared, "--batch-size", "100"],
                 "splits": ["test"],
@@ -187,7 +188,7 @@ def order_markdown(results: dict[str, dict]) -> str:
         none = results.get(f"{length}-none/{seed}")
         times = f"{result['updates'] / none['updates']:.1f}" if none else ""
         figures = [f"{result['training']:.2f}", f"{result['test']['test']:.2f}", f"{result['seconds']:.0f}"]
-        solved = "yes" if result["solved"] else f"not solved after {result['updates']:,} updates"
+        solved = "yes" if result["solved"] else "no"
         lines.append(row([name, solved, f"{result['updates']:,}", times, *figures]))
     lines += [
         "",
@@ -210,21 +211,20 @@ def twitter_prepare(args: argparse.Namespace) -> None:
 
 def twitter_runs(args: argparse.Namespace) -> list[Run]:
     """For each network and rate the pre-training, then the fine-tuning with each seed."""
+    data = args.data or Path("DATA")  # --list needs none
     runs = []
-    if args.data is None:
-        args.data = Path("DATA")
     for network, rate in TWITTER_PAPER:
         shared = [*PLUGIN, *LOGGING, *device()]
         train = [*shared, *TWITTER_TRAIN, "--arch", f"{network}_rnndrop_classifier_semeval"]
-        train += ["--decoder-embed-path", str(args.data / "vectors.txt"), TWITTER_RATES[network], rate]
-        test = [str(args.data), *shared, "--batch-size", "100"]
+        train += ["--decoder-embed-path", str(data / "vectors.txt"), TWITTER_RATES[network], rate]
+        test = [str(data), *shared, "--batch-size", "100"]
         before = f"{network}-{rate}-pretraining/seed1"
-        runs.append(Run(before, [str(args.data / "weak"), *train, *TWITTER_PRETRAINING], [], [], "f1"))
+        runs.append(Run(before, [str(data / "weak"), *train, *TWITTER_PRETRAINING], [], [], "f1"))
         for seed in args.seeds:
             runs.append(
                 Run(
                     f"{network}-{rate}/seed{seed}",
-                    [str(args.data), *train, *TWITTER_FINE_TUNING, "--seed", str(seed)],
+                    [str(data), *train, *TWITTER_FINE_TUNING, "--seed", str(seed)],
                     test,
                     list(TWITTER_SPLITS),
                     "f1",
@@ -273,13 +273,14 @@ TABLES = {
 
 
 def write(args: argparse.Namespace, runs: Runs) -> str:
-    """Write the results so far as Markdown and JSON, and return the Markdown."""
+    """Write the results so far as Markdown and JSON, in the order of the runs, and return the Markdown."""
     results = {name: runs.results[name] for name in runs.runs if name in runs.results}
     command = shlex.join(["python", "scripts/reproduce.py", *sys.argv[1:]])
     machine = f"{platform.processor() or platform.machine()}, one thread a run, {args.jobs} at a time"
     text = f"{TABLES[args.table].markdown(results)}\nMade by `{command}` ({machine}).\n"
-    write_json(args.out / f"{args.table}.json", {"command": command, "machine": machine, "runs": results})
-    (args.out / f"{args.table}.md").write_text(text, encoding="utf-8")
+    content = {"command": command, "machine": machine, "runs": results}
+    write_whole(args.out / f"{args.table}.json", json.dumps(content, indent=2) + "\n")
+    write_whole(args.out / f"{args.table}.md", text)
     return text
 
 
@@ -320,7 +321,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at a time (default: 1)")
     parser.add_argument("--list", action="store_true", help="print the cells and do nothing else")
     args = parser.parse_args()
-    args.out = (args.out or Path("outputs") / args.table).resolve()
+    args.out = args.out or Path("outputs") / args.table
 
     runs = Runs(TABLES[args.table].runs(args), args.out)
     cells = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in runs.runs))
@@ -332,8 +333,8 @@ def main() -> None:
             raise ValueError(f"{args.table} has no cell {pattern}; --list prints them")
     chosen = [cell for cell in cells if not args.cells or any(fnmatch.fnmatchcase(cell, p) for p in args.cells)]
     TABLES[args.table].prepare(args)
-    args.out.mkdir(parents=True, exist_ok=True)
-    runs.perform([name for name in runs.runs if name.rsplit("/", 1)[0] in chosen], args.jobs, lambda: write(args, runs))
+    names = [name for name in runs.runs if name.rsplit("/", 1)[0] in chosen]
+    runs.perform(names, args.jobs, lambda: write(args, runs))
     print(f"\n{write(args, runs)}\nThe table is in {args.out / args.table}.md and .json")
     for name, reason in runs.failures.items():
         print(f"{name}: {reason}", file=sys.stderr)
