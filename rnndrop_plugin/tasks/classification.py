@@ -28,4 +28,4 @@ class RnndropClassificationTask(SequencesTask):
         return 1
 
     def make_dataset(self, words, capitalisation, targets, split) -> LabelledSequences:
-        return LabelledSequences(words, capitalisation, targets, self.pad)
+        return LabelledSequences(words, capitalisation, targets, self.source_dictionary.pad())
