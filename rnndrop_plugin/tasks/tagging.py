@@ -43,5 +43,10 @@ class RnndropTaggingTask(SequencesTask):
     def make_dataset(self, words, capitalisation, targets, split) -> TaggedSentences:
         extract_length = self.cfg.extract_length if split == self.cfg.train_subset else None
         return TaggedSentences(
-            words, capitalisation, targets, self.source_dictionary.pad(), extract_length=extract_length, seed=self.cfg.seed
+            words,
+            capitalisation,
+            targets,
+            self.source_dictionary.pad(),
+            extract_length=extract_length,
+            seed=self.cfg.seed,
         )
