@@ -52,7 +52,8 @@ class Counts(NamedTuple):
 
 def run(main: Callable[[], None]) -> None:
     """Run a script's ``main``; bad input ends with one line on stderr and exit status 2."""
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    for name in ("fairseq", "rnndrop_plugin"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written folders are removed then too
     try:
         main()

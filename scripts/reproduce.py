@@ -203,10 +203,12 @@ def order_markdown(results: dict[str, dict]) -> str:
 def twitter_prepare(args: argparse.Namespace) -> None:
     """Check that there are data."""
     if args.data is None:
-        raise ValueError("table5 needs --data, a folder made by prepare_semeval.py")
-    for path in (args.data / "word" / "dict.txt", args.data / "weak" / "word" / "dict.txt"):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; --data must be a folder made by prepare_semeval.py")
+        raise ValueError("table5 needs --data, a folder made by prepare_semeval.py with --weak and --vectors")
+    for name in ("word/dict.txt", "weak/word/dict.txt", "vectors.txt"):
+        if not (args.data / name).is_file():
+            raise FileNotFoundError(
+                f"{args.data / name}: no such file; prepare_semeval.py makes it with --weak and --vectors"
+            )
 
 
 def twitter_runs(args: argparse.Namespace) -> list[Run]:
@@ -278,7 +280,8 @@ def write(args: argparse.Namespace, runs: Runs) -> str:
     command = shlex.join(["python", "scripts/reproduce.py", *sys.argv[1:]])
     machine = f"{platform.processor() or platform.machine()}, one thread a run, {args.jobs} at a time"
     text = f"{TABLES[args.table].markdown(results)}\nMade by `{command}` ({machine}).\n"
-    content = {"command": command, "machine": machine, "runs": results}
+    figures = {name: {key: r[key] for key in r if key not in ("train", "checkpoint")} for name, r in results.items()}
+    content = {"command": command, "machine": machine, "runs": figures}
     write_whole(args.out / f"{args.table}.json", json.dumps(content, indent=2) + "\n")
     write_whole(args.out / f"{args.table}.md", text)
     return text

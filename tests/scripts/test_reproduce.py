@@ -178,7 +178,7 @@ def test_damaged_result(plan, table1, tmp_path):
     ("args", "words"),
     [
         (["table1", "--cells", "15-none", "16-none"], "table1 has no cell 16-none; --list prints them"),
-        (["table5"], "table5 needs --data, a folder made by prepare_semeval.py"),
+        (["table5"], "table5 needs --data, a folder made by prepare_semeval.py with --weak and --vectors"),
         (["table5", "--data", "nowhere"], "nowhere/word/dict.txt: no such file"),
         (["table9"], "table9"),
         (["table1", "--budget", "0"], "'0' is not a number above 0"),
@@ -231,6 +231,7 @@ def test_table5(call, plan, tmp_path, result):
     for folder in ("data/word", "data/weak/word"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "dict.txt").touch()
+    (tmp_path / "data" / "vectors.txt").touch()
     plan({"*": [50]})
     args = (
         "--data",
