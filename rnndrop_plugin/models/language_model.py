@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class LanguageModelConfig(RecurrentConfig):
     decoder_embed_dim: int = field(default=512, metadata={"help": "dimension of the embeddings"})
     decoder_embed_path: Optional[str] = field(
-        default=None, metadata={"help": "text file of pretrained embeddings: a word and its numbers on each line"}
+        default=None, metadata={"help": "file of pretrained embeddings: word2vec's text or binary, or GloVe's, or .gz"}
     )
     decoder_freeze_embed: bool = field(default=False, metadata={"help": "do not train the embeddings"})
     decoder_out_embed_dim: Optional[int] = field(
