@@ -13,7 +13,7 @@ _TOKENIZER = TweetTokenizer(reduce_len=True, match_phone_numbers=False)
 _PLAIN = str.maketrans("\u2018\u2019\u00b4\u201c\u201d", "'''\"\"")
 _LOST = re.compile("[\x00-\x1f\x7f-\x9f\ufffd]")  # control characters, and what stands for bytes that were no UTF-8
 _LINK = re.compile(r"https?:|www\.|([\w-]+\.)+[a-z]{2,13}/", re.IGNORECASE)
-_CONTRACTION = re.compile(r"(?<=\w)(n't|'(?:s|m|d|re|ve|ll))$", re.IGNORECASE)
+_SEAM = re.compile(r"(?<=#)(?=\w)|(?<=\w)(?=(?:n't|'(?:s|m|d|re|ve|ll))$)", re.IGNORECASE)
 
 
 def _decode_again(match: re.Match) -> str:
@@ -39,20 +39,18 @@ def clean(text: str) -> str:
     text = re.sub("[\x80-\xff]+", _decode_again, text)
     text = re.sub(r"(?:\\u[0-9a-fA-F]{4})+", _decode_escapes, text)
     text = html.unescape(html.unescape(text))  # some are escaped twice
+    text = text.replace("&#", "& #")  # of a third time the tokenizer would make halves of surrogate pairs
     return " ".join(_LOST.sub(" ", text).translate(_PLAIN).split())
 
 
 def tokenize(text: str, *, smileys: bool = True) -> list[str]:
-    """The words of a message: NLTK's tweet tokens in their case, with longer repetitions of a character cut to three.
+    """The words of a message: NLTK's tokens of tweets in their case, with repetitions of a character cut to three.
 
-    User names become ``<user>`` and links ``<url>``. Contractions are split as in the Penn Treebank (do n't, I 'm),
-    which is what GloVe's vectors were trained on.
+    User names become ``<user>`` and links ``<url>``. The # of a hashtag is a word of its own, and contractions are two
+    (do n't, I 'm), as in the Penn Treebank and in the text of GloVe's vectors.
 
     Args:
-        smileys: whether to keep those in ASCII, such as ``:-)``; hearts are kept anyway.
-
-    Raises:
-        TimeoutError: the tokenizer gives up on the text, which no real message is long enough for.
+        smileys: whether to keep those made of ASCII, such as ``:-)``; hearts are kept anyway.
     """
     words = []
     for token in _TOKENIZER.tokenize(clean(text)):
@@ -60,7 +58,7 @@ def tokenize(text: str, *, smileys: bool = True) -> list[str]:
             words.append(USER)
         elif _LINK.match(token):
             words.append(LINK)
-        # the tokenizer has hearts among the smileys, and reads the 8: of a time as one
+        # the tokenizer has hearts among its smileys, and the 8: of a time
         elif smileys or not EMOTICON_RE.fullmatch(token) or re.search(r"\d", token):
-            words += _CONTRACTION.sub(r" \1", token).split()  # . . . is one token
+            words += _SEAM.sub(" ", token).split()  # a token such as . . . has blanks itself
     return words

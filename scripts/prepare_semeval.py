@@ -4,7 +4,7 @@ import argparse
 import re
 import reprlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ PUBLISHED = {
     "sarcasm14": (33, 40, 13),
     "twitter15": (1038, 365, 987),
 }
-LONGEST = 10_000  # characters: no message is longer, and the tokenizer takes minutes for some texts that are
+LONGEST = 10_000  # characters: no message is longer, and the tokenizer gives up on some texts that are
 
 
 class Message(NamedTuple):
@@ -51,9 +51,9 @@ class Message(NamedTuple):
     test_id: str = ""
 
 
-def numbered(path: Path) -> tqdm:
+def numbered(path: Path) -> Iterator[tuple[int, str]]:
     """The numbers and lines of a file, with a progress bar."""
-    return tqdm(enumerate(read_lines(path), 1), desc=path.name, unit=" messages", leave=False, disable=None)
+    yield from tqdm(enumerate(read_lines(path), 1), desc=path.name, unit=" lines", leave=False, disable=None)
 
 
 def unquote(text: str) -> str:
@@ -66,7 +66,7 @@ def unquote(text: str) -> str:
     return re.sub(r'\\?"+', '"', text)
 
 
-def split(place: str, text: str, *, smileys: bool = True) -> list[str]:
+def words_of(place: str, text: str, *, smileys: bool = True) -> list[str]:
     """The words of a text; raises ValueError if it is too long for a message."""
     if len(text) > LONGEST:
         raise ValueError(f"{place}: a text of {len(text):,} characters, expected at most {LONGEST:,}")
@@ -94,7 +94,7 @@ def read_labelled(path: Path, columns: Sequence[str] = ("id", "label", "text")) 
         text = unquote(row["text"].strip())
         if text == "Not Available":
             raise ValueError(f"{place}: the text is 'Not Available', expected a distribution that has all texts")
-        words = split(place, text)
+        words = words_of(place, text)
         if not words:
             raise ValueError(f"{place}: the text is empty")
         messages.append(Message(place, row["id"], row["label"], words, row.get("test id", "")))
@@ -123,7 +123,7 @@ def read_weak(path: Path, label: str) -> list[Message]:
     messages = []
     for number, line in numbered(path):
         place = f"{path}, line {number}"
-        words = split(place, line, smileys=False)
+        words = words_of(place, line, smileys=False)
         messages.append(Message(place, " ".join(words), label, words))
     return messages
 
@@ -212,8 +212,8 @@ def write_streams(
 
 
 def listed(counts: Counter[str]) -> str:
-    """Counts as text: "3 repeated, 2 without words"."""
-    return ", ".join(f"{count:,} {what}" for what, count in counts.items())
+    """Counts in words, such as "3 repeated, 2 without words"."""
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "none"
 
 
 def described(messages: list[Message]) -> str:
@@ -235,9 +235,9 @@ def main() -> None:
         "fairseq: writes their words, the words' capitalisation and the labels into DEST/word, DEST/capitalisation and "
         "DEST/label, each with dict.txt and {train,valid,twitter13,sms13,livejournal14,twitter14,sarcasm14,twitter15}."
         f"{{bin,idx}}. The source folder holds {TRAIN}, {VALID}, {TEST_2014} and {TEST_2015}, each as it is or as .gz, "
-        "in UTF-8. What distributions have done to the texts (escapes, quotation marks, encoding twice) is undone, user "
-        "names become <user> and links <url>, and NLTK's tokenizer for tweets makes the words. Training messages that "
-        "occur with two labels, or in a validation or test set, are left out; validation and test sets are whole.",
+        "in UTF-8. What distributions have done to the texts (escapes, quotation marks, encoding twice) is undone, "
+        "user names become <user> and links <url>, and NLTK's tokenizer for tweets makes the words. Training messages "
+        "that occur with two labels, or in a validation or test set, are left out; validation and test sets are whole.",
     )
     parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with the four text files")
     parser.add_argument(
@@ -287,11 +287,11 @@ def main() -> None:
 
         held_out = [message for messages in evaluation.values() for message in messages]
         kept, dropped = select(train, held_out)
-        lines = [f"source: {described(train)} to train on, {remark('train', train)}; left out: {listed(dropped) or 'none'}"]
+        lines = [f"{paths[TRAIN]}: {described(train)}, {remark('train', train)}; left out: {listed(dropped)}"]
         weak_kept: list[Message] = []
         if weak:
             weak_kept, dropped = select(weak, held_out)
-            lines.append(f"weak: {described(weak)} to train on; left out: {listed(dropped) or 'none'}")
+            lines.append(f"{args.weak}: {described(weak)}; left out: {listed(dropped)}")
         training = kept + weak_kept
 
         vectors = {}
