@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import _runs
+import plot_cell_norms
 import pytest
 import reproduce
 
@@ -265,3 +266,26 @@ def test_table5(call, plan, tmp_path, result):
 def test_spread():
     assert reproduce.spread([60.0, 62.0, 64.0]) == "62.00 ± 2.00"
     assert reproduce.spread([60.0]) == "60.00"
+
+
+def test_real_runs(call, tmp_path, monkeypatch):
+    """Sequences of three symbols are soon solved by fairseq-train, and the nets' memory can be plotted."""
+    monkeypatch.setattr(reproduce, "LENGTHS", {3: "tiny"})
+    monkeypatch.setattr(reproduce, "ORDER_PAPER", {("update", "step"): {3: ("-", "-")}})
+    monkeypatch.setattr(reproduce, "ORDER_TARGET", 90)
+    small = ["--decoder-hidden-size", "16", "--lr", "1", "--cpu"]
+    monkeypatch.setattr(reproduce, "ORDER_TRAIN", [*reproduce.ORDER_TRAIN, *small])
+    status, out, err = call(reproduce, "table1", "--out", tmp_path / "out", "--cells", "3-none", "*inverted")
+    assert status == 0, err
+    results = json.loads((tmp_path / "out" / "table1.json").read_text())["runs"]
+    assert sorted(results) == ["3-none/seed1", "3-update-step-inverted/seed1"]
+    for name, result in results.items():
+        assert result["solved"], name
+        assert result["test"]["test"] > 99
+        assert result["updates"] % 200 == 0
+
+    picture = tmp_path / "norms.svg"
+    status, _, err = call(plot_cell_norms, tmp_path / "out", "--length", "3", "--output", picture)
+    assert (status, err) == (0, "")
+    for text in ("evaluation, expected scaling", "training, inverted scaling", "none", "update, per step"):
+        assert f"<!-- {text} -->" in picture.read_text()
