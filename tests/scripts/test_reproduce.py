@@ -76,6 +76,19 @@ def test_finished_runs_are_kept(plan, table1, tmp_path):
     assert starts(tmp_path, "15-update-step-expected/seed1") == ["0"]
 
 
+def test_earlier_results_are_in_the_table(plan, table1, tmp_path, monkeypatch):
+    """Those of other cells, if they have the flags of now."""
+    plan({"*": [99.5]})
+    assert table1("--cells", "15-hidden-step-expected")[0] == 0
+    assert table1("--cells", "30-none")[0] == 0
+    names = ["15-none/seed1", "15-hidden-step-expected/seed1", "30-none/seed1"]
+    assert list(json.loads((tmp_path / "out" / "table1.json").read_text())["runs"]) == names
+    assert "| 15-hidden-step-expected/seed1 | yes |" in (tmp_path / "out" / "table1.md").read_text()
+    monkeypatch.setattr(reproduce, "ORDER_TRAIN", [*reproduce.ORDER_TRAIN, "--lr", "1"])
+    assert table1("--cells", "30-none")[0] == 1
+    assert json.loads((tmp_path / "out" / "table1.json").read_text())["runs"] == {}
+
+
 def test_budget_raised(plan, table1, result, tmp_path):
     """A run that was given up goes on when it may make more updates, and is not begun again with the same."""
     plan({"15-none": [99.5, 99.5], "*": [50]})
@@ -170,8 +183,8 @@ def test_damaged_result(plan, table1, tmp_path):
     plan({"*": [99.5]})
     assert table1("--cells", "15-none")[0] == 0
     (tmp_path / "out" / "15-none" / "seed1" / "result.json").write_text("{")
-    status, _, err = table1("--cells", "15-none")
-    assert status == 1
+    status, out, err = table1("--cells", "30-none")
+    assert (status, out, err.count("\n")) == (2, "", 1)
     assert "result.json: is damaged (not JSON)" in err
 
 
