@@ -168,6 +168,7 @@ def write_splits(
     min_count: int = 1,
     max_words: int | None = None,
     symbols: Sequence[str] = (),
+    counted: Sequence[Sentence] | None = None,
 ) -> tuple[int, dict[str, Counts]]:
     """Write dict.txt and the splits as fairseq-preprocess --only-source would: ``</s>`` after each sentence.
 
@@ -180,6 +181,7 @@ def write_splits(
         min_count: how often a symbol must occur in the training text to be in the dictionary.
         max_words: how many symbols to keep at most, ``<unk>`` and ``</s>`` not counted; None for all.
         symbols: symbols to have in the dictionary whether they occur or not.
+        counted: sentences to make the dictionary of in place of those of "train", for folders that share one.
 
     Returns:
         The dictionary's number of entries, fairseq's four symbols among them, and the counts of each split.
@@ -192,7 +194,7 @@ def write_splits(
 
     dictionary = Dictionary()
     counts = Counter(dict.fromkeys(symbols, 0))
-    for sentence in splits["train"]:
+    for sentence in splits["train"] if counted is None else counted:
         counts.update(sentence.symbols)
     closed = UNK not in counts and min_count == 1 and max_words is None
     for symbol, count in sorted(counts.items()):

@@ -51,6 +51,8 @@ class Sequences(FairseqDataset):
         return np.lexsort((np.random.permutation(len(self)), self.sizes))
 
     def collater(self, samples: list[int]) -> dict:
+        if not samples:  # the last batch of a process that has one less than others
+            return {}
         lengths = torch.from_numpy(self.sizes[samples])
         net_input = {"src_tokens": self._pad(self.words, samples), "src_lengths": lengths}
         if self.capitalisation is not None:
@@ -109,7 +111,7 @@ class TaggedSentences(Sequences):
 
     def collater(self, samples: list[int]) -> dict:
         batch = super().collater(samples)
-        if self.extract_length is not None:
+        if batch and self.extract_length is not None:
             batch["net_input"]["starts"] = torch.tensor([self.start(i) for i in samples])
         return batch
 

@@ -32,8 +32,10 @@ class RMSprop(FairseqOptimizer):
         super().__init__(cfg)
         if not 0 <= cfg.rmsprop_alpha < 1:
             raise InputError(f"--rmsprop-alpha must be in [0, 1), got {cfg.rmsprop_alpha}")
-        if cfg.rmsprop_eps <= 0 or cfg.weight_decay < 0:
-            raise InputError("--rmsprop-eps must be positive and --weight-decay not negative")
+        if cfg.rmsprop_eps <= 0:
+            raise InputError(f"--rmsprop-eps must be positive, got {cfg.rmsprop_eps}")
+        if cfg.weight_decay < 0:
+            raise InputError(f"--weight-decay must not be negative, got {cfg.weight_decay}")
         self._optimizer = torch.optim.RMSprop(params, **self.optimizer_config)
 
     @property
