@@ -10,7 +10,7 @@ from _common import positive, run
 from tqdm import tqdm
 
 MODES = {"evaluation": False, "training": True}
-SCALINGS = {"expected": "expected scaling (Eq. 3)", "inverted": "inverted scaling (Eq. 14)"}
+SCALINGS = ("expected", "inverted")
 COLOURS = {"none": "black", "update": "C0", "hidden": "C1", "cell": "C2"}
 STYLES = {"step": "-", "sequence": "--"}
 
@@ -107,7 +107,7 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     figure, axes = pyplot.subplots(
-        len(MODES), len(SCALINGS), figsize=(9, 7), sharex=True, sharey="row", layout="constrained"
+        len(MODES), len(SCALINGS), figsize=(10, 7), sharex=True, sharey="row", layout="constrained"
     )
     for name, checkpoint in tqdm(checkpoints.items(), unit=" nets", leave=False, disable=None):
         kind, sampling, scaling = (name.split("-") + ["", ""])[:3]
@@ -120,8 +120,9 @@ def main() -> None:
                     style = STYLES.get(sampling, ":")
                     axis.plot(range(1, len(norms) + 1), norms, style, color=COLOURS[kind], label=label)
     for axis_row, mode in zip(axes, MODES, strict=True):
-        for axis, scaling in zip(axis_row, SCALINGS.values(), strict=True):
-            axis.set(title=f"{mode}, {scaling}", yscale="log")
+        for axis, scaling in zip(axis_row, SCALINGS, strict=True):
+            axis.set(title=f"{mode}, {scaling} scaling", yscale="log")
+            axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.3)
         axis_row[0].set_ylabel("mean norm of c")
     for axis in axes[-1]:

@@ -20,7 +20,7 @@ PLUGIN = ["--user-dir", str(ROOT / "rnndrop_plugin"), "--task", "rnndrop_classif
 LOGGING = "--log-format json --log-interval 1000000".split()  # what an epoch has, nothing between
 
 
-# Table 1: Temporal Order. Optimisation: section 4.1; clipping and initialisation: the authors' code.
+# Table 1: Temporal Order. Optimisation: section 4.1; clipping: the authors' code.
 ORDER_DATA_SEED = 1
 ORDER_TRAIN = (
     "--arch lstm_rnndrop_classifier_temporal_order --criterion rnndrop_classification --batch-size 32 "
@@ -166,9 +166,10 @@ def order_markdown(results: dict[str, dict]) -> str:
         ("inverted", "Inverted scaling (Eq. 14 of COLING, 18 of arXiv v2), which the paper's table does not have"),
     ):
         paper = scaling == "expected"
-        heads = [head for length in LENGTHS.values() for head in ([f"{length}: paper"] if paper else []) + [length]]
-        heads = [head if ":" in head or not paper else f"{head}: ours" for head in heads]
-        lines += [f"## {title}", "", row(["dropout", "sampling", *heads]), row(["---"] * (2 + len(heads)))]
+        heads = ["dropout", "sampling"]
+        for length in LENGTHS.values():
+            heads += [f"{length}: paper", f"{length}: ours"] if paper else [length]
+        lines += [f"## {title}", "", row(heads), row(["---"] * len(heads))]
         cells = []
         for length in LENGTHS:
             cells += ([""] if paper else []) + [order_figures(of_cell(results, f"{length}-none"))]
@@ -275,8 +276,8 @@ TABLES = {
 
 
 def write(args: argparse.Namespace, runs: Runs) -> str:
-    """Write the results so far as Markdown and JSON, in the order of the runs, and return the Markdown."""
-    results = {name: runs.results[name] for name in runs.runs if name in runs.results}
+    """Write the results so far, earlier commands' too, as Markdown and JSON, and return the Markdown."""
+    results = runs.results_so_far()
     command = shlex.join(["python", "scripts/reproduce.py", *sys.argv[1:]])
     machine = f"{platform.processor() or platform.machine()}, one thread a run, {args.jobs} at a time"
     text = f"{TABLES[args.table].markdown(results)}\nMade by `{command}` ({machine}).\n"
@@ -327,6 +328,7 @@ def main() -> None:
     args.out = args.out or Path("outputs") / args.table
 
     runs = Runs(TABLES[args.table].runs(args), args.out)
+    runs.results_so_far()  # if one is damaged, say so now
     cells = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in runs.runs))
     if args.list:
         print("\n".join(cells))
