@@ -23,6 +23,7 @@ from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import ReduceLROnPlateauLRSchedule
+from fairseq.trainer import Trainer
 from fairseq_cli import generate
 
 from rnndrop_plugin.errors import InputError
@@ -65,6 +66,8 @@ def apply() -> None:
     quiet_damaged_datasets()
     allow_checkpoint_classes()
     utils.set_torch_seed = SeedOneGenerator
+    Trainer._set_seed = seed_each_process
+    checkpoint_utils.save_checkpoint = gather_task_state(checkpoint_utils.save_checkpoint)
     checkpoint_utils.load_checkpoint_to_cpu = say_what_is_wrong(checkpoint_utils.load_checkpoint_to_cpu)
     checkpoint_utils.load_checkpoint = check_restore_file(replay_scheduler_step(checkpoint_utils.load_checkpoint))
     distributed_utils.call_main = report_input_errors(distributed_utils.call_main)
@@ -122,6 +125,28 @@ class SeedOneGenerator(utils.set_torch_seed):
             torch.default_generator.manual_seed(seed)
 
 
+def seed_each_process(trainer: Trainer) -> None:
+    """fairseq/trainer.py, Trainer._set_seed, seeds the processes alike at every update: all would drop the same
+    units, each in its own rows. The first process keeps fairseq's seed. (A CPU's generator reads a seed modulo
+    2**32, and multiples of 2**32 over the golden ratio stay as far apart there as can be.)
+    """
+    seed = trainer.cfg.common.seed + trainer.get_num_updates()
+    utils.set_torch_seed(seed + trainer.data_parallel_rank * 0x9E3779B9)
+
+
+def gather_task_state(save_checkpoint):
+    """checkpoint_utils.save_checkpoint asks the first process alone for the task's state: a task whose state is
+    spread over the processes gathers it before, in a method ``gather_state(group)`` that each of them calls."""
+
+    @functools.wraps(save_checkpoint)
+    def save(cfg, trainer, *args, **kwargs):
+        if trainer.data_parallel_world_size > 1 and hasattr(trainer.task, "gather_state"):
+            trainer.task.gather_state(trainer.data_parallel_process_group)
+        return save_checkpoint(cfg, trainer, *args, **kwargs)
+
+    return save
+
+
 def say_what_is_wrong(load_checkpoint_to_cpu):
     """checkpoint_utils.load_checkpoint_to_cpu lets torch's many-lined errors through."""
 
@@ -146,6 +171,7 @@ def check_restore_file(load_checkpoint):
 
     @functools.wraps(load_checkpoint)
     def load(cfg, trainer, **kwargs):
+        check_processes(trainer.cfg)  # for fairseq-hydra-train, where call_main is not yet ours
         asked_for = cfg.restore_file != CheckpointConfig.__dataclass_fields__["restore_file"].default
         if asked_for and not trainer.checkpoint_suffix and not PathManager.isfile(cfg.restore_file):
             raise InputError(f"--restore-file {cfg.restore_file}: no such file")
@@ -171,11 +197,33 @@ def replay_scheduler_step(load_checkpoint):
     return load
 
 
+def check_processes(cfg) -> None:
+    """fairseq/distributed/utils.py, infer_init_method, asks for GPUs: without them torchrun's processes train a model
+    each, in the same folder, and other spellings fail or train nothing.
+
+    Raises:
+        InputError: the processes would not train together.
+    """
+    cfg = cfg.distributed_training
+    launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+    processes = max(launched, cfg.distributed_world_size)
+    if processes == 1 or cfg.distributed_no_spawn and cfg.distributed_world_size > 1:
+        return
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"{processes} processes do not train together here, where there is no GPU: "
+            f"use python scripts/train_cpu.py --processes {processes}"
+        )
+    if cfg.distributed_world_size == 1:  # torchrun with several GPUs sets it, with one on each machine not
+        raise InputError(f"each of {processes} processes would train alone: add --distributed-world-size {processes}")
+
+
 def report_input_errors(call_main):
     """fairseq's commands end with a traceback, whatever the reason."""
 
     @functools.wraps(call_main)
     def call(cfg, main, **kwargs):
+        _run(check_processes, cfg)
         # A partial of a module's function can be sent to the processes that fairseq starts for several GPUs.
         return call_main(cfg, functools.partial(_run, main), **kwargs)
 

@@ -15,13 +15,14 @@ import numpy as np
 import omegaconf
 import pytest
 import torch
-from fairseq import checkpoint_utils, utils
+from fairseq import checkpoint_utils, trainer, utils
 from fairseq.data import TokenBlockDataset, indexed_dataset
 from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import generate
 
 from rnndrop_plugin import compat
 from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.ops.masks import draw_mask
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ("--user-dir", "rnndrop_plugin", "--task", "rnndrop_language_modeling", "--arch", "lstm_rnndrop")
@@ -136,6 +137,80 @@ def test_torch_writes_down_the_stack_where_fairseq_seeds(monkeypatch, accelerato
     assert needed > 0 and len(stacks) == (needed if accelerator else 0)
 
 
+# seed_each_process, gather_task_state
+
+
+def test_fairseq_seeds_the_processes_alike():
+    spec = importlib.util.spec_from_file_location("fairseq.unpatched_trainer", trainer.__file__)
+    unpatched = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unpatched)
+
+    def drawn(set_seed, rank, seed=1, updates=5) -> tuple:
+        cfg = types.SimpleNamespace(common=types.SimpleNamespace(seed=seed))
+        process = types.SimpleNamespace(cfg=cfg, data_parallel_rank=rank, get_num_updates=lambda: updates)
+        set_seed(process)
+        mask = draw_mask(0.5, 3, 4, 8).keep.flatten().tolist()
+        return *mask, *torch.nn.functional.dropout(torch.ones(64)).tolist()
+
+    upstream, ours = unpatched.Trainer._set_seed, trainer.Trainer._set_seed
+    assert drawn(upstream, 0) == drawn(upstream, 1) == drawn(ours, 0)
+    several = [drawn(ours, rank, updates=updates) for rank in range(8) for updates in range(5)]
+    assert len(set(several)) == 40
+    assert drawn(ours, 1) == drawn(ours, 1) != drawn(ours, 1, seed=2)
+
+
+def test_every_process_gathers_what_the_first_one_saves():
+    calls = []
+    task = types.SimpleNamespace(gather_state=calls.append)
+    save = compat.gather_task_state(lambda *_: calls.append("saved"))
+    for processes in (1, 2):
+        process = types.SimpleNamespace(
+            data_parallel_world_size=processes, data_parallel_process_group="group", task=task
+        )
+        save(None, process, None, None)
+    assert calls == ["saved", "group", "saved"]
+
+
+# check_processes
+
+
+@pytest.mark.parametrize(
+    ("gpus", "launched", "flags", "line"),
+    [
+        (0, 2, (), "there is no GPU: use python scripts/train_cpu.py --processes 2"),
+        (0, 2, ("--distributed-world-size", 2), "there is no GPU: use python scripts/train_cpu.py --processes 2"),
+        (0, 1, ("--distributed-world-size", 3), "there is no GPU: use python scripts/train_cpu.py --processes 3"),
+        (
+            1,
+            4,
+            ("--distributed-world-size", 1),
+            "each of 4 processes would train alone: add --distributed-world-size 4",
+        ),
+    ],
+)
+def test_processes_that_would_not_train_together(
+    command, stream_data, tmp_path, monkeypatch, capsys, gpus, launched, flags, line
+):
+    if launched > 1:
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", str(launched))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    with pytest.raises(SystemExit) as end:
+        command("train", stream_data, *FLAGS, *flags, "--save-dir", tmp_path / "run")
+    assert end.value.code == 2 and not (tmp_path / "run").exists()
+    (told,) = capsys.readouterr().err.splitlines()
+    assert line in told
+
+
+def test_fairseq_lets_each_of_torchruns_processes_train_alone(command, stream_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    arguments = ("train", stream_data, *FLAGS, "--max-update", 1, "--save-dir", tmp_path)
+    monkeypatch.setattr(compat, "check_processes", lambda cfg: None)
+    command(*arguments)
+    assert (tmp_path / "checkpoint_last.pt").exists()
+
+
 # say_what_is_wrong
 
 
@@ -210,7 +285,11 @@ def fail(error: Exception, cause: Exception | None = None):
 
 CFG = omegaconf.OmegaConf.create(
     {
-        "distributed_training": {"distributed_init_method": None, "distributed_world_size": 1},
+        "distributed_training": {
+            "distributed_init_method": None,
+            "distributed_world_size": 1,
+            "distributed_no_spawn": False,
+        },
         "common": {"tpu": False},
     }
 )
