@@ -69,7 +69,8 @@ def apply() -> None:
     Trainer._set_seed = seed_each_process
     checkpoint_utils.save_checkpoint = gather_task_state(checkpoint_utils.save_checkpoint)
     checkpoint_utils.load_checkpoint_to_cpu = say_what_is_wrong(checkpoint_utils.load_checkpoint_to_cpu)
-    checkpoint_utils.load_checkpoint = check_restore_file(replay_scheduler_step(checkpoint_utils.load_checkpoint))
+    load_checkpoint = check_pretrained_model(replay_scheduler_step(checkpoint_utils.load_checkpoint))
+    checkpoint_utils.load_checkpoint = check_restore_file(load_checkpoint)
     distributed_utils.call_main = report_input_errors(distributed_utils.call_main)
     generate.main = functools.partial(_run, generate.main)  # the one command that does without call_main
 
@@ -175,6 +176,23 @@ def check_restore_file(load_checkpoint):
         asked_for = cfg.restore_file != CheckpointConfig.__dataclass_fields__["restore_file"].default
         if asked_for and not trainer.checkpoint_suffix and not PathManager.isfile(cfg.restore_file):
             raise InputError(f"--restore-file {cfg.restore_file}: no such file")
+        return load_checkpoint(cfg, trainer, **kwargs)
+
+    return load
+
+
+def check_pretrained_model(load_checkpoint):
+    """checkpoint_utils.load_checkpoint takes any --finetune-from-model whose parameters have the right sizes: it does
+    not show the task what the checkpoint holds of one, such as other dictionaries."""
+
+    @functools.wraps(load_checkpoint)
+    def load(cfg, trainer, **kwargs):
+        path = cfg.finetune_from_model
+        resumes = PathManager.exists(os.path.join(cfg.save_dir, f"checkpoint_last{trainer.checkpoint_suffix}.pt"))
+        if path is not None and not resumes:
+            if not PathManager.isfile(path):
+                raise InputError(f"--finetune-from-model {path}: no such file")
+            trainer.task.load_state_dict(checkpoint_utils.load_checkpoint_to_cpu(path).get("task_state", {}))
         return load_checkpoint(cfg, trainer, **kwargs)
 
     return load

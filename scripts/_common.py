@@ -86,12 +86,12 @@ def find_file(folder: Path, names: Sequence[str]) -> Path:
     raise FileNotFoundError(f"{folder}: has no {' or '.join(names)}, with or without .gz")
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text file, gzip-compressed if its name ends in .gz.
+def read_lines(path: Path, encoding: str = "UTF-8") -> list[str]:
+    """The lines of a text file, gzip-compressed if its name ends in .gz.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is damaged, empty or not UTF-8.
+        ValueError: it is damaged, empty or not of this encoding.
     """
     data = path.read_bytes()
     if path.suffix == ".gz":
@@ -100,10 +100,10 @@ def read_lines(path: Path) -> list[str]:
         except (EOFError, OSError, zlib.error) as error:
             raise ValueError(f"{path}: not a whole gzip file ({error})") from None
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}, line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x})") from None
+        raise ValueError(f"{path}, line {line}: not {encoding} (byte 0x{error.object[error.start]:02x})") from None
     if not text.strip():
         raise ValueError(f"{path}: has no text")
     return text.removesuffix("\n").split("\n")
@@ -127,7 +127,7 @@ def destination(folder: Path) -> Iterator[Path]:
     new.mkdir()
     try:
         yield new
-        files = sorted([*(path.name for path in new.iterdir()), MARKER])
+        files = sorted([*(path.relative_to(new).as_posix() for path in new.rglob("*")), MARKER])
         (new / MARKER).write_text(json.dumps({"script": Path(sys.argv[0]).name, "files": files}, indent=2) + "\n")
         check_destination(folder)
         if folder.exists():
@@ -154,9 +154,10 @@ def check_destination(folder: Path) -> None:
         ours = set(json.loads((folder / MARKER).read_text())["files"])
     except (OSError, ValueError, KeyError, TypeError):
         ours = set()
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in ours)
-    if foreign:
-        raise ValueError(f"{folder}: exists and has files that this script did not write ({foreign[0]}); left as it is")
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    foreign = next((name for name in names if name not in ours), None)
+    if foreign is not None:
+        raise ValueError(f"{folder}: exists and has files that this script did not write ({foreign}); left as it is")
 
 
 def write_splits(
@@ -167,14 +168,14 @@ def write_splits(
     max_words: int | None = None,
     symbols: Sequence[str] = (),
 ) -> tuple[int, dict[str, Counts]]:
-    """Write dict.txt and the three splits as fairseq-preprocess --only-source would: ``</s>`` after each sentence.
+    """Write dict.txt and the splits as fairseq-preprocess --only-source would: ``</s>`` after each sentence.
 
     The dictionary has the symbols of the training text, the most frequent first. A symbol that it lacks becomes
     ``<unk>`` where the training text has ``<unk>`` itself or a cut-off makes it.
 
     Args:
         folder: an existing folder.
-        splits: the sentences of "train", "valid" and "test".
+        splits: the sentences of each split, "train" among them.
         min_count: how often a symbol must occur in the training text to be in the dictionary.
         max_words: how many symbols to keep at most, ``<unk>`` and ``</s>`` not counted; None for all.
         symbols: symbols to have in the dictionary whether they occur or not.
@@ -203,10 +204,10 @@ def write_splits(
     dictionary.save(str(folder / "dict.txt"))
 
     results = {}
-    for split in SPLITS:
+    for split, sentences in splits.items():
         builder = indexed_dataset.make_builder(f"{folder / split}.bin", "mmap", vocab_size=len(dictionary))
         tokens = unknown = replaced = 0
-        for place, sentence in tqdm(splits[split], desc=split, unit=" sentences", leave=False, disable=None):
+        for place, sentence in tqdm(sentences, desc=split, unit=" sentences", leave=False, disable=None):
             if not RESERVED.isdisjoint(sentence):
                 symbol = next(symbol for symbol in sentence if symbol in RESERVED)
                 raise ValueError(f"{place}: {symbol} is a symbol of fairseq's own, which a text must not have")
@@ -223,5 +224,5 @@ def write_splits(
             tokens += len(ids) + 1
             unknown += ids.count(dictionary.unk_index)
         builder.finalize(f"{folder / split}.idx")
-        results[split] = Counts(len(splits[split]), tokens, unknown, replaced)
+        results[split] = Counts(len(sentences), tokens, unknown, replaced)
     return len(dictionary), results

@@ -43,6 +43,59 @@ def write_stream_data(folder: Path, sizes: dict[str, int], types: int = 20, seed
     return folder
 
 
+def write_sequences(folder: Path, splits: dict[str, list[list[str]]]) -> None:
+    """A stream of sequences as the scripts write it: dict.txt and each split, ``</s>`` after each sequence."""
+    from fairseq.data import Dictionary, indexed_dataset
+
+    folder.mkdir(parents=True)
+    dictionary = Dictionary()
+    for symbol in sorted({symbol for sequences in splits.values() for sequence in sequences for symbol in sequence}):
+        dictionary.add_symbol(symbol)
+    dictionary.save(str(folder / "dict.txt"))
+    for split, sequences in splits.items():
+        builder = indexed_dataset.make_builder(f"{folder / split}.bin", "mmap", vocab_size=len(dictionary))
+        for sequence in sequences:
+            builder.add_item(torch.tensor([*map(dictionary.index, sequence), dictionary.eos()]))
+        builder.finalize(f"{folder / split}.idx")
+
+
+def write_tagging_data(folder: Path, sizes: dict[str, int], seed: int = 1, longest: int = 9) -> Path:
+    """Sentences whose tags can be learnt: capitalised words are entities, their last letter tells the type.
+
+    An entity goes on for as long as its letter does. With the tags there is a label for each sentence, of the
+    type that is most frequent in it, so that the folder serves classification, too.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def choose(limit: int) -> int:
+        return int(torch.randint(limit, (1,), generator=generator))
+
+    streams = {name: {split: [] for split in sizes} for name in ("word", "capitalisation", "tag", "label")}
+    for split, count in sizes.items():
+        for _ in range(count):
+            words, tags = [], []
+            for _ in range(1 + choose(longest)):
+                kind = choose(4)
+                words.append(f"{'w' if kind < 2 else 'W'}{choose(5)}{'xy'[kind % 2]}")
+                type = ("PER", "LOC")[kind % 2]
+                inside = kind >= 2 and bool(tags) and tags[-1][2:] == type
+                tags.append("O" if kind < 2 else f"{'I' if inside else 'B'}-{type}")
+            streams["word"][split].append(words)
+            streams["capitalisation"][split].append(["title" if word[0] == "W" else "lower" for word in words])
+            streams["tag"][split].append(tags)
+            people, places = (sum(tag.endswith(type) for tag in tags) for type in ("PER", "LOC"))
+            streams["label"][split].append(["people" if people > places else "places" if places > people else "none"])
+    for name, splits in streams.items():
+        write_sequences(folder / name, splits)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tagging_data(tmp_path_factory) -> Path:
+    """A folder of :func:`write_tagging_data` that many tests read and none writes."""
+    return write_tagging_data(tmp_path_factory.mktemp("data") / "tagging", {"train": 120, "valid": 30, "test": 31})
+
+
 @pytest.fixture(scope="session")
 def stream_data(tmp_path_factory) -> Path:
     """A folder of :func:`write_stream_data` that many tests read and none writes."""

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 import traceback
@@ -258,7 +259,7 @@ def test_fairseq_loses_the_schedulers_step_at_the_end_of_an_epoch(command, strea
     command(*arguments, "--max-epoch", 2)
     resume = (*arguments, "--max-epoch", 3, "--restore-file", tmp_path / "checkpoint2.pt")
     assert {float(rate) for rate in command(*resume).metrics("lr", "train_inner")} == {5e-10}
-    unpatched = checkpoint_utils.load_checkpoint.__wrapped__.__wrapped__
+    unpatched = checkpoint_utils.load_checkpoint.__wrapped__.__wrapped__.__wrapped__
     monkeypatch.setattr(checkpoint_utils, "load_checkpoint", unpatched)
     assert {float(rate) for rate in command(*resume).metrics("lr", "train_inner")} == {1e-9}
 
@@ -271,6 +272,23 @@ def test_a_scheduler_that_is_reset_or_new_is_not_stepped(command, stream_data, t
     finetune = ("--finetune-from-model", saved, "--max-epoch", 1, "--save-dir", tmp_path / "other")
     for options in (reset, finetune):
         assert {float(rate) for rate in command(*arguments, *options).metrics("lr", "train_inner")} == {1e-9}
+
+
+# check_pretrained_model
+
+
+def test_fairseq_fine_tunes_a_model_of_other_words(command, stream_data, tmp_path, monkeypatch, capsys):
+    arguments = ("train", *FLAGS, "--max-epoch", 1, "--no-epoch-checkpoints")
+    command(*arguments, stream_data, "--save-dir", tmp_path / "run")
+    other = shutil.copytree(stream_data, tmp_path / "other")
+    (other / "dict.txt").write_text((other / "dict.txt").read_text().replace("w3 ", "another "))
+    finetune = (*arguments, other, "--finetune-from-model", tmp_path / "run" / "checkpoint_last.pt")
+    with pytest.raises(SystemExit):
+        command(*finetune, "--save-dir", tmp_path / "refused")
+    assert "the checkpoint's dict.txt has 24 types and is not the one of" in capsys.readouterr().err
+    unpatched = checkpoint_utils.load_checkpoint.__wrapped__.__wrapped__
+    monkeypatch.setattr(checkpoint_utils, "load_checkpoint", unpatched)
+    assert "loading pretrained model" in command(*finetune, "--save-dir", tmp_path / "taken").text()
 
 
 # report_input_errors

@@ -11,11 +11,11 @@ class TokenStream(FairseqDataset):
     """All sentences of a split, one after the other.
 
     Args:
-        sentences: an indexed dataset, each item the ids of a sentence with its ``</s>``.
+        sentences: the ids of each sentence with its ``</s>``.
     """
 
-    def __init__(self, sentences):
-        self.tokens: Tensor = torch.cat([sentences[i] for i in range(len(sentences))])
+    def __init__(self, sentences: list[Tensor]):
+        self.tokens = torch.cat(sentences)
 
     def __len__(self):
         return len(self.tokens)

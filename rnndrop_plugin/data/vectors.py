@@ -1,46 +1,152 @@
-"""Pretrained word vectors in text files."""
+"""Pretrained word vectors in files."""
 
-from collections.abc import Container
+import codecs
+import gzip
+import io
+import itertools
+import os
+import re
+import reprlib
+import zlib
+from collections.abc import Container, Iterable, Iterator, Sequence
+from typing import BinaryIO
 
+import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from rnndrop_plugin.errors import InputError
 
+_HEADER = rb"(\d{1,10}) ([1-9]\d{0,4})\s*"  # how many words, and the numbers of each
+_NOT_NUMBERS = rb"[\0-\x08\x0b\x0c\x0e-\x1f]|\A[^\n]*[\x80-\xff]"  # what no line of numbers has
 
-def read_vectors(path: str, words: Container[str], size: int) -> dict[str, Tensor]:
-    """Read the vectors of ``words`` from a UTF-8 file with a word and its numbers on each line.
+_Row = tuple[str, str, Sequence]  # where it stands, the word, its numbers
 
-    Both word2vec's text format, whose first line has two numbers, and GloVe's, which has no such line.
+
+def read_vectors(path: str | os.PathLike, words: Container[str], size: int | None = None) -> dict[str, Tensor]:
+    """Read the vectors of ``words`` from a file of word2vec (text or binary) or GloVe, compressed if it ends in .gz.
+
+    The content tells which: word2vec's files begin with a line of two numbers, how many words follow and the numbers of
+    each, and GloVe's with a word. In the text formats (UTF-8) a line has a word and its numbers, separated by single
+    blanks; in the binary one a word, a blank and its numbers as float32, lowest byte first, follow one another.
 
     Args:
-        words: those to read; other lines are only checked for their length.
-        size: the numbers of a vector.
+        words: those to read. Of others only the length of the line is checked, and nothing is kept.
+        size: the numbers of a vector; None for what the file has.
 
     Returns:
-        The vectors found, each ``(size,)``.
+        The vectors found, each ``(size,)``, float32.
 
     Raises:
-        InputError: the file cannot be read, a line of it is malformed, or it has none of ``words``.
+        InputError: the file cannot be read, is damaged or malformed, or has none of ``words``.
     """
-    vectors = {}
-    number = 0
+    vectors, count = {}, 0
     try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                word, *values = line.rstrip(" \r\n").split(" ")
-                if number == 1 and len(values) == 1:
-                    continue
-                if len(values) != size:
-                    raise ValueError(f"{len(values)} numbers after {word!r}, expected {size}")
+        with (
+            open(path, "rb") as raw,
+            tqdm(
+                desc=os.path.basename(path),
+                total=os.path.getsize(path),
+                unit="B",
+                unit_scale=True,
+                leave=False,
+                disable=None,
+            ) as bar,
+        ):
+            file = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if str(path).endswith(".gz") else raw
+            for place, word, values in _rows(file, size):
+                count += 1
+                bar.update(raw.tell() - bar.n)
                 if word in words:
-                    vectors[word] = torch.tensor([float(value) for value in values])
+                    vectors[word] = _vector(place, values)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}: not a whole gzip file ({error})") from error
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 after line {number}") from error
     except ValueError as error:
-        raise InputError(f"{path}, line {number}: {error}") from error
+        raise InputError(f"{path}, {error}") from error
+    if not count:
+        raise InputError(f"{path}: has no vectors")
     if not vectors:
-        raise InputError(f"{path}: no word of the dictionary is among its {number} lines")
+        raise InputError(f"{path}: no word of the data is among its {count:,}")
     return vectors
+
+
+def _rows(file: BinaryIO, size: int | None) -> Iterator[_Row]:
+    first = file.readline().removeprefix(codecs.BOM_UTF8)
+    header = re.fullmatch(_HEADER, first)
+    if header is None:
+        yield from _text_rows(itertools.chain([first] if first else [], file), 1, size)
+        return
+    announced, found = map(int, header.groups())
+    if size not in (None, found):
+        raise ValueError(f"line 1: vectors of {found} numbers, expected {size}")
+    count = 0
+    for row in _binary_rows(file, found) if _is_binary(file, found) else _text_rows(file, 2, found):
+        count += 1
+        yield row
+    if count != announced:
+        raise ValueError(f"line 1: {announced:,} words announced, {count:,} found")
+
+
+def _is_binary(file: BinaryIO, size: int) -> bool:
+    """Whether the bytes after the first blank are float32 numbers; the file's position stays."""
+    position = file.tell()
+    _, _, numbers = file.read(1000 + 4 * size).partition(b" ")
+    file.seek(position)
+    return re.search(_NOT_NUMBERS, numbers[: 4 * size]) is not None
+
+
+def _text_rows(lines: Iterable[bytes], first: int, size: int | None) -> Iterator[_Row]:
+    for number, line in enumerate(lines, first):
+        fields = _decode(f"line {number}", line).rstrip(" \r\n").split(" ")
+        if size is None:
+            size = max(len(fields) - 1, 1)
+        word, values = fields[:-size], fields[-size:]
+        # A word may have blanks in it (GloVe's largest file has some such), but one more number is a mistake.
+        if not word or len(word) > 1 and _is_number(word[-1]):
+            raise ValueError(
+                f"line {number}: {len(fields) - 1} numbers after {reprlib.repr(fields[0])}, expected {size}"
+            )
+        yield f"line {number}", " ".join(word), values
+
+
+def _binary_rows(file: BinaryIO, size: int) -> Iterator[_Row]:
+    for number in itertools.count(1):
+        word = bytearray()
+        while (byte := file.read(1)) not in (b" ", b""):
+            word += byte
+        word = word.lstrip(b"\n")  # word2vec ends each vector with one, others do not
+        if not (byte or word):
+            return
+        values = file.read(4 * size)
+        if len(values) < 4 * size:
+            raise ValueError(f"word {number:,}: the file ends within it")
+        yield f"word {number:,}", _decode(f"word {number:,}", word), np.frombuffer(values, "<f4")
+
+
+def _decode(place: str, data: bytes | bytearray) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{place}: not UTF-8 (byte 0x{data[error.start]:02x})") from None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _vector(place: str, values: Sequence) -> Tensor:
+    try:
+        vector = torch.tensor([float(value) for value in values], dtype=torch.float32)
+    except ValueError:
+        wrong = next(value for value in values if not _is_number(value))
+        raise ValueError(f"{place}: {reprlib.repr(wrong)} is not a number") from None
+    if not vector.isfinite().all():
+        raise ValueError(f"{place}: a number that is not finite")
+    return vector

@@ -1,6 +1,5 @@
 """Recurrent language models: lstm_rnndrop, gru_rnndrop, rnn_rnndrop and their presets."""
 
-import logging
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -11,20 +10,19 @@ from fairseq.modules import AdaptiveSoftmax
 from torch import Tensor, nn
 
 from rnndrop_plugin import modules
-from rnndrop_plugin.data.vectors import read_vectors
 from rnndrop_plugin.errors import InputError
-from rnndrop_plugin.models.recurrent import RecurrentConfig, ScalingChoice, build_recurrent, check_sizes, init_uniform
-
-logger = logging.getLogger(__name__)
+from rnndrop_plugin.models.recurrent import (
+    ChecksParameters,
+    RecurrentConfig,
+    ScalingChoice,
+    build_recurrent,
+    init_embeddings,
+    init_uniform,
+)
 
 
 @dataclass
 class LanguageModelConfig(RecurrentConfig):
-    decoder_embed_dim: int = field(default=512, metadata={"help": "dimension of the embeddings"})
-    decoder_embed_path: Optional[str] = field(
-        default=None, metadata={"help": "text file of pretrained embeddings: a word and its numbers on each line"}
-    )
-    decoder_freeze_embed: bool = field(default=False, metadata={"help": "do not train the embeddings"})
     decoder_out_embed_dim: Optional[int] = field(
         default=None,
         metadata={
@@ -108,10 +106,7 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         elif not shared:
             self.output_projection = nn.Linear(out_embed, vocabulary)
         init_uniform(self, cfg.init_range)
-        if cfg.decoder_embed_path:
-            _load_embeddings(self.embed_tokens, cfg.decoder_embed_path, dictionary)
-        if cfg.decoder_freeze_embed:
-            self.embed_tokens.weight.requires_grad_(False)
+        init_embeddings(self.embed_tokens, cfg, dictionary)
         self.carried: dict[bool, tuple[Tensor, ...] | None] = {True: None, False: None}  # by self.training
 
     def forward(
@@ -190,7 +185,7 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         return 10**9
 
 
-class RecurrentLanguageModel(FairseqLanguageModel):
+class RecurrentLanguageModel(ChecksParameters, FairseqLanguageModel):
     """A language model over streams; the subclasses say which recurrent layer."""
 
     rnn: type[nn.Module]
@@ -207,31 +202,11 @@ class RecurrentLanguageModel(FairseqLanguageModel):
                 f"this model carries its state from batch to batch, and the task {type(task).__name__} does not: "
                 "pass --task rnndrop_language_modeling"
             )
-        check_sizes(cfg, "decoder_embed_dim")
         rnn = build_recurrent(cls.rnn, cfg, cfg.decoder_embed_dim)
         return cls(RecurrentDecoder(cfg, task.target_dictionary, rnn))
 
-    def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
-        """Load parameters, as torch.nn.Module does.
-
-        Raises:
-            InputError: they are of another architecture, of other sizes or of another dictionary.
-        """
-        own = self.state_dict()
-        others = {name: value.shape for name, value in state_dict.items() if name in own}
-        misfits = [
-            f"{name} is {tuple(shape)}, expected {tuple(own[name].shape)}"
-            for name, shape in others.items()
-            if shape != own[name].shape
-        ]
-        misfits += [f"{name} is missing" for name in own if name not in others]
-        misfits += [f"{name} is not known" for name in state_dict if name not in own]
-        if misfits:
-            raise InputError(
-                f"the parameters do not fit this model ({type(self.decoder.rnn).__name__}, "
-                f"{len(self.decoder.dictionary)} types in the dictionary): {misfits[0]}"
-            )
-        return super().load_state_dict(state_dict, strict, model_cfg, args)
+    def describe(self) -> str:
+        return f"{type(self.decoder.rnn).__name__}, {len(self.decoder.dictionary)} types in the dictionary"
 
 
 def _parse_cutoffs(text: str, dictionary, hidden: int) -> list[int]:
@@ -252,17 +227,6 @@ def _parse_cutoffs(text: str, dictionary, hidden: int) -> list[int]:
             f"and --decoder-hidden-size {hidden} is too small for {tails} of them"
         )
     return cutoffs
-
-
-def _load_embeddings(embedding: nn.Embedding, path: str, dictionary) -> None:
-    try:
-        vectors = read_vectors(path, dictionary, embedding.embedding_dim)
-    except InputError as error:
-        raise InputError(f"--decoder-embed-path {error} (--decoder-embed-dim {embedding.embedding_dim})") from error
-    with torch.no_grad():
-        for word, vector in vectors.items():
-            embedding.weight[dictionary.index(word)] = vector
-    logger.info(f"{path}: vectors of {len(vectors)} of the dictionary's {len(dictionary)} types")
 
 
 @register_model("lstm_rnndrop", dataclass=LanguageModelConfig)

@@ -1,23 +1,34 @@
-"""The recurrent layers that all models share: their flags and how they are built."""
+"""What all models share: the flags of embeddings and recurrent layers, and how they are built and loaded."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import Optional
 
 import torch
+from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from torch import nn
 
+from rnndrop_plugin.data.vectors import read_vectors
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.ops import BACKENDS, NONLINEARITIES, SAMPLINGS, SCALINGS, Masks
 
+logger = logging.getLogger(__name__)
+
 SamplingChoice = ChoiceEnum(list(SAMPLINGS))
 ScalingChoice = ChoiceEnum(list(SCALINGS))
+NonlinearityChoice = ChoiceEnum(list(NONLINEARITIES))
 
 
 @dataclass
 class RecurrentConfig(FairseqDataclass):
-    """Flags of the recurrent layers. fairseq's names where fairseq has them."""
+    """Flags of embeddings and recurrent layers. fairseq's names where fairseq has them."""
 
+    decoder_embed_dim: int = field(default=512, metadata={"help": "dimension of the embeddings"})
+    decoder_embed_path: Optional[str] = field(
+        default=None, metadata={"help": "file of pretrained embeddings: word2vec's text or binary, or GloVe's, or .gz"}
+    )
+    decoder_freeze_embed: bool = field(default=False, metadata={"help": "do not train the embeddings"})
     decoder_hidden_size: int = field(default=512, metadata={"help": "units of a recurrent layer"})
     decoder_layers: int = field(default=1, metadata={"help": "number of recurrent layers"})
     decoder_dropout_in: float = field(default=0.0, metadata={"help": "forward dropout of the embeddings"})
@@ -53,7 +64,7 @@ class RecurrentConfig(FairseqDataclass):
             "what the paper's experiments use)"
         },
     )
-    recurrent_nonlinearity: ChoiceEnum(list(NONLINEARITIES)) = field(
+    recurrent_nonlinearity: NonlinearityChoice = field(
         default="tanh", metadata={"help": "function of the candidate and of the LSTM's cell"}
     )
     recurrent_backend: ChoiceEnum(list(BACKENDS)) = field(
@@ -62,8 +73,8 @@ class RecurrentConfig(FairseqDataclass):
     recurrent_biases: int = field(
         default=2,
         metadata={
-            "help": "trained biases of a gate: 2 as torch.nn has them, or 1 as the paper's equations do (the other stays "
-            "0). Two learn twice as fast under SGD"
+            "help": "trained biases of a gate: 2 as torch.nn has them, or 1 as the paper's equations do (the other "
+            "stays 0). Two learn twice as fast under SGD"
         },
     )
     init_range: float = field(default=0.1, metadata={"help": "initialise all parameters uniformly in [-R, R]"})
@@ -80,7 +91,7 @@ def build_recurrent(cls: type[nn.Module], cfg: RecurrentConfig, input_size: int,
         rate = getattr(cfg, name)
         if not 0 <= rate < 1:
             raise InputError(f"--{name.replace('_', '-')} must be in [0, 1), got {rate}")
-    check_sizes(cfg, "decoder_hidden_size", "decoder_layers")
+    check_sizes(cfg, "decoder_embed_dim", "decoder_hidden_size", "decoder_layers")
     if cfg.recurrent_biases not in (1, 2):
         raise InputError(f"--recurrent-biases must be 1 or 2, got {cfg.recurrent_biases}")
     try:
@@ -145,6 +156,52 @@ def init_uniform(model: nn.Module, init_range: float) -> None:
     for module in model.modules():
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
             nn.init.zeros_(module.weight[module.padding_idx])
+
+
+def init_embeddings(embedding: nn.Embedding, cfg: RecurrentConfig, dictionary: Dictionary) -> None:
+    """Read --decoder-embed-path into ``embedding`` and freeze it if --decoder-freeze-embed says so.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    if cfg.decoder_embed_path:
+        try:
+            vectors = read_vectors(cfg.decoder_embed_path, dictionary, embedding.embedding_dim)
+        except InputError as error:
+            raise InputError(f"--decoder-embed-path {error} (--decoder-embed-dim {embedding.embedding_dim})") from error
+        with torch.no_grad():
+            for word, vector in vectors.items():
+                embedding.weight[dictionary.index(word)] = vector
+        logger.info(f"{cfg.decoder_embed_path}: vectors of {len(vectors)} of the dictionary's {len(dictionary)} types")
+    if cfg.decoder_freeze_embed:
+        embedding.weight.requires_grad_(False)
+
+
+class ChecksParameters:
+    """A model that says in one line why parameters are not its own; mixed into fairseq's model classes."""
+
+    def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
+        """Load parameters, as torch.nn.Module does.
+
+        Raises:
+            InputError: they are of another architecture, of other sizes or of another dictionary.
+        """
+        own = self.state_dict()
+        others = {name: value.shape for name, value in state_dict.items() if name in own}
+        misfits = [
+            f"{name} is {tuple(shape)}, expected {tuple(own[name].shape)}"
+            for name, shape in others.items()
+            if shape != own[name].shape
+        ]
+        misfits += [f"{name} is missing" for name in own if name not in others]
+        misfits += [f"{name} is not known" for name in state_dict if name not in own]
+        if misfits:
+            raise InputError(f"the parameters do not fit this model ({self.describe()}): {misfits[0]}")
+        return super().load_state_dict(state_dict, strict, model_cfg, args)
+
+    def describe(self) -> str:
+        """What sort of model this is, in a few words."""
+        raise NotImplementedError
 
 
 def _optional_str(choice) -> str | None:

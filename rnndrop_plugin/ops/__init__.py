@@ -1,5 +1,6 @@
-"""Pure functions on tensors: dropout masks, the recurrences that read them, the output layer with its loss."""
+"""Pure functions on tensors: dropout masks, the recurrences that read them, output layers with their losses."""
 
+from rnndrop_plugin.ops.crf import crf_decode, crf_nll
 from rnndrop_plugin.ops.cross_entropy import linear_cross_entropy, linear_cross_entropy_ref
 from rnndrop_plugin.ops.dispatch import BACKENDS, choose_backend, recurrence
 from rnndrop_plugin.ops.masks import NO_MASKS, SAMPLINGS, SCALINGS, Mask, Masks, draw_mask
@@ -16,6 +17,8 @@ __all__ = [
     "State",
     "Weights",
     "choose_backend",
+    "crf_decode",
+    "crf_nll",
     "draw_mask",
     "linear_cross_entropy",
     "linear_cross_entropy_ref",

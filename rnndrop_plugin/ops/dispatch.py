@@ -73,7 +73,8 @@ def recurrence(
     CPU half types are computed in float32.
 
     Raises:
-        ValueError: a mask whose shape does not fit or that the cell does not have, or a backend that cannot do what is asked.
+        ValueError: a mask whose shape does not fit or that the cell does not have, or a backend that cannot do what
+            is asked.
     """
     if cell not in reference.STEPS:
         raise ValueError(f"cell must be one of {', '.join(reference.STEPS)}, got {cell!r}")

@@ -1,3 +1,3 @@
 """Tasks: what is read, how it is batched, and which state travels with it."""
 
-from rnndrop_plugin.tasks import language_modeling  # noqa: F401
+from rnndrop_plugin.tasks import classification, language_modeling, tagging  # noqa: F401

@@ -1,9 +1,6 @@
 """Language modelling over contiguous streams, the recurrent state carried from batch to batch."""
 
-import copy
-import hashlib
 import logging
-import os
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -16,17 +13,18 @@ from fairseq.data import (
     NestedDictionaryDataset,
     NumelDataset,
     RightPadDataset,
-    data_utils,
 )
 from fairseq.dataclass import FairseqDataclass
 from fairseq.distributed.utils import all_gather
-from fairseq.tasks import FairseqTask, register_task
-from omegaconf import II, MISSING, OmegaConf
+from fairseq.tasks import register_task
+from omegaconf import II, MISSING
 from torch import Tensor
 
+from rnndrop_plugin.data.indexed import load_split
 from rnndrop_plugin.data.stream import ContiguousWindows, TokenStream, WindowIterator
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.language_model import RecurrentLanguageModel
+from rnndrop_plugin.tasks.base import RnndropTask
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +42,7 @@ class RnndropLanguageModelingConfig(FairseqDataclass):
 
 
 @register_task("rnndrop_language_modeling", dataclass=RnndropLanguageModelingConfig)
-class RnndropLanguageModelingTask(FairseqTask):
+class RnndropLanguageModelingTask(RnndropTask):
     """Train and evaluate recurrent language models by truncated backpropagation through time.
 
     A split is one stream of tokens, read in --batch-size contiguous rows (a process), --tokens-per-sample
@@ -54,19 +52,16 @@ class RnndropLanguageModelingTask(FairseqTask):
 
     carries_state = True
 
-    def __init__(self, cfg: RnndropLanguageModelingConfig, dictionary: Dictionary, **kwargs):
-        super().__init__(cfg)
+    def __init__(self, cfg: RnndropLanguageModelingConfig, dictionaries: dict[str, Dictionary], **kwargs):
+        super().__init__(cfg, dictionaries)
         if cfg.tokens_per_sample < 1:
             raise InputError(
                 f"--tokens-per-sample (less any --context-window) must be at least 1, got {cfg.tokens_per_sample}"
             )
-        self.dictionary = dictionary
-        self.model = None
+        self.dictionary = dictionaries[""]
         self.train_layout: dict[str, int] = {}  # of the training stream, see get_checkpoint_dict
         self.train_rows: Tensor | None = None  # those of this process
         self.gathered: list[Tensor] | None = None  # the state of all processes' rows, see gather_state
-        symbols = hashlib.sha256("\n".join(dictionary.symbols).encode()).hexdigest()
-        self.state.merge_state_dict({"dictionary": {"types": len(dictionary), "sha256": symbols}})
 
     @classmethod
     def setup_task(cls, cfg: RnndropLanguageModelingConfig, **kwargs):
@@ -75,17 +70,9 @@ class RnndropLanguageModelingTask(FairseqTask):
         Raises:
             InputError: the folder or its dict.txt is missing or cannot be read.
         """
-        if OmegaConf.is_missing(cfg, "data"):
-            raise InputError("the data folder is not given (task.data=FOLDER)")
-        path = os.path.join(cfg.data, "dict.txt")
-        if not os.path.isfile(path):
-            raise InputError(f"{path}: no such file; is {cfg.data} a folder made by scripts/prepare_*.py?")
-        try:
-            dictionary = Dictionary.load(path)
-        except Exception as error:
-            raise InputError(f"{path}: not a dictionary: {error}") from error
-        logger.info(f"dictionary: {len(dictionary)} types")
-        return cls(cfg, dictionary, **kwargs)
+        task = cls(cfg, cls.load_dictionaries(cfg, ""), **kwargs)
+        logger.info(f"dictionary: {len(task.dictionary)} types")
+        return task
 
     def load_dataset(self, split: str, epoch=1, combine=False, **kwargs):
         """Read a split into one stream.
@@ -93,22 +80,8 @@ class RnndropLanguageModelingTask(FairseqTask):
         Raises:
             InputError: it is missing, damaged, empty, or does not fit the dictionary.
         """
-        path = os.path.join(self.cfg.data, split)
-        if os.path.isfile(f"{path}.bin") and not os.path.getsize(f"{path}.bin"):
-            raise InputError(f"{path}.bin: there is no text in it")
-        try:
-            sentences = data_utils.load_indexed_dataset(path, self.dictionary, self.cfg.dataset_impl, combine=combine)
-            stream = TokenStream(sentences) if sentences is not None else None
-        except Exception as error:
-            raise InputError(f"{path}.bin, .idx: damaged: {error}") from error
-        if stream is None:
-            raise InputError(f"{path}.bin, .idx: no such files")
-        last = int(stream.tokens.max())
-        if last >= len(self.dictionary):
-            raise InputError(f"{path}.bin: token {last} is beyond the {len(self.dictionary)} types of dict.txt")
-        if (stream.tokens == self.dictionary.pad()).any():
-            raise InputError(f"{path}.bin: {self.dictionary[self.dictionary.pad()]} is in the text; it stands for none")
-        self.datasets[split] = stream
+        sentences = load_split(self.cfg.data, split, self.dictionary, self.cfg.dataset_impl, combine)
+        self.datasets[split] = TokenStream(sentences)
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint=False):
         """Build the model of ``cfg``.
@@ -116,16 +89,12 @@ class RnndropLanguageModelingTask(FairseqTask):
         Raises:
             InputError: a model that does not carry its state.
         """
-        if from_checkpoint and getattr(cfg, "decoder_embed_path", None):
-            cfg = copy.copy(cfg)
-            cfg.decoder_embed_path = None  # the checkpoint has the embeddings, the file may be gone
         model = super().build_model(cfg, from_checkpoint)
         if not isinstance(model, RecurrentLanguageModel):
             raise InputError(
                 f"--task rnndrop_language_modeling carries the state from batch to batch, and {type(model).__name__} "
                 "has none: use an architecture such as lstm_rnndrop, or another task"
             )
-        self.model = model
         return model
 
     def build_criterion(self, cfg, from_checkpoint=False):
@@ -176,19 +145,6 @@ class RnndropLanguageModelingTask(FairseqTask):
         shards = {name: kwargs[name] for name in ("num_shards", "shard_id")}
         return self.get_batch_iterator(dataset, max_sentences=batch_size or 1, **shards).next_epoch_itr(shuffle=False)
 
-    def load_state_dict(self, state_dict: dict) -> None:
-        """Check that the model about to be loaded was trained with this dictionary.
-
-        Raises:
-            InputError: it was not.
-        """
-        own, saved = self.state.dictionary, state_dict.get("dictionary")
-        if saved is not None and saved != own:
-            raise InputError(
-                f"the checkpoint's dictionary has {saved['types']} types and is not the one of {self.cfg.data}, "
-                f"which has {own['types']}: use the folder it was trained on or one made with the same dict.txt"
-            )
-
     def gather_state(self, group) -> None:
         """Keep the state of all rows for the checkpoint that the first of several processes is about to write.
 
@@ -204,8 +160,9 @@ class RnndropLanguageModelingTask(FairseqTask):
         carried = self.gathered or self.model.decoder.carried[True]
         if carried is not None:
             carried = [state.cpu() for state in carried]
-        saved = {"layout": self.train_layout, "carried": carried, "dictionary": self.state.dictionary}
-        return {type(self).__name__: saved}
+        saved = super().get_checkpoint_dict()
+        saved[type(self).__name__].update(layout=self.train_layout, carried=carried)
+        return saved
 
     def set_checkpoint_dict(self, saved: dict) -> None:
         """Go on from the state in a checkpoint, or from zero, with a warning, where the rows are others.
@@ -213,7 +170,7 @@ class RnndropLanguageModelingTask(FairseqTask):
         Raises:
             InputError: the checkpoint is of another dictionary.
         """
-        self.load_state_dict(saved)
+        super().set_checkpoint_dict(saved)
         if saved["carried"] is None:
             return
         if saved["layout"] != self.train_layout:

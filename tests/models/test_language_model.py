@@ -277,7 +277,7 @@ def test_every_flag_explains_itself():
 @pytest.fixture
 def vectors(tmp_path):
     path = tmp_path / "vectors.txt"
-    path.write_text("2 3\nw3 1 2 3\nabsent 4 5 6\nw5 7 8 9\n")
+    path.write_text("3 3\nw3 1 2 3\nabsent 4 5 6\nw5 7 8 9\n")
     return path
 
 
@@ -298,7 +298,9 @@ def test_embeddings_are_read_and_may_be_frozen(vectors):
 
 
 def test_embeddings_of_another_size_are_refused(vectors):
-    with pytest.raises(InputError, match=r"--decoder-embed-path .*line 2: 3 numbers .*\(--decoder-embed-dim 6\)"):
+    with pytest.raises(
+        InputError, match=r"--decoder-embed-path .*line 1: vectors of 3 numbers, .*\(--decoder-embed-dim 6\)"
+    ):
         build(decoder_embed_path=str(vectors))
 
 

@@ -448,12 +448,12 @@ def test_checkpoints_that_do_not_fit_are_refused(trained, refused, own_data, str
     assert "reset the optimizer" in refused("train", *resume, "--optimizer", "adam")
 
     (own_data / "dict.txt").write_text((own_data / "dict.txt").read_text() + "more 1\n")
-    assert "dictionary has 24 types" in refused("eval_lm", own_data, *TASK, "--path", path)
+    assert "dict.txt has 24 types" in refused("eval_lm", own_data, *TASK, "--path", path)
     assert "25 types in the dictionary" in refused("train", *flags(own_data, tmp_path / "run"))
     swapped = (stream_data / "dict.txt").read_text().replace("w3 ", "other ")
     (own_data / "dict.txt").write_text(swapped)
     for command in (("eval_lm", own_data, *TASK, "--path", path), ("train", *flags(own_data, tmp_path / "run"))):
-        assert "the checkpoint's dictionary has 24 types and is not the one of" in refused(*command)
+        assert "the checkpoint's dict.txt has 24 types and is not the one of" in refused(*command)
 
     path.write_bytes(before[: len(before) // 2])
     for command in (("train", *resume), ("eval_lm", stream_data, *TASK, "--path", path)):

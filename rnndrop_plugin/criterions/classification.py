@@ -1,0 +1,85 @@
+"""The loss of classifiers, with the scores of their labels."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+
+from rnndrop_plugin.criterions.scores import f1_score, log_scores
+from rnndrop_plugin.errors import InputError
+
+
+@dataclass
+class RnndropClassificationCriterionConfig(FairseqDataclass):
+    f1_classes: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "labels, separated by commas, whose mean F1 is logged as f1 (SemEval's score: positive,negative; "
+            "default: all labels)"
+        },
+    )
+
+
+@register_criterion("rnndrop_classification", dataclass=RnndropClassificationCriterionConfig)
+class RnndropClassification(FairseqCriterion):
+    """Cross entropy of a sequence's label.
+
+    Logged: ``loss`` (base 2, per sequence), ``accuracy``, ``f1_LABEL`` of each label, and ``f1``, the mean of
+    those that --f1-classes names, in percent. A training epoch's are with dropout on.
+
+    Raises:
+        InputError: --f1-classes names a label that the data do not have.
+    """
+
+    def __init__(self, task, f1_classes: str | None = None):
+        super().__init__(task)
+        self.classes = task.classes
+        chosen = f1_classes.split(",") if f1_classes else self.classes
+        for name in chosen:
+            if name not in self.classes:
+                raise InputError(f"--f1-classes: {name!r} is not one of the labels, {', '.join(self.classes)}")
+        self.chosen = [self.classes.index(name) for name in chosen]
+
+    def forward(self, model, sample):
+        """The summed loss, the sequences to divide its gradient by, and the sums to log."""
+        logits = model(**sample["net_input"])
+        target = sample["target"]
+        loss = F.cross_entropy(logits.float(), target, reduction="sum")
+        predicted = logits.argmax(dim=1)
+        count = [
+            torch.bincount(c, minlength=len(self.classes)) for c in (target[predicted == target], predicted, target)
+        ]
+        logging_output = {
+            "loss": loss.detach(),
+            "correct": (predicted == target).sum(),
+            "counts": torch.stack(count, dim=1),
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["nsentences"],
+            "sample_size": sample["nsentences"],
+        }
+        return loss, sample["nsentences"], logging_output
+
+    @staticmethod
+    def reduce_metrics(logging_outputs: list[dict]) -> None:
+        """Log the averages over ``logging_outputs``, one a batch or sums of several processes."""
+        loss, correct, size = (sum(log[name] for log in logging_outputs) for name in ("loss", "correct", "sample_size"))
+        metrics.log_scalar("loss", loss / size / math.log(2), size, round=4)
+        metrics.log_scalar("accuracy", 100 * correct / size, size, round=2)
+
+    def log_scores(self, logging_outputs: list[dict]) -> None:
+        """Log each label's F1 and the mean of the chosen ones."""
+
+        def mean_f1(counts):
+            return sum(f1_score(counts[i]) for i in self.chosen) / len(self.chosen)
+
+        log_scores(logging_outputs, self.classes, {"f1": mean_f1})
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        """Yes: across processes the outputs are sums."""
+        return True

@@ -1,0 +1,38 @@
+"""Precision, recall and F1 from counts, which are summed over batches and processes before they are divided."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from fairseq.logging import metrics
+from torch import Tensor
+
+
+def f1_score(counts: Tensor) -> float:
+    """The harmonic mean of precision and recall in percent, 0 where nothing is correct.
+
+    Args:
+        counts: ``(3,)``, how many are correct, predicted and there.
+    """
+    correct, predicted, gold = counts.tolist()
+    return ratio(2 * correct, predicted + gold)
+
+
+def ratio(part: float, whole: float) -> float:
+    """``part`` of ``whole`` in percent, 0 of nothing."""
+    return 100 * part / whole if whole else 0.0
+
+
+def log_scores(logging_outputs: list[dict], names: Sequence[str], scores: dict[str, Callable[[Tensor], float]]) -> None:
+    """Log ``f1_NAME`` of each name, and ``scores``, functions of all counts.
+
+    Args:
+        logging_outputs: those that have ``"counts"``, ``(names, 3)``: correct, predicted and there.
+        scores: how to make each score from the sum of the counts.
+    """
+    counts = [log["counts"] for log in logging_outputs if "counts" in log]
+    if not counts:
+        return
+    metrics.log_scalar_sum("_counts", torch.stack([torch.as_tensor(c) for c in counts]).sum(0).double().cpu())
+    by_name = {f"f1_{name}": (lambda counts, i=i: f1_score(counts[i])) for i, name in enumerate(names)}
+    for key, score in {**scores, **by_name}.items():
+        metrics.log_derived(key, lambda meters, score=score: round(score(meters["_counts"].sum), 2))

@@ -1,0 +1,55 @@
+"""fairseq's data folders: a dictionary, and splits as indexed datasets."""
+
+import os
+
+import torch
+from fairseq.data import Dictionary, data_utils
+from torch import Tensor
+
+from rnndrop_plugin.errors import InputError
+
+
+def load_dictionary(folder: str) -> Dictionary:
+    """The dictionary in ``folder``/dict.txt.
+
+    Raises:
+        InputError: the folder or its dict.txt is missing or cannot be read.
+    """
+    path = os.path.join(folder, "dict.txt")
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: no such file; is {folder} (part of) a folder made by scripts/prepare_*.py?")
+    try:
+        return Dictionary.load(path)
+    except Exception as error:
+        raise InputError(f"{path}: not a dictionary: {error}") from error
+
+
+def load_split(
+    folder: str, split: str, dictionary: Dictionary, dataset_impl: str | None = None, combine: bool = False
+) -> list[Tensor]:
+    """The sequences of a split, each ``(length,)``, with the ``</s>`` that ends it.
+
+    Args:
+        dataset_impl: fairseq's --dataset-impl.
+        combine: also read ``split1``, ``split2``, ..., as fairseq does for training data in parts.
+
+    Raises:
+        InputError: its files are missing, damaged or empty, or have padding or ids beyond ``dictionary``.
+    """
+    path = os.path.join(folder, split)
+    if os.path.isfile(f"{path}.bin") and not os.path.getsize(f"{path}.bin"):
+        raise InputError(f"{path}.bin: there is no text in it")
+    try:
+        dataset = data_utils.load_indexed_dataset(path, dictionary, dataset_impl, combine=combine)
+        sequences = None if dataset is None else [dataset[i] for i in range(len(dataset))]
+        tokens = None if dataset is None else torch.cat(sequences)
+    except Exception as error:
+        raise InputError(f"{path}.bin, .idx: damaged: {error}") from error
+    if tokens is None:
+        raise InputError(f"{path}.bin, .idx: no such files")
+    last = int(tokens.max())
+    if last >= len(dictionary):
+        raise InputError(f"{path}.bin: token {last} is beyond the {len(dictionary)} types of dict.txt")
+    if (tokens == dictionary.pad()).any():
+        raise InputError(f"{path}.bin: {dictionary[dictionary.pad()]} is in the text; it stands for none")
+    return sequences

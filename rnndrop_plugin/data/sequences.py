@@ -1,0 +1,156 @@
+"""Sequences of words with what is to be predicted of them: a tag for each word, or one label."""
+
+import numpy as np
+import torch
+from fairseq.data import Dictionary, FairseqDataset, data_utils, iterators
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from rnndrop_plugin.errors import InputError
+
+NO_TARGET = -100  # where a batch of tags is padded; torch's cross entropy ignores it
+
+
+class Sequences(FairseqDataset):
+    """Sequences of words, their features and their targets.
+
+    A batch is ``{"id", "nsentences", "ntokens", "net_input", "target"}``; its net_input has ``src_tokens``
+    ``(batch, time)``, padded at the right, ``src_lengths`` ``(batch,)`` and, where the data have it,
+    ``capitalisation`` ``(batch, time)``.
+
+    Args:
+        words: ``(length,)`` each, without ``</s>``.
+        capitalisation: for each sequence a class a word, or None.
+        targets: the classes to predict, or None where there is nothing to compare with.
+        pad: what words and capitalisation are padded with.
+    """
+
+    def __init__(
+        self, words: list[Tensor], capitalisation: list[Tensor] | None, targets: list[Tensor] | None, pad: int
+    ):
+        self.words = words
+        self.capitalisation = capitalisation
+        self.targets = targets
+        self.pad = pad
+        self.sizes = np.array([len(sequence) for sequence in words])  # the steps that a model takes
+
+    def __len__(self):
+        return len(self.words)
+
+    def __getitem__(self, index: int) -> int:
+        return int(index)
+
+    def num_tokens(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    def size(self, index: int) -> int:
+        return int(self.sizes[index])
+
+    def ordered_indices(self) -> np.ndarray:
+        """By size, in random order among equals, so that a batch needs little padding."""
+        return np.lexsort((np.random.permutation(len(self)), self.sizes))
+
+    def collater(self, samples: list[int]) -> dict:
+        if not samples:  # the last batch of a process that has one less than others
+            return {}
+        lengths = torch.from_numpy(self.sizes[samples])
+        net_input = {"src_tokens": self._pad(self.words, samples), "src_lengths": lengths}
+        if self.capitalisation is not None:
+            net_input["capitalisation"] = self._pad(self.capitalisation, samples)
+        batch = {
+            "id": torch.tensor(samples),
+            "nsentences": len(samples),
+            "ntokens": int(lengths.sum()),
+            "net_input": net_input,
+        }
+        if self.targets is not None:
+            batch["target"] = self._collate_targets(samples)
+        return batch
+
+    def _pad(self, sequences: list[Tensor], samples: list[int]) -> Tensor:
+        return pad_sequence([sequences[i] for i in samples], batch_first=True, padding_value=self.pad)
+
+    def _collate_targets(self, samples: list[int]) -> Tensor:
+        raise NotImplementedError
+
+
+class LabelledSequences(Sequences):
+    """Sequences with one label each: a batch's target is ``(batch,)``."""
+
+    def _collate_targets(self, samples: list[int]) -> Tensor:
+        return torch.cat([self.targets[i] for i in samples])
+
+
+class TaggedSentences(Sequences):
+    """Sentences with one tag a word: a batch's target is ``(batch, time)``, padded with NO_TARGET.
+
+    With ``extract_length`` a model reads an extract of at most so many words of each sentence, drawn anew each
+    epoch (section 4.4); the seed, the epoch and the sentence determine which. ``src_tokens`` and
+    ``capitalisation`` hold the whole sentences all the same, so that the extract's first and last words have
+    their context; net_input's ``starts`` ``(batch,)`` and ``src_lengths`` say where the extract is, and the
+    target is the extract's.
+    """
+
+    def __init__(self, *args, extract_length: int | None = None, seed: int = 1):
+        super().__init__(*args)
+        self.extract_length = extract_length
+        self.seed = seed
+        self.epoch = 1
+        if extract_length is not None:
+            self.sizes = np.minimum(self.sizes, extract_length)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def start(self, index: int) -> int:
+        """Where the extract of sentence ``index`` begins in this epoch."""
+        choices = len(self.words[index]) - int(self.sizes[index]) + 1
+        if choices == 1:
+            return 0
+        return int(np.random.default_rng([self.seed % 2**32, self.epoch, index]).integers(choices))
+
+    def collater(self, samples: list[int]) -> dict:
+        batch = super().collater(samples)
+        if batch and self.extract_length is not None:
+            batch["net_input"]["starts"] = torch.tensor([self.start(i) for i in samples])
+        return batch
+
+    def _collate_targets(self, samples: list[int]) -> Tensor:
+        extracts = [self.targets[i][self.start(i) :][: self.sizes[i]] for i in samples]
+        return pad_sequence(extracts, batch_first=True, padding_value=NO_TARGET)
+
+
+def batch_iterator(
+    dataset: Sequences,
+    *,
+    max_tokens: int | None,
+    max_sentences: int | None,
+    seed: int,
+    num_shards: int = 1,
+    shard_id: int = 0,
+    epoch: int = 1,
+) -> iterators.EpochBatchIterator:
+    """Batches of sequences of like length, the same in every epoch, in an order drawn anew each epoch.
+
+    Every sequence is in one of them: fairseq's own iterator leaves out the last ones where their number is no
+    multiple of 8, and composes others after a resume. Batches are made in this process, since a worker of
+    fairseq's loader would not be told of a new epoch.
+
+    Raises:
+        InputError: a sequence is longer than ``max_tokens``.
+    """
+    if max_tokens is not None and dataset.sizes.max() > max_tokens:
+        raise InputError(f"a sequence has {dataset.sizes.max()} words: raise --max-tokens, which is {max_tokens}")
+    with data_utils.numpy_seed(seed):
+        indices = dataset.ordered_indices()
+    batches = data_utils.batch_by_size(
+        indices, dataset.num_tokens, dataset.sizes[indices], max_tokens=max_tokens, max_sentences=max_sentences
+    )
+    return iterators.EpochBatchIterator(
+        dataset, dataset.collater, batches, seed=seed, num_shards=num_shards, shard_id=shard_id, epoch=epoch
+    )
+
+
+def classes(sequences: list[Tensor], dictionary: Dictionary) -> list[Tensor]:
+    """Symbols of ``dictionary`` as classes, numbered from 0: fairseq's own symbols are none."""
+    return [sequence - dictionary.nspecial for sequence in sequences]

@@ -1,0 +1,116 @@
+"""What taggers and classifiers share: words and their features, read by recurrent layers."""
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.models import BaseFairseqModel
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from rnndrop_plugin.models.recurrent import (
+    ChecksParameters,
+    RecurrentConfig,
+    check_sizes,
+    init_embeddings,
+    init_uniform,
+)
+
+
+class WordFeatures(nn.Module):
+    """Embeddings of words, followed by their capitalisation, one number a class, where the data have it.
+
+    Args:
+        dictionaries: those of the task, ``word`` and, if there is one, ``capitalisation``.
+    """
+
+    def __init__(self, cfg: RecurrentConfig, dictionaries: dict[str, Dictionary]):
+        super().__init__()
+        words, capitalisation = dictionaries["word"], dictionaries.get("capitalisation")
+        check_sizes(cfg, "decoder_embed_dim")
+        self.embed_tokens = nn.Embedding(len(words), cfg.decoder_embed_dim, words.pad())
+        self.kinds = range(capitalisation.nspecial, len(capitalisation)) if capitalisation is not None else range(0)
+        self.output_size = cfg.decoder_embed_dim + len(self.kinds)
+
+    def forward(self, src_tokens: Tensor, capitalisation: Tensor | None = None) -> Tensor:
+        """``(batch, time)`` to ``(batch, time, output_size)``, all zeros where there is padding."""
+        x = self.embed_tokens(src_tokens)
+        if self.kinds:
+            kinds = torch.tensor(self.kinds, device=x.device)
+            x = torch.cat([x, (capitalisation.unsqueeze(2) == kinds).to(x)], dim=2)
+        return x
+
+
+class SequenceModel(ChecksParameters, BaseFairseqModel):
+    """Word features, recurrent layers and an output layer; the subclasses say which steps it is applied to.
+
+    Args:
+        features: gives the features of each word.
+        rnn: recurrent layers of rnndrop_plugin.modules.
+        classes: how many there are to predict.
+        context: a layer between features and recurrence, if any.
+    """
+
+    recurrent: type[nn.Module]  # of rnndrop_plugin.modules
+
+    def __init__(
+        self,
+        cfg: RecurrentConfig,
+        features: WordFeatures,
+        rnn: nn.Module,
+        classes: int,
+        context: nn.Module | None = None,
+    ):
+        super().__init__()
+        self.features = features
+        self.context = context
+        self.rnn = rnn
+        self.dropout_in = nn.Dropout(cfg.decoder_dropout_in)
+        self.dropout_out = nn.Dropout(cfg.decoder_dropout_out)
+        self.output_projection = nn.Linear(rnn.hidden_size * (1 + rnn.bidirectional), classes)
+
+    def initialise(self, cfg: RecurrentConfig, words: Dictionary) -> None:
+        """Set all parameters as --init-range, --decoder-embed-path and --decoder-freeze-embed say.
+
+        Raises:
+            InputError: a negative range, or a file that cannot be used.
+        """
+        init_uniform(self, cfg.init_range)
+        init_embeddings(self.features.embed_tokens, cfg, words)
+
+    def read(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        capitalisation: Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the recurrence over sequences, or over extracts of them.
+
+        Args:
+            src_tokens, capitalisation: ``(batch, time)``, ids, padded at the right.
+            src_lengths: ``(batch,)``, the steps that the recurrence takes of each sequence.
+            starts: ``(batch,)``, the word that it begins with, the first if None.
+
+        Returns:
+            The output ``(batch, steps, features)``, zero past the end, and that of the last layer after each
+            sequence's own last step, ``(batch, hidden)`` of its last direction.
+        """
+        x = self.features(src_tokens, capitalisation)
+        if self.context is not None:
+            x = self.context(x)
+        if starts is not None:
+            steps = starts.unsqueeze(1) + torch.arange(int(src_lengths.max()), device=x.device)
+            steps = steps.clamp(max=x.size(1) - 1).unsqueeze(2)  # past an extract's end anything, it is not read
+            x = x.gather(1, steps.expand(-1, -1, x.size(2)))
+        x = pack_padded_sequence(self.dropout_in(x), src_lengths.cpu(), batch_first=True, enforce_sorted=False)
+        output, state = self.rnn(x)
+        output, _ = pad_packed_sequence(output, batch_first=True)
+        h = state[0] if isinstance(state, tuple) else state
+        return self.dropout_out(output), self.dropout_out(h[-1])
+
+    def describe(self) -> str:
+        vocabulary, classes = self.features.embed_tokens.num_embeddings, self.output_projection.out_features
+        return f"{type(self.rnn).__name__}, {vocabulary} types in the dictionary, {classes} classes"
+
+    def max_positions(self) -> int:
+        """A recurrence has no longest input."""
+        return 10**9

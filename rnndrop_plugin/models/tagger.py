@@ -1,0 +1,171 @@
+"""Recurrent taggers: lstm_rnndrop_tagger, gru_rnndrop_tagger, rnn_rnndrop_tagger and their presets."""
+
+from dataclasses import dataclass, field
+
+from fairseq.dataclass import ChoiceEnum
+from fairseq.models import register_model
+from torch import Tensor, nn
+
+from rnndrop_plugin import modules
+from rnndrop_plugin.data.sequences import NO_TARGET
+from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.models.recurrent import (
+    NonlinearityChoice,
+    RecurrentConfig,
+    ScalingChoice,
+    build_recurrent,
+    check_sizes,
+)
+from rnndrop_plugin.models.sequences import SequenceModel, WordFeatures
+
+ContextChoice = ChoiceEnum(["none", "conv", "concat"])
+
+
+@dataclass
+class TaggerConfig(RecurrentConfig):
+    context: ContextChoice = field(
+        default="none",
+        metadata={
+            "help": "what the recurrence reads of a word's neighbours: conv, a convolution (COLING 2016); concat, the "
+            "features of all in a row (arXiv v2)"
+        },
+    )
+    context_width: int = field(
+        default=5, metadata={"help": "words that --context sees, the word itself in the middle: an odd number"}
+    )
+    context_filters: int = field(default=256, metadata={"help": "filters of --context conv"})
+    bidirectional: bool = field(default=False, metadata={"help": "read sentences in both directions"})
+    crf: bool = field(
+        default=False, metadata={"help": "score whole paths of tags by a conditional random field over the outputs"}
+    )
+
+
+class RecurrentTagger(SequenceModel):
+    """Predicts a tag for each word (section 4.4).
+
+    Args:
+        crf: whether a conditional random field chooses the tags together.
+
+    The others are those of :class:`SequenceModel`.
+    """
+
+    def __init__(self, *args, crf: bool = False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.crf = modules.CRF(self.output_projection.out_features) if crf else None
+
+    @classmethod
+    def build_model(cls, cfg: TaggerConfig, task):
+        """Build the model of ``cfg``.
+
+        Raises:
+            InputError: flags that cannot be, or an unusable file of embeddings.
+        """
+        features = WordFeatures(cfg, task.dictionaries)
+        context = _build_context(cfg, features.output_size)
+        rnn = build_recurrent(cls.recurrent, cfg, (context or features).output_size, cfg.bidirectional)
+        model = cls(cfg, features, rnn, len(task.classes), context, crf=cfg.crf)
+        model.initialise(cfg, task.dictionaries["word"])
+        return model
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        capitalisation: Tensor | None = None,
+        starts: Tensor | None = None,
+    ) -> Tensor:
+        """The logits ``(batch, steps, tags)``; the arguments are those of :meth:`read`."""
+        output, _ = self.read(src_tokens, src_lengths, capitalisation, starts)
+        return self.output_projection(output)
+
+    def loss(self, logits: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
+        """The negative log-likelihood of ``target`` ``(batch, steps)``, summed over words, or over paths with a CRF."""
+        if self.crf is not None:
+            return self.crf(logits, target, lengths).sum()
+        return nn.functional.cross_entropy(
+            logits.flatten(0, 1), target.flatten(), ignore_index=NO_TARGET, reduction="sum"
+        )
+
+    def decode(self, logits: Tensor, lengths: Tensor) -> Tensor:
+        """The tags ``(batch, steps)`` that are predicted; past a sentence's end they mean nothing."""
+        return logits.argmax(dim=2) if self.crf is None else self.crf.decode(logits, lengths)
+
+
+def _build_context(cfg: TaggerConfig, input_size: int) -> nn.Module | None:
+    check_sizes(cfg, "context_filters")
+    try:
+        if cfg.context == "conv":
+            return modules.ConvContext(
+                input_size, cfg.context_filters, cfg.context_width, str(cfg.recurrent_nonlinearity)
+            )
+        if cfg.context == "concat":
+            return modules.ConcatContext(input_size, cfg.context_width)
+    except ValueError as error:
+        raise InputError(f"--context-{error}") from error
+    return None
+
+
+@register_model("lstm_rnndrop_tagger", dataclass=TaggerConfig)
+class LSTMTagger(RecurrentTagger):
+    recurrent = modules.LSTM
+
+
+@register_model("gru_rnndrop_tagger", dataclass=TaggerConfig)
+class GRUTagger(RecurrentTagger):
+    recurrent = modules.GRU
+
+
+@register_model("rnn_rnndrop_tagger", dataclass=TaggerConfig)
+class RNNTagger(RecurrentTagger):
+    recurrent = modules.RNN
+
+
+@dataclass
+class CoNLL2003Config(TaggerConfig):
+    """Section 4.4 of COLING 2016, with vectors of 50 numbers (--decoder-embed-path DATA/vectors.txt)."""
+
+    decoder_embed_dim: int = 50
+    decoder_freeze_embed: bool = True
+    decoder_hidden_size: int = 1024
+    context: ContextChoice = "conv"
+    recurrent_dropout_scaling: ScalingChoice = "expected"
+    recurrent_nonlinearity: NonlinearityChoice = "relu"
+    recurrent_biases: int = 1
+    init_range: float = 0.05
+
+
+@dataclass
+class CoNLL2003ConcatConfig(CoNLL2003Config):
+    """Section 4.4 of arXiv v2, with vectors of 50 numbers (--decoder-embed-path DATA/vectors.txt)."""
+
+    context: ContextChoice = "concat"
+
+
+@register_model("lstm_rnndrop_tagger_conll2003", dataclass=CoNLL2003Config)
+class LSTMCoNLL2003(LSTMTagger):
+    pass
+
+
+@register_model("gru_rnndrop_tagger_conll2003", dataclass=CoNLL2003Config)
+class GRUCoNLL2003(GRUTagger):
+    pass
+
+
+@register_model("rnn_rnndrop_tagger_conll2003", dataclass=CoNLL2003Config)
+class RNNCoNLL2003(RNNTagger):
+    pass
+
+
+@register_model("lstm_rnndrop_tagger_conll2003_concat", dataclass=CoNLL2003ConcatConfig)
+class LSTMCoNLL2003Concat(LSTMTagger):
+    pass
+
+
+@register_model("gru_rnndrop_tagger_conll2003_concat", dataclass=CoNLL2003ConcatConfig)
+class GRUCoNLL2003Concat(GRUTagger):
+    pass
+
+
+@register_model("rnn_rnndrop_tagger_conll2003_concat", dataclass=CoNLL2003ConcatConfig)
+class RNNCoNLL2003Concat(RNNTagger):
+    pass

@@ -1,0 +1,61 @@
+"""Layers that let each word see its neighbours before a recurrence reads it (section 4.4)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rnndrop_plugin.ops import NONLINEARITIES
+
+
+def _check_width(width: int) -> None:
+    if width < 1 or width % 2 == 0:
+        raise ValueError(f"width must be odd, the word and as many to its left as to its right, got {width}")
+
+
+class ConvContext(nn.Module):
+    """A convolution over time, phi(W [x_(t-w) ... x_(t+w)] + b), zeros standing beyond both ends (COLING 2016).
+
+    Args:
+        input_size: the features of a word.
+        filters: the features it gives.
+        width: the words it sees, 2w + 1.
+        nonlinearity: ``"tanh"`` or ``"relu"``, the function phi.
+
+    Raises:
+        ValueError: an even width.
+    """
+
+    def __init__(self, input_size: int, filters: int, width: int = 5, nonlinearity: str = "relu"):
+        super().__init__()
+        _check_width(width)
+        self.convolution = nn.Conv1d(input_size, filters, width, padding=width // 2)
+        self.nonlinearity = nonlinearity
+        self.output_size = filters
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, time, input_size)`` to ``(batch, time, filters)``."""
+        return NONLINEARITIES[self.nonlinearity](self.convolution(x.transpose(1, 2)).transpose(1, 2))
+
+
+class ConcatContext(nn.Module):
+    """The features of neighbouring words in a row, [x_(t-w) ... x_(t+w)], zeros standing beyond both ends (arXiv v2).
+
+    Args:
+        input_size: the features of a word.
+        width: the words in a row, 2w + 1.
+
+    Raises:
+        ValueError: an even width.
+    """
+
+    def __init__(self, input_size: int, width: int = 5):
+        super().__init__()
+        _check_width(width)
+        self.width = width
+        self.output_size = width * input_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, time, input_size)`` to ``(batch, time, width * input_size)``."""
+        time, side = x.size(1), self.width // 2
+        padded = F.pad(x, (0, 0, side, side))
+        return torch.cat([padded[:, i : i + time] for i in range(self.width)], dim=2)

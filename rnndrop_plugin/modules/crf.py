@@ -1,0 +1,28 @@
+"""A conditional random field as an output layer."""
+
+import torch
+from torch import Tensor, nn
+
+from rnndrop_plugin.ops import crf_decode, crf_nll
+
+
+class CRF(nn.Module):
+    """A linear-chain conditional random field over tags, its transition scores trained.
+
+    Args:
+        tags: how many there are.
+    """
+
+    def __init__(self, tags: int):
+        super().__init__()
+        self.transitions = nn.Parameter(torch.zeros(tags, tags))
+        self.start = nn.Parameter(torch.zeros(tags))
+        self.end = nn.Parameter(torch.zeros(tags))
+
+    def forward(self, emissions: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+        """The negative log-likelihood of each path, see :func:`rnndrop_plugin.ops.crf_nll`."""
+        return crf_nll(emissions, self.transitions, self.start, self.end, tags, lengths)
+
+    def decode(self, emissions: Tensor, lengths: Tensor) -> Tensor:
+        """The best path, see :func:`rnndrop_plugin.ops.crf_decode`."""
+        return crf_decode(emissions, self.transitions, self.start, self.end, lengths)

@@ -1,0 +1,81 @@
+"""What the tasks share: a data folder whose dictionaries a checkpoint must agree with."""
+
+import copy
+import hashlib
+import os
+
+from fairseq.data import Dictionary
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import FairseqTask
+from omegaconf import OmegaConf
+
+from rnndrop_plugin.data.indexed import load_dictionary
+from rnndrop_plugin.errors import InputError
+
+
+class RnndropTask(FairseqTask):
+    """A task over a data folder with one or several dictionaries.
+
+    Args:
+        dictionaries: by their folders inside the data folder, ``""`` being the data folder itself.
+    """
+
+    def __init__(self, cfg: FairseqDataclass, dictionaries: dict[str, Dictionary], **kwargs):
+        super().__init__(cfg)
+        self.dictionaries = dictionaries
+        self.model = None
+        self.state.merge_state_dict({"dictionaries": {name: _identity(d) for name, d in dictionaries.items()}})
+
+    @staticmethod
+    def load_dictionaries(cfg: FairseqDataclass, *folders: str) -> dict[str, Dictionary]:
+        """The dictionaries in ``folders`` of the data folder.
+
+        Raises:
+            InputError: no data folder is given, or one of them is missing or cannot be read.
+        """
+        if OmegaConf.is_missing(cfg, "data"):
+            raise InputError("the data folder is not given (task.data=FOLDER)")
+        return {folder: load_dictionary(os.path.join(cfg.data, folder)) for folder in folders}
+
+    def build_model(self, cfg: FairseqDataclass, from_checkpoint=False):
+        """Build the model of ``cfg``."""
+        if from_checkpoint and getattr(cfg, "decoder_embed_path", None):
+            cfg = copy.copy(cfg)
+            cfg.decoder_embed_path = None  # the checkpoint has the embeddings, the file may be gone
+        self.model = super().build_model(cfg, from_checkpoint)
+        return self.model
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Check that the model about to be loaded was trained with these dictionaries.
+
+        Raises:
+            InputError: it was not.
+        """
+        saved = state_dict.get("dictionaries")
+        for folder, own in self.state.dictionaries.items() if saved is not None else ():
+            name = os.path.join(folder, "dict.txt")
+            if folder not in saved:
+                raise InputError(f"the checkpoint was trained without {name}, which {self.cfg.data} has")
+            if saved[folder] != own:
+                raise InputError(
+                    f"the checkpoint's {name} has {saved[folder]['types']} types and is not the one of "
+                    f"{self.cfg.data}, which has {own['types']}: use the folder it was trained on or one made with "
+                    "the same dictionary"
+                )
+
+    def get_checkpoint_dict(self) -> dict:
+        """What a checkpoint keeps of the task and a resume reads, beside the ``state``."""
+        return {type(self).__name__: {"dictionaries": self.state.dictionaries}}
+
+    def set_checkpoint_dict(self, saved: dict) -> None:
+        """Check and read what :meth:`get_checkpoint_dict` kept.
+
+        Raises:
+            InputError: the checkpoint is of another dictionary.
+        """
+        self.load_state_dict(saved)
+
+
+def _identity(dictionary: Dictionary) -> dict:
+    symbols = "\n".join(dictionary.symbols).encode()
+    return {"types": len(dictionary), "sha256": hashlib.sha256(symbols).hexdigest()}

@@ -1,0 +1,31 @@
+"""Classification: one label for a sequence, read after its last step."""
+
+from dataclasses import dataclass
+
+from fairseq.tasks import register_task
+from torch import Tensor
+
+from rnndrop_plugin.data.sequences import LabelledSequences
+from rnndrop_plugin.models.classifier import RecurrentClassifier
+from rnndrop_plugin.tasks.sequences import SequencesConfig, SequencesTask
+
+
+@dataclass
+class RnndropClassificationConfig(SequencesConfig):
+    pass
+
+
+@register_task("rnndrop_classification", dataclass=RnndropClassificationConfig)
+class RnndropClassificationTask(SequencesTask):
+    """Train and evaluate recurrent classifiers of sequences (sections 4.1 and 4.5)."""
+
+    target_stream = "label"
+    model_class = RecurrentClassifier
+    architecture = "rnndrop_classifier"
+    criterion = "rnndrop_classification"
+
+    def targets_of(self, words: Tensor) -> int:
+        return 1
+
+    def make_dataset(self, words, capitalisation, targets, split) -> LabelledSequences:
+        return LabelledSequences(words, capitalisation, targets, self.source_dictionary.pad())

@@ -1,0 +1,156 @@
+"""What tagging and classification share: sequences of words in several streams, batched by length."""
+
+import logging
+import os
+from dataclasses import dataclass, field
+
+from fairseq.data import Dictionary
+from fairseq.dataclass import FairseqDataclass
+from omegaconf import II, MISSING
+from torch import Tensor
+
+from rnndrop_plugin.data.indexed import load_split
+from rnndrop_plugin.data.sequences import Sequences, batch_iterator, classes
+from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.tasks.base import RnndropTask
+
+logger = logging.getLogger(__name__)
+
+WORD, CAPITALISATION = "word", "capitalisation"
+
+
+@dataclass
+class SequencesConfig(FairseqDataclass):
+    data: str = field(
+        default=MISSING,
+        metadata={"help": "folder made by scripts/prepare_*.py: a sub-folder for words and one for what is predicted"},
+    )
+    dataset_impl: str | None = II("dataset.dataset_impl")
+    train_subset: str = II("dataset.train_subset")
+    seed: int = II("common.seed")
+
+
+class SequencesTask(RnndropTask):
+    """A task that predicts classes from sequences of words; the subclasses say which.
+
+    The data folder has one sub-folder a stream, each with dict.txt and the splits as fairseq-preprocess writes
+    them: ``word``, optionally ``capitalisation`` (a class for each word), and ``target_stream``.
+    """
+
+    target_stream: str
+    model_class: type
+    criterion: str
+
+    @classmethod
+    def setup_task(cls, cfg: SequencesConfig, **kwargs):
+        """Load the dictionaries.
+
+        Raises:
+            InputError: one of them is missing or cannot be read, or there is nothing to choose from.
+        """
+        dictionaries = cls.load_dictionaries(cfg, WORD, cls.target_stream)
+        if os.path.isdir(os.path.join(cfg.data, CAPITALISATION)):
+            dictionaries |= cls.load_dictionaries(cfg, CAPITALISATION)
+        task = cls(cfg, dictionaries, **kwargs)
+        if len(task.classes) < 2:
+            raise InputError(f"{cfg.data}/{cls.target_stream}/dict.txt: two classes or more are needed")
+        logger.info(f"{len(dictionaries[WORD])} types of words, classes: {' '.join(task.classes)}")
+        return task
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes, in the order of a model's outputs."""
+        dictionary = self.dictionaries[self.target_stream]
+        return dictionary.symbols[dictionary.nspecial :]
+
+    def load_dataset(self, split: str, epoch=1, combine=False, **kwargs):
+        """Read a split.
+
+        Raises:
+            InputError: a stream is missing or damaged, or the streams do not fit each other.
+        """
+        streams = {}
+        for name, dictionary in self.dictionaries.items():
+            folder = os.path.join(self.cfg.data, name)
+            sequences = load_split(folder, split, dictionary, self.cfg.dataset_impl, combine)
+            streams[name] = [sequence[:-1].long() for sequence in sequences]  # without </s>
+        words = streams[WORD]
+        for name, sequences in streams.items():
+            path = os.path.join(self.cfg.data, name, split)
+            if len(sequences) != len(words):
+                raise InputError(f"{path}.bin: {len(sequences)} sequences, but there are {len(words)} of words")
+            for i, sequence in enumerate(sequences):
+                expected = self.targets_of(words[i]) if name == self.target_stream else len(words[i])
+                if len(sequence) != expected or expected == 0:
+                    raise InputError(
+                        f"{path}.bin: sequence {i + 1} has {len(sequence)} symbols, expected {max(expected, 1)}"
+                    )
+        target = streams[self.target_stream]
+        if min(int(sequence.min()) for sequence in target) < self.dictionaries[self.target_stream].nspecial:
+            raise InputError(f"{self.cfg.data}/{self.target_stream}/{split}.bin: a class that dict.txt does not have")
+        targets = classes(target, self.dictionaries[self.target_stream])
+        self.datasets[split] = self.make_dataset(words, streams.get(CAPITALISATION), targets, split)
+
+    def targets_of(self, words: Tensor) -> int:
+        """How many targets a sequence has."""
+        raise NotImplementedError
+
+    def make_dataset(
+        self, words: list[Tensor], capitalisation: list[Tensor] | None, targets: list[Tensor], split: str
+    ) -> Sequences:
+        """The dataset of a split."""
+        raise NotImplementedError
+
+    def get_batch_iterator(
+        self, dataset, max_tokens=None, max_sentences=None, seed=1, num_shards=1, shard_id=0, epoch=1, **kwargs
+    ):
+        """Batches of sequences of like length, see :func:`rnndrop_plugin.data.sequences.batch_iterator`."""
+        return batch_iterator(
+            dataset,
+            max_tokens=max_tokens,
+            max_sentences=max_sentences,
+            seed=seed,
+            num_shards=num_shards,
+            shard_id=shard_id,
+            epoch=epoch,
+        )
+
+    def build_model(self, cfg: FairseqDataclass, from_checkpoint=False):
+        """Build the model of ``cfg``.
+
+        Raises:
+            InputError: a model for another task.
+        """
+        model = super().build_model(cfg, from_checkpoint)
+        if not isinstance(model, self.model_class):
+            raise InputError(
+                f"{type(model).__name__} does not fit this task: use an architecture such as lstm_{self.architecture}"
+            )
+        return model
+
+    def build_criterion(self, cfg, from_checkpoint=False):
+        """Build the criterion of ``cfg``.
+
+        Raises:
+            InputError: a criterion for another task.
+        """
+        if cfg._name != self.criterion:
+            raise InputError(f"--criterion {cfg._name} does not fit this task: use --criterion {self.criterion}")
+        return super().build_criterion(cfg, from_checkpoint)
+
+    def reduce_metrics(self, logging_outputs, criterion):
+        """Log what the criterion says, and what it makes of the counts over all batches and processes."""
+        super().reduce_metrics(logging_outputs, criterion)
+        criterion.log_scores(logging_outputs)
+
+    def max_positions(self) -> int:
+        """A recurrence has no longest input."""
+        return 10**9
+
+    @property
+    def source_dictionary(self) -> Dictionary:
+        return self.dictionaries[WORD]
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        return self.dictionaries[self.target_stream]

@@ -1,0 +1,52 @@
+"""Tagging: a tag for each word, such as those of named entities."""
+
+from dataclasses import dataclass, field
+from typing import Optional
+
+from fairseq.tasks import register_task
+from torch import Tensor
+
+from rnndrop_plugin.data.sequences import TaggedSentences
+from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.models.tagger import RecurrentTagger
+from rnndrop_plugin.tasks.sequences import SequencesConfig, SequencesTask
+
+
+@dataclass
+class RnndropTaggingConfig(SequencesConfig):
+    extract_length: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "train on a random extract of at most so many words of each sentence, drawn anew each epoch "
+            "(default: whole sentences)"
+        },
+    )
+
+
+@register_task("rnndrop_tagging", dataclass=RnndropTaggingConfig)
+class RnndropTaggingTask(SequencesTask):
+    """Train and evaluate recurrent taggers: on extracts of sentences, and on whole ones (section 4.4)."""
+
+    target_stream = "tag"
+    model_class = RecurrentTagger
+    architecture = "rnndrop_tagger"
+    criterion = "rnndrop_tagging"
+
+    def __init__(self, cfg: RnndropTaggingConfig, dictionaries, **kwargs):
+        super().__init__(cfg, dictionaries)
+        if cfg.extract_length is not None and cfg.extract_length < 1:
+            raise InputError(f"--extract-length must be at least 1, got {cfg.extract_length}")
+
+    def targets_of(self, words: Tensor) -> int:
+        return len(words)
+
+    def make_dataset(self, words, capitalisation, targets, split) -> TaggedSentences:
+        extract_length = self.cfg.extract_length if split == self.cfg.train_subset else None
+        return TaggedSentences(
+            words,
+            capitalisation,
+            targets,
+            self.source_dictionary.pad(),
+            extract_length=extract_length,
+            seed=self.cfg.seed,
+        )

@@ -1,0 +1,311 @@
+"""Runs of fairseq-train that go on where they were interrupted, several at a time (for reproduce.py)."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from plot_log import entries
+from tqdm import tqdm
+
+TRAIN = [sys.executable, "-m", "fairseq_cli.train"]
+VALIDATE = [sys.executable, "-m", "fairseq_cli.validate"]
+POLL = 0.5  # seconds between two looks at a log
+LAST_LINES = 15  # of a failed command's log that are shown
+
+
+class Run(NamedTuple):
+    """One training, and the evaluation of what it made.
+
+    Attributes:
+        name: of its folder below the experiment's.
+        train: arguments of fairseq-train, without --save-dir.
+        test: arguments of fairseq-validate but for the checkpoint and the splits.
+        splits: what to test on, nothing if empty.
+        metric: what to report, as the log calls it.
+        target: the training is stopped once the metric on the training data is at least this in two epochs in a row,
+            and the checkpoint of the second is tested; None to train to the end.
+        checkpoint: which one is tested otherwise.
+        needs: the run that must be finished before this one starts.
+        more: further arguments of fairseq-train, given the result of that run.
+    """
+
+    name: str
+    train: list[str]
+    test: list[str]
+    splits: Sequence[str]
+    metric: str
+    target: float | None = None
+    checkpoint: str = "checkpoint_best.pt"
+    needs: str | None = None
+    more: Callable[[dict], list[str]] = lambda needed: []
+
+
+class Interrupted(Exception):
+    """The runs are to stop."""
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    new = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict:
+    """The contents of a JSON file, nothing if there is none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{path}: is damaged (not JSON); remove it to do this run again") from None
+
+
+def epochs(log: Path) -> list[dict]:
+    """The statistics of the epochs that a log of fairseq-train has, in the order of their updates."""
+    if not log.exists() or not log.stat().st_size:
+        return []
+    found = {int(entry["train_num_updates"]): entry for entry in entries(log) if "train_num_updates" in entry}
+    return [found[updates] for updates in sorted(found)]
+
+
+def seconds(done: list[dict]) -> float:
+    """How long these epochs took, however often the training was interrupted; unfinished epochs do not count."""
+    total = previous = 0.0
+    for entry in done:
+        wall = float(entry["train_wall"])
+        total += wall - previous if wall >= previous else wall  # it starts from 0 where the training was resumed
+        previous = wall
+    return total
+
+
+def epochs_to_target(run: Run, done: list[dict]) -> int | None:
+    """How many epochs it took to reach the target twice in a row, None if it was not reached."""
+    if run.target is not None:
+        reached = [float(entry[f"train_{run.metric}"]) >= run.target for entry in done]
+        for number in range(2, len(done) + 1):
+            if all(reached[number - 2 : number]):
+                return number
+    return None
+
+
+def is_trained(run: Run, arguments: list[str], done: list[dict]) -> bool:
+    """Whether a training has reached its target or its --max-update.
+
+    (fairseq-train would make one more update if it were started again at --max-update.)
+    """
+    if epochs_to_target(run, done):
+        return True
+    if not done or "--max-update" not in arguments:
+        return False
+    return int(done[-1]["train_num_updates"]) >= int(arguments[arguments.index("--max-update") + 1])
+
+
+def without_limit(arguments: list[str]) -> list[str]:
+    """The arguments but for --max-update and its value."""
+    if "--max-update" not in arguments:
+        return arguments
+    at = arguments.index("--max-update")
+    return arguments[:at] + arguments[at + 2 :]
+
+
+def summary(result: dict) -> str:
+    """A result in a line."""
+    outcome = {None: "trained", True: "solved", False: "not solved"}[result["solved"]]
+    parts = [f"{outcome} after {result['updates']:,} updates in {result['seconds']:.0f} s"]
+    parts += [f"training {result['metric']} {result['training']:.2f}"]
+    parts += [f"{split} {value:.2f}" for split, value in result["test"].items()]
+    return ", ".join(parts)
+
+
+class Runs:
+    """The runs of an experiment, each in a folder of its own below ``out``.
+
+    A finished run has a result.json there: its arguments ("train"), "updates" and "seconds" of the training, the
+    name of the "metric", its value on the "training" data in the last epoch, "solved" (whether the target was
+    reached; None without one), the "checkpoint" and the metric on the splits it was tested on ("test").
+
+    Attributes:
+        results: of the runs performed, by their names.
+        failures: why the others of them have none.
+    """
+
+    def __init__(self, runs: Sequence[Run], out: Path):
+        self.runs = {run.name: run for run in runs}
+        self.out = out
+        self.results: dict[str, dict] = {}
+        self.failures: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._status: dict[str, str] = {}  # of the runs that are being performed
+        self._lock = -1
+
+    def perform(self, names: Sequence[str], jobs: int, finished: Callable[[], None]) -> None:
+        """Perform these runs and those that they need, unless they are finished, ``jobs`` at a time.
+
+        Where one fails, those that do not need it go on. An exception (Ctrl-C) ends the running commands.
+
+        Args:
+            finished: is called after each run.
+
+        Raises:
+            ValueError: such runs are being performed in the same folder already.
+        """
+        needed = {self.runs[name].needs for name in names}
+        waiting = [name for name in self.runs if name in names or name in needed]
+        running: dict[Future, str] = {}
+        self.out.mkdir(parents=True, exist_ok=True)
+        with (
+            self._alone(),
+            tqdm(total=len(waiting), unit=" runs", disable=None) as bar,
+            ThreadPoolExecutor(jobs) as pool,
+        ):
+            try:
+                while waiting or running:
+                    for name in self._ready(waiting)[: jobs - len(running)]:
+                        waiting.remove(name)
+                        running[pool.submit(self._perform, self.runs[name])] = name
+                        say(f"{name}: started")
+                    done, _ = wait(running, timeout=2 * POLL, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        self._collect(running.pop(future), future)
+                        finished()
+                    for name in [name for name in waiting if self.runs[name].needs in self.failures]:
+                        waiting.remove(name)
+                        self.failures[name] = f"not started, for it needs {self.runs[name].needs}"
+                    bar.n = len(self.results) + len(self.failures)
+                    bar.set_postfix_str("; ".join(f"{name} {status}" for name, status in [*self._status.items()]))
+            except BaseException:
+                self._stop.set()
+                raise
+
+    def _ready(self, waiting: list[str]) -> list[str]:
+        return [name for name in waiting if self.runs[name].needs in (None, *self.results)]
+
+    def _collect(self, name: str, future: Future) -> None:
+        self._status.pop(name, None)
+        try:
+            self.results[name] = future.result()
+            say(f"{name}: {summary(self.results[name])}")
+        except (OSError, ValueError) as error:
+            self.failures[name] = str(error)
+            say(f"{name}: failed")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep others out of the folder. The commands inherit the lock, should they outlive this process."""
+        with (self.out / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"{self.out}: this script, or a training that it left, is running in it") from None
+            self._lock = file.fileno()
+            yield
+
+    def _perform(self, run: Run) -> dict:
+        """The result of one run, which is performed if it is not finished.
+
+        Raises:
+            OSError, ValueError: a command fails, or the folder has a run of other arguments.
+        """
+        folder = self.out / run.name
+        arguments = [*run.train, "--save-dir", str(folder), *run.more(self.results.get(run.needs, {}))]
+        started = read_json(folder / "run.json").get("train", arguments)
+        if without_limit(started) != without_limit(arguments):
+            raise ValueError(f"{folder}: has a run of other flags (see run.json); remove it or use another --out")
+        result = read_json(folder / "result.json")
+        if result and (result["solved"] or result["train"] == arguments):
+            return result
+
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "run.json", json.dumps({"train": arguments}, indent=2) + "\n")
+        log = folder / "train.log"
+        if not is_trained(run, arguments, epochs(log)):
+            self._command([*TRAIN, *arguments], log, lambda: self._look(run, log))
+        done = epochs(log)
+        if not done:
+            raise ValueError(f"{log}: has no epoch's statistics")
+        number = epochs_to_target(run, done)
+        last = done[:number][-1]
+        checkpoint = folder / (f"checkpoint{last['epoch']}.pt" if number else run.checkpoint)
+        result = {
+            "train": arguments,
+            "updates": int(last["train_num_updates"]),
+            "seconds": seconds(done[:number]),
+            "metric": run.metric,
+            "training": float(last[f"train_{run.metric}"]),
+            "solved": None if run.target is None else number is not None,
+            "checkpoint": str(checkpoint),
+            "test": self._test(run, folder / "test.log", checkpoint) if run.splits else {},
+        }
+        write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
+        return result
+
+    def _look(self, run: Run, log: Path) -> bool:
+        """Note how far a training is, and whether it has reached its target."""
+        done = epochs(log)
+        if done:
+            self._status[run.name] = f"epoch {done[-1]['epoch']} {run.metric} {done[-1][f'train_{run.metric}']}"
+        return epochs_to_target(run, done) is not None
+
+    def _test(self, run: Run, log: Path, checkpoint: Path) -> dict[str, float]:
+        """The metric on each of the splits."""
+        self._status[run.name] = "testing"
+        log.unlink(missing_ok=True)
+        arguments = [*run.test, "--path", str(checkpoint), "--valid-subset", ",".join(run.splits)]
+        self._command([*VALIDATE, *arguments], log)
+        found = {name: value for entry in entries(log) for name, value in entry.items()}
+        return {split: float(found[f"{split}_{run.metric}"]) for split in run.splits}
+
+    def _command(self, command: list[str], log: Path, look: Callable[[], bool] = lambda: False) -> None:
+        """Run a command to its end, or until ``look``, which is called when its log has grown, is True.
+
+        Raises:
+            Interrupted: the runs are to stop.
+            ValueError: the command fails.
+        """
+        with log.open("a", encoding="utf-8") as out:
+            process = subprocess.Popen(
+                command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                start_new_session=True,  # Ctrl-C is for this script alone, which then ends the command
+                pass_fds=[self._lock],
+            )
+        size = 0
+        try:
+            while process.poll() is None:
+                if self._stop.wait(POLL):
+                    raise Interrupted
+                if log.stat().st_size != size:
+                    size = log.stat().st_size
+                    if look():
+                        return
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+        if process.returncode:
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
+            raise ValueError("\n".join([f"{log}: the command failed ({process.returncode}). It ends with", *lines]))
+
+
+def say(text: str) -> None:
+    """Print a line above the progress bar, at once."""
+    tqdm.write(text)
+    sys.stdout.flush()

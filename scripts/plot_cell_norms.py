@@ -1,0 +1,139 @@
+"""Plot how an LSTM's memory fares over time under each recurrent dropout, for the nets of reproduce.py table1."""
+
+import argparse
+import json
+import logging
+import os
+from pathlib import Path
+
+from _common import positive, run
+from tqdm import tqdm
+
+MODES = {"evaluation": False, "training": True}
+SCALINGS = {"expected": "expected scaling (Eq. 3)", "inverted": "inverted scaling (Eq. 14)"}
+COLOURS = {"none": "black", "update": "C0", "hidden": "C1", "cell": "C2"}
+STYLES = {"step": "-", "sequence": "--"}
+
+
+def cell_norms(model, tokens, training: bool) -> list[float]:
+    """The mean over sequences of the cell state's Euclidean norm after each step, ||c_t|| for t = 1, ..., T.
+
+    Args:
+        model: an LSTM classifier of one layer.
+        tokens: ``(sequences, time)``, ids of words, none of them padding.
+        training: whether dropout is that of training, with masks drawn here, or that of evaluation.
+    """
+    import torch
+
+    from rnndrop_plugin.ops import Masks, draw_mask
+
+    rnn = model.rnn
+    with torch.no_grad():
+        inputs = model.features(tokens).transpose(0, 1)
+        time, batch, _ = inputs.shape
+        masks = Masks(
+            *(
+                draw_mask(
+                    getattr(rnn, f"{kind}_dropout"),
+                    time,
+                    batch,
+                    rnn.hidden_size,
+                    sampling=getattr(rnn, f"{kind}_sampling"),
+                    scaling=rnn.scaling,
+                    training=training,
+                )
+                for kind in Masks._fields
+            )
+        )
+        state, norms = None, []
+        for t in range(time):
+            _, state = rnn(inputs[t : t + 1], state, masks=[masks.at(t)])
+            norms.append(state[1][0].norm(dim=1).mean().item())
+    return norms
+
+
+def load(checkpoint: Path, data: Path):
+    """The model of a checkpoint, and the test sequences in the data folder as ``(sequences, time)``.
+
+    Raises:
+        OSError, ValueError: one of them cannot be read.
+    """
+    import torch
+    from fairseq import checkpoint_utils
+
+    import rnndrop_plugin  # noqa: F401  registers the task and the model
+
+    models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], {"data": str(data)})
+    task.load_dataset("test")
+    return models[0].eval(), torch.stack(task.dataset("test").words)
+
+
+def find(out: Path, length: int, seed: int) -> dict[str, Path]:
+    """The tested checkpoints of a length and seed, by what follows the length in their cell's name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = {}
+    for path in sorted(out.glob(f"{length}-*/seed{seed}/result.json")):
+        name = path.parts[-3].removeprefix(f"{length}-")
+        found[name] = path.with_name(Path(json.loads(path.read_text(encoding="utf-8"))["checkpoint"]).name)
+    if not found:
+        raise ValueError(f"{out}: has no finished run of length {length}, seed {seed}, by reproduce.py table1")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Plot the norm of the cell state over time, mean over the test sequences, under each recurrent "
+        "dropout: in evaluation and in training, with expected and inverted scaling, one panel each. The nets are "
+        "those that reproduce.py table1 has trained so far."
+    )
+    parser.add_argument("out", type=Path, metavar="DIR", help="the --out of reproduce.py table1")
+    parser.add_argument("--length", type=positive, required=True, metavar="N", help="of the sequences")
+    parser.add_argument("--seed", type=positive, default=1, metavar="N", help="of the trainings (default: 1)")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="picture; its ending says which kind (.png, .svg)"
+    )
+    args = parser.parse_args()
+    checkpoints = find(args.out, args.length, args.seed)
+
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells when it builds its font cache
+    import matplotlib
+    import torch
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    torch.manual_seed(args.seed)
+    figure, axes = pyplot.subplots(
+        len(MODES), len(SCALINGS), figsize=(9, 7), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for name, checkpoint in tqdm(checkpoints.items(), unit=" nets", leave=False, disable=None):
+        kind, sampling, scaling = (name.split("-") + ["", ""])[:3]
+        model, tokens = load(checkpoint, args.out / f"data-{args.length}")
+        label = f"{kind}, per {sampling}" if sampling else "no dropout"
+        for axis_row, training in zip(axes, MODES.values(), strict=True):
+            norms = cell_norms(model, tokens, training)
+            for axis, panel in zip(axis_row, SCALINGS, strict=True):
+                if scaling in ("", panel):
+                    style = STYLES.get(sampling, ":")
+                    axis.plot(range(1, len(norms) + 1), norms, style, color=COLOURS[kind], label=label)
+    for axis_row, mode in zip(axes, MODES, strict=True):
+        for axis, scaling in zip(axis_row, SCALINGS.values(), strict=True):
+            axis.set(title=f"{mode}, {scaling}", yscale="log")
+            axis.grid(alpha=0.3)
+        axis_row[0].set_ylabel("mean norm of c")
+    for axis in axes[-1]:
+        axis.set_xlabel("step")
+    axes[0][0].legend()
+    new = args.output.with_name(f".{os.getpid()}.{args.output.name}")
+    try:
+        figure.savefig(new)
+        new.replace(args.output)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,182 @@
+import pytest
+import torch
+from fairseq.data import Dictionary
+from fairseq.models import ARCH_MODEL_REGISTRY
+from omegaconf import OmegaConf
+
+from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.models import classifier, tagger
+
+SMALL = {"decoder_embed_dim": 6, "decoder_hidden_size": 8, "init_range": 0.5}
+CELLS = ("lstm", "gru", "rnn")
+
+
+class Task:
+    """What a model asks of its task."""
+
+    def __init__(self, data, target: str, capitalisation: bool = True):
+        names = ["word", target, *(["capitalisation"] if capitalisation else [])]
+        self.dictionaries = {name: Dictionary.load(str(data / name / "dict.txt")) for name in names}
+        self.classes = self.dictionaries[target].symbols[self.dictionaries[target].nspecial :]
+
+
+def build(kind: str, data, cell: str = "lstm", capitalisation: bool = True, **changes):
+    module, config, target = {
+        "tagger": (tagger, tagger.TaggerConfig, "tag"),
+        "classifier": (classifier, classifier.ClassifierConfig, "label"),
+    }[kind]
+    cls = getattr(module, f"{cell.upper()}{kind.capitalize()}")
+    cfg = OmegaConf.merge(OmegaConf.structured(config), SMALL, changes)
+    return cls.build_model(cfg, Task(data, target, capitalisation)).eval()
+
+
+def batch(lengths, words: int = 9, longest: int | None = None):
+    """Random words and capitalisation, padded to ``longest``."""
+    longest = longest or max(lengths)
+    src_tokens = torch.randint(4, words, (len(lengths), longest))
+    capitalisation = torch.randint(4, 6, (len(lengths), longest))
+    for i, length in enumerate(lengths):
+        src_tokens[i, length:] = capitalisation[i, length:] = 1
+    return {
+        "src_tokens": src_tokens,
+        "src_lengths": torch.tensor(lengths),
+        "capitalisation": capitalisation,
+    }
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("kind", ["tagger", "classifier"])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_a_sequence_is_read_the_same_in_any_batch(tagging_data, kind, cell, nonlinearity):
+    """Padding must not leak: neither into the last step's state nor into the context of the last words."""
+    changes = {"context": "conv", "bidirectional": True} if kind == "tagger" else {"decoder_layers": 2}
+    model = build(kind, tagging_data, cell, recurrent_nonlinearity=nonlinearity, **changes)
+    lengths = [7, 1, 12, 3]
+    inputs = batch(lengths, longest=14)
+    together = model(**inputs)
+    for i, length in enumerate(lengths):
+        alone = {
+            "src_tokens": inputs["src_tokens"][i : i + 1, :length],
+            "src_lengths": torch.tensor([length]),
+            "capitalisation": inputs["capitalisation"][i : i + 1, :length],
+        }
+        expected = model(**alone)[0]
+        torch.testing.assert_close(together[i, :length] if kind == "tagger" else together[i], expected)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_label_is_read_from_the_last_step(tagging_data, cell):
+    model = build("classifier", tagging_data, cell)
+    inputs = batch([5, 2])
+    logits = model(**inputs)
+    for i, length in enumerate([5, 2]):
+        x = model.features(inputs["src_tokens"][i : i + 1, :length], inputs["capitalisation"][i : i + 1, :length])
+        output, _ = model.rnn(x.transpose(0, 1))
+        torch.testing.assert_close(logits[i], model.output_projection(output[-1, 0]))
+
+
+@pytest.mark.parametrize("context", ["none", "conv", "concat"])
+def test_an_extract_sees_its_neighbours_in_the_sentence(tagging_data, context):
+    """An extract's logits are those of its words alone, given the context that the whole sentence makes."""
+    model = build("tagger", tagging_data, context=context)
+    inputs = batch([12, 9])
+    starts, lengths = torch.tensor([4, 0]), torch.tensor([5, 3])
+    logits = model(**{**inputs, "src_lengths": lengths}, starts=starts)
+    assert logits.shape == (2, 5, len(Task(tagging_data, "tag").classes))
+    for i, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+        x = model.features(inputs["src_tokens"][i : i + 1], inputs["capitalisation"][i : i + 1])
+        x = x if model.context is None else model.context(x)
+        output, _ = model.rnn(x[:, start : start + length].transpose(0, 1))
+        torch.testing.assert_close(logits[i, :length], model.output_projection(output[:, 0]))
+
+
+def test_features_are_the_embedding_and_one_number_a_class(tagging_data):
+    model = build("tagger", tagging_data)
+    features = model.features(torch.tensor([[5, 1]]), torch.tensor([[5, 1]]))
+    assert torch.equal(features[0, 0], torch.cat([model.features.embed_tokens.weight[5], torch.tensor([0.0, 1.0])]))
+    assert torch.equal(features[0, 1], torch.zeros(8))
+    assert build("tagger", tagging_data, capitalisation=False).features.output_size == 6
+
+
+def test_static_embeddings_are_read_and_not_trained(tagging_data, tmp_path):
+    word = Task(tagging_data, "tag").dictionaries["word"][7]
+    path = tmp_path / "vectors.txt"
+    path.write_text(f"{word} 1 2 3 4 5 6\n")
+    model = build("tagger", tagging_data, decoder_embed_path=str(path), decoder_freeze_embed=True)
+    weight = model.features.embed_tokens.weight
+    assert weight[7].tolist() == [1, 2, 3, 4, 5, 6] and not weight.requires_grad
+    assert not weight[1].any()  # padding
+    with pytest.raises(InputError, match="--decoder-embed-path .*vectors.txt, line 1.* 5"):
+        build("tagger", tagging_data, decoder_embed_path=str(path), decoder_embed_dim=5)
+
+
+def test_dropout_in_and_out_are_of_the_recurrence(tagging_data):
+    """The input connections are what the recurrence reads (after the context), the output ones what it gives."""
+    model = build("tagger", tagging_data, context="conv", decoder_dropout_in=0.5, decoder_dropout_out=0.5).train()
+    seen = {}
+    model.rnn.register_forward_hook(lambda _, inputs, outputs: seen.update(x=inputs[0].data, y=outputs[0].data))
+    model.output_projection.register_forward_hook(lambda _, inputs, __: seen.update(z=inputs[0]))
+    model(**batch([30] * 20))
+    assert seen["x"].size(1) == 256
+    assert 0.45 < (seen["x"] != 0).float().mean() < 0.55
+    assert 0.45 < (seen["z"] != 0).float().mean() < 0.55 and (seen["y"] != 0).all()
+
+
+def test_a_crf_adds_its_parameters_and_decodes_paths(tagging_data):
+    model = build("tagger", tagging_data, crf=True)
+    inputs = batch([6, 4])
+    logits = model(**inputs)
+    target = torch.randint(5, (2, 6))
+    lengths = inputs["src_lengths"]
+    assert torch.equal(model.loss(logits, target, lengths), model.crf(logits, target, lengths).sum())
+    assert torch.equal(model.decode(logits, lengths), model.crf.decode(logits, lengths))
+    assert {"crf.transitions", "crf.start", "crf.end"} <= set(model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"context": "conv", "context_width": 4}, "--context-width must be odd.* got 4"),
+        ({"context": "concat", "context_width": 0}, "--context-width must be odd.* got 0"),
+        ({"context_filters": 0}, "--context-filters must be at least 1, got 0"),
+        ({"decoder_embed_dim": 0}, "--decoder-embed-dim must be at least 1"),
+        ({"decoder_dropout_in": 1.0}, "--decoder-dropout-in must be in"),
+        ({"update_dropout": -0.1}, "--update-dropout must be in"),
+        ({"init_range": -1.0}, "--init-range must not be negative"),
+    ],
+)
+def test_flags_that_cannot_be(tagging_data, changes, message):
+    with pytest.raises(InputError, match=message):
+        build("tagger", tagging_data, **changes)
+
+
+def test_parameters_of_another_model_are_refused(tagging_data):
+    one, other = build("tagger", tagging_data), build("tagger", tagging_data, context="concat")
+    with pytest.raises(InputError, match=r"do not fit this model \(LSTM, .* types in the dictionary, 5 classes\): rnn"):
+        one.load_state_dict(other.state_dict())
+    with pytest.raises(InputError, match="crf.transitions is missing"):
+        build("tagger", tagging_data, crf=True).load_state_dict(one.state_dict())
+
+
+PRESETS = {
+    "tagger_conll2003": {"context": "conv", "decoder_hidden_size": 1024, "recurrent_nonlinearity": "relu"},
+    "tagger_conll2003_concat": {"context": "concat", "decoder_hidden_size": 1024, "recurrent_nonlinearity": "relu"},
+    "classifier_temporal_order": {"decoder_hidden_size": 256, "decoder_embed_dim": 4, "decoder_freeze_embed": True},
+    "classifier_semeval": {"decoder_hidden_size": 500, "recurrent_nonlinearity": "relu"},
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("cell", CELLS)
+def test_presets_are_those_of_the_paper(tagging_data, preset, cell):
+    cls = ARCH_MODEL_REGISTRY[f"{cell}_rnndrop_{preset}"]
+    cfg = OmegaConf.structured(getattr(cls, "__dataclass"))
+    values = {"recurrent_dropout_scaling": "expected", "recurrent_biases": 1, **PRESETS[preset]}
+    assert {name: str(cfg[name]) for name in values} == {name: str(value) for name, value in values.items()}
+    assert cfg.update_dropout == cfg.hidden_dropout == cfg.cell_dropout == 0
+    target = "tag" if "tagger" in preset else "label"
+    model = cls.build_model(cfg, Task(tagging_data, target))
+    assert type(model.rnn).__name__ == cell.upper() and model.rnn.hidden_size == cfg.decoder_hidden_size
+    assert model.rnn.scaling == "expected" and model.rnn.nonlinearity == str(cfg.recurrent_nonlinearity)
+    inputs = batch([3, 2])
+    assert model(**inputs).isfinite().all()

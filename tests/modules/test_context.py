@@ -1,0 +1,37 @@
+import pytest
+import torch
+
+from rnndrop_plugin.modules import ConcatContext, ConvContext
+
+
+def neighbours(x: torch.Tensor, t: int, side: int) -> torch.Tensor:
+    """The features around step ``t`` of one sequence in a row, zeros beyond its ends."""
+    steps = range(t - side, t + side + 1)
+    return torch.cat([x[i] if 0 <= i < len(x) else torch.zeros(x.size(1)) for i in steps])
+
+
+@pytest.mark.parametrize("width", [1, 3, 5])
+@pytest.mark.parametrize("time", [1, 2, 7])
+def test_concat_puts_the_neighbours_in_a_row(width, time):
+    x = torch.randn(2, time, 3)
+    context = ConcatContext(3, width)
+    expected = torch.stack([torch.stack([neighbours(row, t, width // 2) for t in range(time)]) for row in x])
+    assert context.output_size == 3 * width
+    assert torch.equal(context(x), expected)
+
+
+@pytest.mark.parametrize("nonlinearity", ["relu", "tanh"])
+def test_conv_is_one_layer_over_the_neighbours(nonlinearity):
+    x = torch.randn(2, 6, 3)
+    conv, concat = ConvContext(3, 8, 5, nonlinearity), ConcatContext(3, 5)
+    weight = conv.convolution.weight.transpose(1, 2).flatten(1)  # (filters, width * input), as concat's rows
+    expected = getattr(torch, nonlinearity)(concat(x) @ weight.t() + conv.convolution.bias)
+    assert conv.output_size == 8
+    torch.testing.assert_close(conv(x), expected)
+
+
+@pytest.mark.parametrize("width", [0, 2, 4, -1])
+def test_an_even_width_is_refused(width):
+    for context in (lambda: ConvContext(3, 8, width), lambda: ConcatContext(3, width)):
+        with pytest.raises(ValueError, match=f"must be odd.*got {width}"):
+            context()

@@ -1,0 +1,266 @@
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import _runs
+import pytest
+import reproduce
+
+FAKE = Path(__file__).with_name("fake_fairseq.py")
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    """Has fake_fairseq.py train, with these accuracies."""
+    fake = [sys.executable, str(FAKE), str(tmp_path / "plan.json")]
+    monkeypatch.setattr(_runs, "TRAIN", [*fake, "train"])
+    monkeypatch.setattr(_runs, "VALIDATE", [*fake, "validate"])
+    monkeypatch.setattr(_runs, "POLL", 0.02)
+    monkeypatch.setattr(reproduce, "device", lambda: [])
+    return lambda plan: (tmp_path / "plan.json").write_text(json.dumps(plan))
+
+
+@pytest.fixture
+def table1(call, tmp_path):
+    """Runs reproduce.py table1 in ``tmp_path / "out"``, where the data folders are (the fake trainer reads none)."""
+    for length in (15, 30):
+        (tmp_path / "out" / f"data-{length}").mkdir(parents=True)
+    return lambda *args: call(reproduce, "table1", "--out", tmp_path / "out", *args)
+
+
+@pytest.fixture
+def result(tmp_path):
+    return lambda name: json.loads((tmp_path / "out" / name / "result.json").read_text())
+
+
+def starts(tmp_path, name):
+    """The epochs that the trainings of a run started from."""
+    return re.findall(r"starts from epoch (\d+)", (tmp_path / "out" / name / "train.log").read_text())
+
+
+def test_solved_and_given_up(plan, table1, result, tmp_path):
+    """Solved is the second epoch in a row at the target; a run has FACTOR times the updates of that without dropout."""
+    plan({"15-none": [30, 99.6, 99.4, 99.5, 99.7, 100], "*": [25.5]})
+    status, out, err = table1("--cells", "15-cell-step-expected", "--budget", "1.4")
+    assert (status, err) == (0, "")
+    none, cell = result("15-none/seed1"), result("15-cell-step-expected/seed1")
+    assert (none["solved"], none["updates"], none["training"], none["test"]) == (True, 1000, 99.7, {"test": 5.0})
+    assert (cell["solved"], cell["updates"], cell["training"], cell["test"]) == (False, 1400, 25.5, {"test": 7.0})
+    assert (none["seconds"], cell["seconds"]) == (10, 14)
+    assert cell["train"][-2:] == ["--max-update", "1400"]
+    table = (tmp_path / "out" / "table1.md").read_text()
+    assert table in out
+    assert "| none |  |  | 99.7 / 5.0 |  |  |" in table
+    row = "| cell (Moon et al.) | per step | 100 / 100 | 25.5 / 7.0 (not solved after 1,400 updates) | 25 / 25 |  |"
+    assert row in table
+    assert "| 15-cell-step-expected/seed1 | no | 1,400 | 1.4 | 25.50 | 7.00 |" in table
+    runs = json.loads((tmp_path / "out" / "table1.json").read_text())["runs"]
+    assert {name: run["updates"] for name, run in runs.items()} == {
+        "15-none/seed1": 1000,
+        "15-cell-step-expected/seed1": 1400,
+    }
+
+
+def test_finished_runs_are_kept(plan, table1, tmp_path):
+    plan({"*": [99.5, 99.5]})
+    assert table1("--cells", "15-none", "15-update-*-expected")[0] == 0
+    plan({"*": ["fail"]})
+    status, out, _ = table1("--cells", "15-none", "15-update-*-expected")
+    assert status == 0
+    assert out.count("solved after 400 updates") == 3
+    assert starts(tmp_path, "15-update-step-expected/seed1") == ["0"]
+
+
+def test_budget_raised(plan, table1, result, tmp_path):
+    """A run that was given up goes on when it may make more updates, and is not begun again with the same."""
+    plan({"15-none": [99.5, 99.5], "*": [50]})
+    for budget in ("2", "2", "3"):
+        assert table1("--cells", "15-hidden-step-inverted", "--budget", budget)[0] == 0
+    assert result("15-hidden-step-inverted/seed1")["updates"] == 1200
+    assert starts(tmp_path, "15-hidden-step-inverted/seed1") == ["0", "4"]
+
+
+def test_other_flags(plan, table1, monkeypatch):
+    """Results of other flags are not passed off as those of these."""
+    plan({"*": [99.5]})
+    assert table1("--cells", "15-none")[0] == 0
+    monkeypatch.setattr(reproduce, "ORDER_TRAIN", [*reproduce.ORDER_TRAIN, "--lr", "1"])
+    status, _, err = table1("--cells", "15-none")
+    assert status == 1
+    assert "seed1: has a run of other flags (see run.json); remove it or use another --out" in err
+
+
+def test_failure(plan, table1, tmp_path):
+    """What fails is told with the end of its log; the others are performed, but for those that need it."""
+    plan({"15-none": [99.5], "15-cell-step-expected": [60, "fail"], "30-none": ["fail"], "*": [99.5]})
+    status, out, err = table1("--cells", "*-none", "*-step-expected", "--jobs", "3")
+    assert status == 1
+    assert "15-cell-step-expected/seed1: failed" in out
+    assert "train.log: the command failed (3). It ends with" in err
+    assert "RuntimeError: it broke" in err
+    assert "30-update-step-expected/seed1: not started, for it needs 30-none/seed1" in err
+    assert "15-update-step-expected/seed1 | yes | 400" in (tmp_path / "out" / "table1.md").read_text()
+    assert not (tmp_path / "out" / "15-cell-step-expected" / "seed1" / "result.json").exists()
+
+    plan({"*": [99.5]})
+    assert table1("--cells", "*-none", "*-step-expected")[0] == 0
+    assert starts(tmp_path, "15-cell-step-expected/seed1") == ["0", "1"]
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {scripts!r})
+import _common, _runs, reproduce
+fake = [sys.executable, {fake!r}, {plan!r}]
+_runs.TRAIN, _runs.VALIDATE = [*fake, "train"], [*fake, "validate"]
+reproduce.device = lambda: []
+_common.run(reproduce.main)
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(plan, table1, result, tmp_path, signum):
+    """The trainings end with the script, another script is kept out meanwhile, and later they go on."""
+    plan({"15-none": [40, 50, "hang"], "30-none": [40, "hang"]})
+    scripts = str(Path(reproduce.__file__).parent)
+    code = SCRIPT.format(scripts=scripts, fake=str(FAKE), plan=str(tmp_path / "plan.json"))
+    command = [sys.executable, "-c", code, "table1", "--out", str(tmp_path / "out"), "--cells", "*-none", "--jobs", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        hanging = [tmp_path / "out" / f"{length}-none" / "seed1" / "hangs" for length in (15, 30)]
+        while not all(path.exists() for path in hanging) and process.poll() is None:
+            time.sleep(0.05)
+        status, _, err = table1("--cells", "15-none")
+        assert (status, err.count("\n")) == (2, 1)
+        assert "out: this script, or a training that it left, is running in it" in err
+        process.send_signal(signum)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[signum]
+    assert "Traceback" not in err
+
+    plan({"15-none": [40, 50, 60, 99.5], "30-none": [99.5]})
+    assert table1("--cells", "*-none")[0] == 0  # the lock is free, so no training is left
+    assert starts(tmp_path, "15-none/seed1") == ["0", "2"]
+    assert result("15-none/seed1")["updates"] == 1000
+    assert result("15-none/seed1")["seconds"] == 2 * 2 + 3 * 2
+
+
+def test_seeds(plan, table1, tmp_path):
+    plan({"15-none": [99, 99.5, 100], "*": [100]})
+    assert table1("--cells", "15-none", "--seeds", "1", "7")[0] == 0
+    assert "| none |  |  | 100.0 / 3.0 |" in (tmp_path / "out" / "table1.md").read_text()
+    assert "| 15-none/seed7 | yes | 600 |" in (tmp_path / "out" / "table1.md").read_text()
+
+
+def test_some_seeds_not_solved():
+    solved = {"solved": True, "training": 100.0, "updates": 600, "test": {"test": 99.0}}
+    given_up = {"solved": False, "training": 30.0, "updates": 4000, "test": {"test": 25.0}}
+    text = "65.0 / 62.0 (not solved after 4,000 updates in 1 of 2 runs)"
+    assert reproduce.order_figures([solved, given_up]) == text
+
+
+def test_damaged_result(plan, table1, tmp_path):
+    plan({"*": [99.5]})
+    assert table1("--cells", "15-none")[0] == 0
+    (tmp_path / "out" / "15-none" / "seed1" / "result.json").write_text("{")
+    status, _, err = table1("--cells", "15-none")
+    assert status == 1
+    assert "result.json: is damaged (not JSON)" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["table1", "--cells", "15-none", "16-none"], "table1 has no cell 16-none; --list prints them"),
+        (["table5"], "table5 needs --data, a folder made by prepare_semeval.py"),
+        (["table5", "--data", "nowhere"], "nowhere/word/dict.txt: no such file"),
+        (["table9"], "table9"),
+        (["table1", "--budget", "0"], "'0' is not a number above 0"),
+        (["table1", "--seeds", "-1"], "'-1' is not a whole number"),
+        (["table1", "--jobs", "0"], "'0' is not a whole number of at least 1"),
+    ],
+)
+def test_bad_input(call, tmp_path, monkeypatch, args, words):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = call(reproduce, *args)
+    assert (status, out) == (2, "")
+    assert words in err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_list(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = call(reproduce, "table1", "--list")
+    assert status == 0
+    cells = out.splitlines()
+    assert len(cells) == len(set(cells)) == 2 * (1 + 2 * 6)
+    assert {"15-none", "30-cell-sequence-inverted"} < set(cells)
+    status, out, _ = call(reproduce, "table5", "--list")
+    assert status == 0
+    assert len(out.splitlines()) == 2 * 6
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_table1_arguments(plan, table1, result):
+    """The kind, the sampling, the scaling and the seed that a cell's name says."""
+    plan({"*": [100]})
+    assert table1("--cells", "30-hidden-sequence-inverted", "--seeds", "5")[0] == 0
+    arguments = " ".join(result("30-hidden-sequence-inverted/seed5")["train"])
+    for flags in (
+        "out/data-30 ",
+        "out/data-30/vectors.txt",
+        "--hidden-dropout 0.5",
+        "--recurrent-dropout-sampling sequence",
+        "--recurrent-dropout-scaling inverted",
+        "--seed 5",
+        "--max-update 8000",
+    ):
+        assert flags in arguments
+    assert "--update-dropout" not in arguments
+    assert "-dropout" not in " ".join(result("30-none/seed5")["train"]).replace("rnndrop", "")
+
+
+def test_table5(call, plan, tmp_path, result):
+    """A pre-training for each network and rate; the seeds' fine-tunings start from its best checkpoint."""
+    for folder in ("data/word", "data/weak/word"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "dict.txt").touch()
+    plan({"*": [50]})
+    args = (
+        "--data",
+        tmp_path / "data",
+        "--out",
+        tmp_path / "out",
+        "--cells",
+        "gru-0.25",
+        "rnn-0.25",
+        "--seeds",
+        "1",
+        "2",
+    )
+    assert call(reproduce, "table5", *args)[0] == 0
+    before, tuned = result("gru-0.25-pretraining/seed1"), result("gru-0.25/seed2")
+    assert before["test"] == {}
+    assert before["train"][0].endswith("data/weak")
+    assert tuned["train"][0].endswith("data")
+    log = (tmp_path / "out" / "gru-0.25" / "seed2" / "train.log").read_text()
+    assert f"finetune {before['checkpoint']}" in log
+    assert before["checkpoint"].endswith("gru-0.25-pretraining/seed1/checkpoint_best.pt")
+    assert "--update-dropout 0.25" in " ".join(tuned["train"])
+    assert "--hidden-dropout 0.25" in " ".join(result("rnn-0.25/seed1")["train"])
+    table = (tmp_path / "out" / "table5.md").read_text()
+    epochs = reproduce.TWITTER_FINE_TUNING[reproduce.TWITTER_FINE_TUNING.index("--max-epoch") + 1]
+    assert f"| GRU | 0.25 | ours |{f' {epochs}.00 ± 0.00 |' * 6} 2 |" in table
+    assert "| GRU | 0.25 | paper | 69.04 | 72.10 | 60.34 | 69.65 | 65.73 | 54.77 |  |" in table
+    assert "| RNN | 0 | ours |  |  |  |  |  |  | 0 |" in table
+
+
+def test_spread():
+    assert reproduce.spread([60.0, 62.0, 64.0]) == "62.00 ± 2.00"
+    assert reproduce.spread([60.0]) == "60.00"

@@ -1,0 +1,209 @@
+"""Taggers and classifiers through fairseq's own commands."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+TASKS = {"tagging": "tagger", "classification": "classifier"}
+
+
+def flags(task: str, data: Path, save_dir: Path, *options) -> list:
+    return [
+        *(data, "--user-dir", "rnndrop_plugin", "--task", f"rnndrop_{task}", "--criterion", f"rnndrop_{task}"),
+        *("--arch", f"lstm_rnndrop_{TASKS[task]}", "--decoder-embed-dim", 12, "--decoder-hidden-size", 16),
+        *("--batch-size", 8, "--optimizer", "adam", "--lr", 0.01, "--clip-norm", 5, "--cpu", "--seed", 3),
+        *("--save-dir", save_dir, "--log-format", "json", "--best-checkpoint-metric", "f1"),
+        *("--maximize-best-checkpoint-metric", "--max-epoch", 2, *options),
+    ]
+
+
+DROPOUT = ("--update-dropout", 0.25, "--decoder-dropout-in", 0.1, "--decoder-dropout-out", 0.1)
+EXTRACTS = {"tagging": ("--extract-length", 4, *DROPOUT), "classification": DROPOUT}
+
+
+def parameters(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["model"]
+
+
+@pytest.fixture
+def refused(command, capsys):
+    """The one line that a command ends with, which must have status 2 and say nothing else on stderr."""
+
+    def refused(name: str, *arguments) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit:
+            command(name, *arguments)
+        assert exit.value.code == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        return line
+
+    return refused
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def trained(request, command, tagging_data, tmp_path_factory):
+    """A task, the folder of a training and its log."""
+    folder = tmp_path_factory.mktemp(request.param)
+    log = command("train", *flags(request.param, tagging_data, folder, *EXTRACTS[request.param], "--max-epoch", 12))
+    return request.param, folder, log
+
+
+def test_a_small_model_learns(trained, command, tagging_data):
+    """The fixture's tags and labels follow from the words."""
+    task, folder, log = trained
+    scores = [float(score) for score in log.metrics("f1", "valid")]
+    assert scores[-1] > 80 and scores[-1] > scores[0]
+    losses = [float(loss) for loss in log.metrics("loss", "train")]
+    assert losses[-1] < losses[0] / 2
+    assert float(log.metrics("accuracy", "train")[-1]) > 80
+
+
+def test_every_sequence_is_scored_whatever_the_batch(trained, command, tagging_data):
+    """31 test sequences: fairseq's own batches would leave out 7, its --required-batch-size-multiple being 8."""
+    task, folder, _ = trained
+    common = (
+        tagging_data,
+        "--user-dir",
+        "rnndrop_plugin",
+        "--task",
+        f"rnndrop_{task}",
+        "--cpu",
+        "--log-format",
+        "json",
+    )
+    path = ("--path", folder / "checkpoint_best.pt", "--valid-subset", "test")
+    lines = []
+    for size in (("--batch-size", 1), ("--batch-size", 7), ("--max-tokens", 40)):
+        log = command("validate", *common, *path, *size)
+        lines.append({name: log.metrics(name, "test") for name in ("loss", "accuracy", "f1", "bsz")})
+    assert lines[0] == lines[1] == lines[2]
+    assert lines[0]["bsz"] == ["31"]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(command, tagging_data, tmp_path):
+    """Extracts, masks and batches are the same after a stop in the middle of an epoch."""
+    for task in TASKS:
+        options = (*EXTRACTS[task], "--save-interval-updates", 10, "--max-epoch", 3)
+        whole, parts = tmp_path / f"{task}-whole", tmp_path / f"{task}-parts"
+        command("train", *flags(task, tagging_data, whole, *options))
+        command("train", *flags(task, tagging_data, parts, *options, "--max-update", 20))
+        log = command("train", *flags(task, tagging_data, parts, *options))
+        assert "Loaded checkpoint" in log.text() and "@ 20 updates" in log.text()
+        expected, found = (parameters(folder / "checkpoint_last.pt") for folder in (whole, parts))
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_length_expansion_goes_on_from_the_parameters_alone(command, tagging_data, tmp_path):
+    """Section 4.4 of arXiv v2: 5 words, then 15 - in small."""
+    command("train", *flags("tagging", tagging_data, tmp_path / "short", "--extract-length", 2))
+    finetune = ("--finetune-from-model", tmp_path / "short" / "checkpoint_last.pt", "--extract-length", 6)
+    log = command("train", *flags("tagging", tagging_data, tmp_path / "long", *finetune, "--max-epoch", 1))
+    assert "loading pretrained model" in log.text()
+    first = float(log.metrics("loss", "train")[0])
+    fresh = command(
+        "train", *flags("tagging", tagging_data, tmp_path / "fresh", "--extract-length", 6, "--max-epoch", 1)
+    )
+    assert first < float(fresh.metrics("loss", "train")[0])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rmsprop_and_every_cell_train(task, command, tagging_data, tmp_path):
+    for cell in ("gru", "rnn"):
+        options = (
+            "--arch",
+            f"{cell}_rnndrop_{TASKS[task]}",
+            "--hidden-dropout",
+            0.25,
+            "--optimizer",
+            "rnndrop_rmsprop",
+        )
+        extra = ("--context", "concat", "--bidirectional", "--crf") if task == "tagging" else ()
+        log = command("train", *flags(task, tagging_data, tmp_path / cell, *options, *extra, "--max-epoch", 3))
+        losses = [float(loss) for loss in log.metrics("loss", "train")]
+        assert losses[-1] < losses[0]
+
+
+@pytest.fixture
+def own_data(tagging_data, tmp_path) -> Path:
+    """A copy of the data that a test may damage."""
+    return Path(shutil.copytree(tagging_data, tmp_path / "own"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: shutil.rmtree(data / "word"), "word/dict.txt: no such file"),
+        (lambda data: shutil.rmtree(data / "tag"), "tag/dict.txt: no such file"),
+        (lambda data: (data / "tag" / "train.bin").unlink(), "tag/train.bin, .idx: no such files"),
+        (lambda data: (data / "tag" / "dict.txt").write_text("O 1\n"), "two classes or more are needed"),
+        (lambda data: (data / "tag" / "dict.txt").write_text("O 1\nB-PER 1\n"), "is beyond the 6 types of dict.txt"),
+        (lambda data: (data / "word" / "valid.idx").write_bytes(b""), "word/valid.bin, .idx: damaged"),
+        (lambda data: (data / "word" / "valid.bin").write_bytes(b""), "word/valid.bin: there is no text in it"),
+        (
+            lambda data: [shutil.copy(data / "tag" / f"test.{e}", data / "tag" / f"train.{e}") for e in ("bin", "idx")],
+            "tag/train.bin: 31 sequences, but there are 120 of words",
+        ),
+        (
+            lambda data: [
+                shutil.copy(data / "label" / f"train.{e}", data / "tag" / f"train.{e}") for e in ("bin", "idx")
+            ],
+            "symbols, expected",
+        ),
+    ],
+)
+def test_data_that_cannot_be_used_are_refused(damage, message, refused, own_data, tmp_path):
+    damage(own_data)
+    assert message in refused("train", *flags("tagging", own_data, tmp_path / "run"))
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("tagging", ("--extract-length", 0), "--extract-length must be at least 1, got 0"),
+        ("tagging", ("--arch", "lstm_rnndrop_classifier"), "use an architecture such as lstm_rnndrop_tagger"),
+        ("classification", ("--arch", "lstm_rnndrop_tagger"), "use an architecture such as lstm_rnndrop_classifier"),
+        ("classification", ("--criterion", "cross_entropy"), "use --criterion rnndrop_classification"),
+        ("tagging", ("--criterion", "rnndrop_classification"), "use --criterion rnndrop_tagging"),
+        ("classification", ("--f1-classes", "people,animals"), "--f1-classes: 'animals' is not one of the labels"),
+        ("tagging", ("--max-tokens", 3), "raise --max-tokens, which is 3"),
+        (
+            "tagging",
+            ("--optimizer", "rnndrop_rmsprop", "--rmsprop-alpha", 2),
+            "--rmsprop-alpha must be in [0, 1), got 2",
+        ),
+        ("tagging", ("--finetune-from-model", "absent.pt"), "absent.pt"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused(task, options, message, refused, tagging_data, tmp_path):
+    assert message in refused("train", *flags(task, tagging_data, tmp_path / "run", *options))
+    assert not list((tmp_path / "run").glob("*.pt"))
+
+
+def test_a_checkpoint_of_other_dictionaries_is_refused(trained, refused, own_data, tmp_path):
+    task, folder, _ = trained
+    path = folder / "checkpoint_best.pt"
+    other = (own_data / "word" / "dict.txt").read_text().replace("w3x ", "other ")
+    (own_data / "word" / "dict.txt").write_text(other)
+    run = tmp_path / "run"
+    run.mkdir()
+    validate = ("validate", own_data, "--user-dir", "rnndrop_plugin", "--task", f"rnndrop_{task}", "--cpu")
+    finetune = ("train", *flags(task, own_data, tmp_path / "new", "--finetune-from-model", path))
+    shutil.copy(path, run / "checkpoint_last.pt")
+    resume = ("train", *flags(task, own_data, run, *EXTRACTS[task]))
+    for words in (
+        (*validate, "--path", path, "--batch-size", 4, "--model-overrides", f"{{'data': '{own_data}'}}"),
+        finetune,
+        resume,
+    ):
+        assert "word/dict.txt has 24 types and is not the one of" in refused(*words)
+
+
+def test_a_checkpoint_of_the_other_task_is_refused(trained, refused, tagging_data, tmp_path):
+    task, folder, _ = trained
+    other = next(name for name in TASKS if name != task)
+    options = ("--finetune-from-model", folder / "checkpoint_best.pt")
+    line = refused("train", *flags(other, tagging_data, tmp_path / "run", *options))
+    assert "the checkpoint was trained without" in line or "do not fit this model" in line
