@@ -11,7 +11,8 @@ import pytest
 import torch
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_cpu.py"
-TASK = ("--user-dir", "rnndrop_plugin", "--task", "rnndrop_language_modeling", "--criterion", "rnndrop_cross_entropy")
+PLUGIN = ("--user-dir", "rnndrop_plugin")
+TASK = (*PLUGIN, "--task", "rnndrop_language_modeling", "--criterion", "rnndrop_cross_entropy")
 MODEL = ("--arch", "lstm_rnndrop", "--decoder-embed-dim", 8, "--decoder-hidden-size", 8, "--init-range", 0.5)
 OPTIMIZATION = ("--optimizer", "adam", "--lr", 0.05, "--clip-norm", 1, "--lr-scheduler", "rnndrop_plateau")
 LOGGING = ("--log-format", "json", "--log-interval", 1)
@@ -36,6 +37,17 @@ def train(*flags) -> list[str]:
     return lines
 
 
+def assert_same_metrics(lines: list[str], log, metrics: dict[str, tuple[str, ...]]) -> None:
+    """Compare a log's lines with the log of one process: ``metrics`` of each tag, as far as they are printed."""
+    for tag, names in metrics.items():
+        prefix = "" if tag == "train_inner" else f"{tag}_"
+        logged = [json.loads(line.split(" | ")[-1]) for line in lines if f" | {tag} | " in line]
+        for name in names:
+            expected = [float(value) for value in log.metrics(name, tag)]
+            assert [float(line[prefix + name]) for line in logged] == pytest.approx(expected, abs=0.011), name
+            assert len(set(expected)) > 1
+
+
 def load(path) -> dict:
     return torch.load(path, weights_only=True)
 
@@ -44,12 +56,8 @@ def test_two_processes_train_as_one_with_the_same_rows_does(command, stream_data
     options = ("--max-epoch", 2, "--save-interval-updates", 3)
     lines = train(*arguments(stream_data, tmp_path / "two", 3, *options))
     one = command("train", *arguments(stream_data, tmp_path / "one", 6, *options))
-    for tag, prefix in {"train_inner": "", "train": "train_", "valid": "valid_"}.items():
-        logged = [json.loads(line.split(" | ")[-1]) for line in lines if f" | {tag} | " in line]
-        for metric in ("loss", "ppl", "ppl_batch_mean"):
-            expected = [float(value) for value in one.metrics(metric, tag)]
-            assert [float(line[prefix + metric]) for line in logged] == pytest.approx(expected, abs=0.011), metric
-            assert len(set(expected)) > 1
+    metrics = ("loss", "ppl", "ppl_batch_mean")
+    assert_same_metrics(lines, one, {"train_inner": metrics, "train": metrics, "valid": metrics})
 
     saved = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert saved == sorted(path.name for path in (tmp_path / "two").iterdir()) and "checkpoint_2_9.pt" in saved
@@ -80,6 +88,21 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(stream_data, tmp_path
     torch.testing.assert_close(whole["model"], resumed["model"], rtol=0, atol=0)
     carried = [end["extra_state"]["RnndropLanguageModelingTask"]["carried"] for end in (whole, resumed)]
     torch.testing.assert_close(*carried, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("task", ["tagging", pytest.param("classification", marks=pytest.mark.slow)])
+def test_two_processes_train_on_sequences_as_two_batches_an_update_do(command, tagging_data, tmp_path, task):
+    """Of 17 batches for training and 5 for validation, one process has one less and makes up for it by none."""
+    model = {"tagging": "tagger", "classification": "classifier"}[task]
+    flags = (tagging_data, *PLUGIN, "--task", f"rnndrop_{task}", "--criterion", f"rnndrop_{task}", *LOGGING)
+    flags += ("--arch", f"gru_rnndrop_{model}", "--decoder-embed-dim", 12, "--decoder-hidden-size", 16)
+    flags += ("--optimizer", "sgd", "--lr", 1, "--clip-norm", 5, "--max-epoch", 2, "--batch-size", 7, "--save-dir")
+    lines = train(*map(str, (*flags, tmp_path / "two")))
+    one = command("train", *flags, tmp_path / "one", "--update-freq", 2)
+    metrics = ("loss", "accuracy")
+    assert_same_metrics(lines, one, {"train_inner": metrics, "train": metrics, "valid": (*metrics, "f1")})
+    two, one = (load(tmp_path / run / "checkpoint_last.pt")["model"] for run in ("two", "one"))
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
 
 
 def workers(process: subprocess.Popen) -> list[int]:
