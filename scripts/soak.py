@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -40,19 +41,29 @@ def end(process: subprocess.Popen, folder: Path) -> None:
         raise ValueError(f"fairseq-train: exit status {process.returncode}: {last}")
 
 
-def kill(process: subprocess.Popen, folder: Path, seconds: float, writing: bool) -> bool:
-    """Kill a training after some time, or when it writes a checkpoint for the first time after that.
+def unfinished(folder: Path) -> set[tuple[str, int]]:
+    """The checkpoints that are being written, or were when a training was killed: name and time."""
+    found = set()
+    for path in folder.glob("checkpoints/*.tmp"):
+        with suppress(FileNotFoundError):  # it has taken its name
+            found.add((path.name, path.stat().st_mtime_ns))
+    return found
+
+
+def kill(process: subprocess.Popen, folder: Path, seconds: float, aim: bool) -> bool | None:
+    """Kill a training after some time, or with ``aim`` when it writes a checkpoint for the first time after that.
 
     Returns:
-        Whether it has been killed; if not, it had ended before.
+        Whether it was writing one; None if it had ended before.
     """
+    left = unfinished(folder)
     moment = time.monotonic() + seconds
     while process.poll() is None:
-        if time.monotonic() >= moment and (not writing or any(folder.glob("checkpoints/*.tmp"))):
+        if time.monotonic() >= moment and (not aim or unfinished(folder) - left):
             process.kill()
-            return process.wait() < 0
+            return bool(unfinished(folder) - left) if process.wait() < 0 else None
         time.sleep(0.001)
-    return False
+    return None
 
 
 def losses(folder: Path) -> set[tuple]:
@@ -111,10 +122,13 @@ def main() -> None:
                 runs += 1
                 killed = folder / f"killed{runs}"
                 process = start(arguments, killed)
-                while kills < args.kills and kill(process, killed, moments.uniform(0, seconds), kills % 2 == 1):
+                while kills < args.kills:
+                    wrote = kill(process, killed, moments.uniform(0, seconds), aim=kills % 2 == 1)
+                    if wrote is None:
+                        break
                     kills += 1
+                    writing += wrote
                     progress.update()
-                    writing += any(killed.glob("checkpoints/*.tmp"))
                     process = start(arguments, killed)
                 end(process, killed)
                 found = difference(whole, killed)

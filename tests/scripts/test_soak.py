@@ -35,11 +35,13 @@ def test_kill(tmp_path):
         return subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds})"])
 
     (tmp_path / "checkpoints").mkdir()
-    assert soak.kill(sleeping(600), tmp_path, 0, writing=False)
-    assert not soak.kill(sleeping(0), tmp_path, 60, writing=False)
-    assert not soak.kill(sleeping(0.5), tmp_path, 0, writing=True)
-    (tmp_path / "checkpoints" / "checkpoint_last.pt.tmp").write_bytes(b"")
-    assert soak.kill(sleeping(600), tmp_path, 0, writing=True)
+    assert soak.kill(sleeping(600), tmp_path, 0, aim=False) is False
+    assert soak.kill(sleeping(0), tmp_path, 60, aim=False) is None
+    (tmp_path / "checkpoints" / "checkpoint1.pt.tmp").write_bytes(b"")  # left by an earlier kill
+    assert soak.kill(sleeping(0.5), tmp_path, 0, aim=True) is None
+    writes = "from pathlib import Path; import sys, time; Path(sys.argv[1]).write_bytes(b'half'); time.sleep(600)"
+    path = tmp_path / "checkpoints" / "checkpoint_last.pt.tmp"
+    assert soak.kill(subprocess.Popen([sys.executable, "-c", writes, path]), tmp_path, 0, aim=True) is True
 
 
 @pytest.mark.slow
