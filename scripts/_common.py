@@ -52,7 +52,8 @@ class Counts(NamedTuple):
 
 def run(main: Callable[[], None]) -> None:
     """Run a script's ``main``; bad input ends with one line on stderr and exit status 2."""
-    logging.getLogger("fairseq").setLevel(logging.WARNING)
+    for name in ("fairseq", "rnndrop_plugin"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written folders are removed then too
     try:
         main()
@@ -167,6 +168,7 @@ def write_splits(
     min_count: int = 1,
     max_words: int | None = None,
     symbols: Sequence[str] = (),
+    counted: Sequence[Sentence] | None = None,
 ) -> tuple[int, dict[str, Counts]]:
     """Write dict.txt and the splits as fairseq-preprocess --only-source would: ``</s>`` after each sentence.
 
@@ -179,6 +181,7 @@ def write_splits(
         min_count: how often a symbol must occur in the training text to be in the dictionary.
         max_words: how many symbols to keep at most, ``<unk>`` and ``</s>`` not counted; None for all.
         symbols: symbols to have in the dictionary whether they occur or not.
+        counted: sentences to make the dictionary of in place of those of "train", for folders that share one.
 
     Returns:
         The dictionary's number of entries, fairseq's four symbols among them, and the counts of each split.
@@ -191,7 +194,7 @@ def write_splits(
 
     dictionary = Dictionary()
     counts = Counter(dict.fromkeys(symbols, 0))
-    for sentence in splits["train"]:
+    for sentence in splits["train"] if counted is None else counted:
         counts.update(sentence.symbols)
     closed = UNK not in counts and min_count == 1 and max_words is None
     for symbol, count in sorted(counts.items()):

@@ -193,6 +193,19 @@ class Runs:
                 self._stop.set()
                 raise
 
+    def results_so_far(self) -> dict[str, dict]:
+        """The results of all runs that are finished, those that were not performed now too, in the order of the runs.
+
+        Raises:
+            ValueError: a result.json is damaged.
+        """
+        found = {}
+        for name, run in self.runs.items():
+            result = read_json(self.out / name / "result.json")
+            if name in self.results or result.get("train", [])[: len(run.train)] == run.train:
+                found[name] = result
+        return found
+
     def _ready(self, waiting: list[str]) -> list[str]:
         return [name for name in waiting if self.runs[name].needs in (None, *self.results)]
 

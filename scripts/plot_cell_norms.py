@@ -10,7 +10,7 @@ from _common import positive, run
 from tqdm import tqdm
 
 MODES = {"evaluation": False, "training": True}
-SCALINGS = {"expected": "expected scaling (Eq. 3)", "inverted": "inverted scaling (Eq. 14)"}
+SCALINGS = ("expected", "inverted")
 COLOURS = {"none": "black", "update": "C0", "hidden": "C1", "cell": "C2"}
 STYLES = {"step": "-", "sequence": "--"}
 
@@ -75,12 +75,12 @@ def find(out: Path, length: int, seed: int) -> dict[str, Path]:
         ValueError: there is none.
     """
     found = {}
-    for path in sorted(out.glob(f"{length}-*/seed{seed}/result.json")):
+    for path in out.glob(f"{length}-*/seed{seed}/result.json"):
         name = path.parts[-3].removeprefix(f"{length}-")
         found[name] = path.with_name(Path(json.loads(path.read_text(encoding="utf-8"))["checkpoint"]).name)
     if not found:
         raise ValueError(f"{out}: has no finished run of length {length}, seed {seed}, by reproduce.py table1")
-    return found
+    return dict(sorted(found.items(), key=lambda item: ([*COLOURS].index(item[0].split("-")[0]), item[0])))
 
 
 def main() -> None:
@@ -107,12 +107,12 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     figure, axes = pyplot.subplots(
-        len(MODES), len(SCALINGS), figsize=(9, 7), sharex=True, sharey=True, squeeze=False, layout="constrained"
+        len(MODES), len(SCALINGS), figsize=(10, 7), sharex=True, sharey="row", layout="constrained"
     )
     for name, checkpoint in tqdm(checkpoints.items(), unit=" nets", leave=False, disable=None):
         kind, sampling, scaling = (name.split("-") + ["", ""])[:3]
         model, tokens = load(checkpoint, args.out / f"data-{args.length}")
-        label = f"{kind}, per {sampling}" if sampling else "no dropout"
+        label = f"{kind}, per {sampling}" if sampling else "none"
         for axis_row, training in zip(axes, MODES.values(), strict=True):
             norms = cell_norms(model, tokens, training)
             for axis, panel in zip(axis_row, SCALINGS, strict=True):
@@ -120,13 +120,15 @@ def main() -> None:
                     style = STYLES.get(sampling, ":")
                     axis.plot(range(1, len(norms) + 1), norms, style, color=COLOURS[kind], label=label)
     for axis_row, mode in zip(axes, MODES, strict=True):
-        for axis, scaling in zip(axis_row, SCALINGS.values(), strict=True):
-            axis.set(title=f"{mode}, {scaling}", yscale="log")
+        for axis, scaling in zip(axis_row, SCALINGS, strict=True):
+            axis.set(title=f"{mode}, {scaling} scaling", yscale="log")
+            axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.3)
         axis_row[0].set_ylabel("mean norm of c")
     for axis in axes[-1]:
         axis.set_xlabel("step")
-    axes[0][0].legend()
+    handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), title="dropout", loc="outside right upper")
     new = args.output.with_name(f".{os.getpid()}.{args.output.name}")
     try:
         figure.savefig(new)

@@ -20,7 +20,7 @@ PLUGIN = ["--user-dir", str(ROOT / "rnndrop_plugin"), "--task", "rnndrop_classif
 LOGGING = "--log-format json --log-interval 1000000".split()  # what an epoch has, nothing between
 
 
-# Table 1: Temporal Order. Optimisation: section 4.1; clipping and initialisation: the authors' code.
+# Table 1: Temporal Order. Optimisation: section 4.1; clipping: the authors' code.
 ORDER_DATA_SEED = 1
 ORDER_TRAIN = (
     "--arch lstm_rnndrop_classifier_temporal_order --criterion rnndrop_classification --batch-size 32 "
@@ -166,9 +166,10 @@ def order_markdown(results: dict[str, dict]) -> str:
         ("inverted", "Inverted scaling (Eq. 14 of COLING, 18 of arXiv v2), which the paper's table does not have"),
     ):
         paper = scaling == "expected"
-        heads = [head for length in LENGTHS.values() for head in ([f"{length}: paper"] if paper else []) + [length]]
-        heads = [head if ":" in head or not paper else f"{head}: ours" for head in heads]
-        lines += [f"## {title}", "", row(["dropout", "sampling", *heads]), row(["---"] * (2 + len(heads)))]
+        heads = ["dropout", "sampling"]
+        for length in LENGTHS.values():
+            heads += [f"{length}: paper", f"{length}: ours"] if paper else [length]
+        lines += [f"## {title}", "", row(heads), row(["---"] * len(heads))]
         cells = []
         for length in LENGTHS:
             cells += ([""] if paper else []) + [order_figures(of_cell(results, f"{length}-none"))]
@@ -203,10 +204,12 @@ def order_markdown(results: dict[str, dict]) -> str:
 def twitter_prepare(args: argparse.Namespace) -> None:
     """Check that there are data."""
     if args.data is None:
-        raise ValueError("table5 needs --data, a folder made by prepare_semeval.py")
-    for path in (args.data / "word" / "dict.txt", args.data / "weak" / "word" / "dict.txt"):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; --data must be a folder made by prepare_semeval.py")
+        raise ValueError("table5 needs --data, a folder made by prepare_semeval.py with --weak and --vectors")
+    for name in ("word/dict.txt", "weak/word/dict.txt", "vectors.txt"):
+        if not (args.data / name).is_file():
+            raise FileNotFoundError(
+                f"{args.data / name}: no such file; prepare_semeval.py makes it with --weak and --vectors"
+            )
 
 
 def twitter_runs(args: argparse.Namespace) -> list[Run]:
@@ -273,12 +276,13 @@ TABLES = {
 
 
 def write(args: argparse.Namespace, runs: Runs) -> str:
-    """Write the results so far as Markdown and JSON, in the order of the runs, and return the Markdown."""
-    results = {name: runs.results[name] for name in runs.runs if name in runs.results}
+    """Write the results so far, earlier commands' too, as Markdown and JSON, and return the Markdown."""
+    results = runs.results_so_far()
     command = shlex.join(["python", "scripts/reproduce.py", *sys.argv[1:]])
     machine = f"{platform.processor() or platform.machine()}, one thread a run, {args.jobs} at a time"
     text = f"{TABLES[args.table].markdown(results)}\nMade by `{command}` ({machine}).\n"
-    content = {"command": command, "machine": machine, "runs": results}
+    figures = {name: {key: r[key] for key in r if key not in ("train", "checkpoint")} for name, r in results.items()}
+    content = {"command": command, "machine": machine, "runs": figures}
     write_whole(args.out / f"{args.table}.json", json.dumps(content, indent=2) + "\n")
     write_whole(args.out / f"{args.table}.md", text)
     return text
@@ -324,6 +328,7 @@ def main() -> None:
     args.out = args.out or Path("outputs") / args.table
 
     runs = Runs(TABLES[args.table].runs(args), args.out)
+    runs.results_so_far()  # if one is damaged, say so now
     cells = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in runs.runs))
     if args.list:
         print("\n".join(cells))

@@ -144,7 +144,8 @@ def command():
             root = logging.getLogger()
             level = root.level
             root.setLevel(logging.INFO)
-            logging.getLogger("fairseq").setLevel(logging.NOTSET)  # which scripts have set higher
+            for logger in ("fairseq", "rnndrop_plugin"):
+                logging.getLogger(logger).setLevel(logging.NOTSET)  # which scripts have set higher
             root.addHandler(handler)
             try:
                 module.cli_main()

@@ -122,10 +122,9 @@ class RNNTagger(RecurrentTagger):
 
 @dataclass
 class CoNLL2003Config(TaggerConfig):
-    """Section 4.4 of COLING 2016, with vectors of 50 numbers (--decoder-embed-path DATA/vectors.txt)."""
+    """Section 4.4 of COLING 2016; the words' vectors have 50 numbers, and are static with --decoder-freeze-embed."""
 
     decoder_embed_dim: int = 50
-    decoder_freeze_embed: bool = True
     decoder_hidden_size: int = 1024
     context: ContextChoice = "conv"
     recurrent_dropout_scaling: ScalingChoice = "expected"
@@ -136,7 +135,7 @@ class CoNLL2003Config(TaggerConfig):
 
 @dataclass
 class CoNLL2003ConcatConfig(CoNLL2003Config):
-    """Section 4.4 of arXiv v2, with vectors of 50 numbers (--decoder-embed-path DATA/vectors.txt)."""
+    """Section 4.4 of arXiv v2."""
 
     context: ContextChoice = "concat"
 

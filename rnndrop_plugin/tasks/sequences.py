@@ -3,6 +3,7 @@
 import logging
 import os
 from dataclasses import dataclass, field
+from typing import Optional
 
 from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
@@ -25,7 +26,7 @@ class SequencesConfig(FairseqDataclass):
         default=MISSING,
         metadata={"help": "folder made by scripts/prepare_*.py: a sub-folder for words and one for what is predicted"},
     )
-    dataset_impl: str | None = II("dataset.dataset_impl")
+    dataset_impl: Optional[str] = II("dataset.dataset_impl")
     train_subset: str = II("dataset.train_subset")
     seed: int = II("common.seed")
 

@@ -23,7 +23,7 @@ def build(arch="lstm_rnndrop", types=20, from_checkpoint=False, **options) -> Re
     for i in range(types):
         dictionary.add_symbol(f"w{i}")
     flags = RnndropLanguageModelingConfig(data="", dataset_impl=None, train_subset="train")
-    task = RnndropLanguageModelingTask(OmegaConf.structured(flags), dictionary)
+    task = RnndropLanguageModelingTask(OmegaConf.structured(flags), {"": dictionary})
     cfg = OmegaConf.structured(MODEL_DATACLASS_REGISTRY[arch])
     sizes = {"decoder_embed_dim": 6, "decoder_hidden_size": 6}
     cfg = OmegaConf.merge(cfg, {"_name": arch, **sizes, **options})

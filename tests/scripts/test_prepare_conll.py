@@ -1,0 +1,345 @@
+import gzip
+from collections import Counter
+from pathlib import Path
+
+import prepare_conll
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from seqeval.metrics.sequence_labeling import get_entities
+
+ROOT = Path(__file__).parents[2]
+CONLL = ROOT.parent / "shared" / "data" / "conll2003"
+real_data = pytest.mark.skipif(not CONLL.is_dir(), reason=f"needs CoNLL-2003 in {CONLL}")
+
+TRAIN = """-DOCSTART- -X- O O
+
+EU NNP I-NP I-ORG
+rejects VBZ I-VP O
+German JJ I-NP I-MISC
+lambs NN I-NP B-MISC
+. . O O
+
+-DOCSTART- -X- O O
+
+Peter NNP I-NP I-PER
+Blackburn NNP I-NP I-PER
+"""
+VALID = "EU N O I-ORG\nmet V O O\nMcDonald N O I-PER\n\n\nlambs N O O\n"
+TEST = "Peter N O I-PER\n\nblackburn N O I-PER\n1996 N O O"
+SPLITS = {"train": "eng.train", "valid": "eng.testa", "test": "eng.testb"}
+
+
+@pytest.fixture
+def source(tmp_path, write):
+    """A folder with three small files laid out like CoNLL-2003's."""
+    for split, text in (("train", TRAIN), ("valid", VALID), ("test", TEST)):
+        write(tmp_path / "source" / SPLITS[split], text)
+    return tmp_path / "source"
+
+
+@pytest.fixture
+def prepare(call, tmp_path, source):
+    """Prepares ``source`` in ``tmp_path / "dest"``."""
+    return lambda *args: call(prepare_conll, "--source", source, "--dest", tmp_path / "dest", *args)
+
+
+@pytest.fixture
+def read(read_split, tmp_path):
+    """Reads a split of a stream: its sentences, each as its symbols joined by blanks."""
+
+    def read(stream, split):
+        sentences = read_split(tmp_path / "dest" / stream, split)
+        assert all(sentence.pop() == "</s>" for sentence in sentences)
+        return [" ".join(sentence) for sentence in sentences]
+
+    return read
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_streams(prepare, tmp_path, read):
+    status, out, err = prepare()
+    assert (status, err) == (0, "")
+    assert read("word", "train") == ["EU rejects German lambs .", "Peter Blackburn"]
+    assert read("tag", "train") == ["B-ORG O B-MISC B-MISC O", "B-PER I-PER"]
+    assert read("capitalisation", "train") == ["upper lower title lower none", "title title"]
+    # a word that the training file lacks is unknown, and keeps its capitalisation
+    assert read("word", "valid") == ["EU <unk> <unk>", "lambs"]
+    assert read("tag", "valid") == ["B-ORG O B-PER", "O"]
+    assert read("capitalisation", "valid") == ["upper lower mixed", "lower"]
+    assert read("word", "test") == ["Peter", "<unk> <unk>"]
+    assert read("tag", "test") == ["B-PER", "B-PER O"]
+    assert sorted(path.name for path in (tmp_path / "dest").iterdir()) == [
+        "capitalisation",
+        "prepared.json",
+        "tag",
+        "word",
+    ]
+    assert "train: 2 sentences, 7 words, 4 entities (2 MISC, 1 ORG, 1 PER); 0 words are <unk>; the published" in out
+    assert "valid: 2 sentences, 4 words, 2 entities (1 ORG, 1 PER); 2 words are <unk>; the published" in out
+    assert "published file has 14,041 sentences, 203,621 words, 23,499 entities (7,140 LOC, 3,438 MISC" in out
+    assert "tags of IOB1 as IOB2; dictionary entries: 11 of word, 9 of capitalisation, 11 of tag" in out
+
+
+def test_dictionaries_have_all_tags_and_classes(prepare, tmp_path):
+    """I-ORG and I-MISC occur nowhere, but a model must be able to say them."""
+    assert prepare()[0] == 0
+    for stream, symbols in (
+        ("tag", {"O", "B-MISC", "I-MISC", "B-ORG", "I-ORG", "B-PER", "I-PER"}),
+        ("capitalisation", {"lower", "upper", "title", "mixed", "none"}),
+    ):
+        assert set((tmp_path / "dest" / stream / "dict.txt").read_text().split()[::2]) == symbols
+
+
+@real_data
+def test_published_counts(call, tmp_path, read_split):
+    status, out, err = call(prepare_conll, "--source", CONLL, "--dest", tmp_path / "dest")
+    assert (status, err) == (0, "")
+    assert out.count("as published") == 3
+    assert "tags of IOB1 as IOB2" in out
+    sentences = {stream: read_split(tmp_path / "dest" / stream, "train") for stream in ("word", "tag")}
+    for stream, digest in sentences.items():
+        assert sum(len(sentence) - 1 for sentence in digest) == 203621, stream
+    # the file itself, read in another way
+    with gzip.open(CONLL / "eng.train.gz", "rt", encoding="utf-8") as file:
+        rows = [line.split() for line in file if line.strip() and not line.startswith("-DOCSTART-")]
+    assert [row[0] for row in rows] == [word for sentence in sentences["word"] for word in sentence[:-1]]
+    types = Counter(row[3].partition("-")[2] for row in rows)
+    assert types == Counter(tag.partition("-")[2] for sentence in sentences["tag"] for tag in sentence[:-1])
+
+
+# Vectors
+
+
+@pytest.fixture
+def vectors(tmp_path):
+    path = tmp_path / "vectors.txt"
+    path.write_text("EU 1 2\nmcdonald 3 4\nblackburn 5 6.5\nunused 7 8\n")
+    return path
+
+
+def test_vectors(prepare, tmp_path, read, vectors):
+    """Words with a vector are in the dictionary though the training file lacks them, and however rare they are."""
+    status, out, err = prepare("--vectors", vectors, "--min-count", "2")
+    assert (status, err) == (0, "")
+    assert read("word", "train") == ["EU <unk> <unk> <unk> <unk>", "<unk> Blackburn"]
+    assert read("word", "valid") == ["EU <unk> McDonald", "<unk>"]
+    assert read("word", "test") == ["<unk>", "blackburn <unk>"]
+    lines = (tmp_path / "dest" / "vectors.txt").read_text().splitlines()
+    assert sorted(lines) == ["Blackburn 5.0 6.5", "EU 1.0 2.0", "McDonald 3.0 4.0", "blackburn 5.0 6.5"]
+    assert "train: vectors for 2 of 7 types (28.6%: 1 as they are, 1 lower-cased) and 2 of 7 tokens" in out
+    assert "train: 2 sentences, 7 words, 4 entities (2 MISC, 1 ORG, 1 PER); 5 words are <unk>" in out
+    assert prepare()[0] == 0
+    assert not (tmp_path / "dest" / "vectors.txt").exists()
+
+
+def test_min_count(prepare, read, source):
+    (source / "eng.train").write_text("a B-X\na O\nb O\n")
+    (source / "eng.testa").write_text("a O\nb O\nc O\n")
+    (source / "eng.testb").write_text("a O")
+    assert prepare()[0] == 0
+    assert (read("word", "train"), read("word", "valid")) == (["a a b"], ["a b <unk>"])
+    assert prepare("--min-count", "2")[0] == 0
+    assert (read("word", "train"), read("word", "valid")) == (["a a <unk>"], ["a <unk> <unk>"])
+
+
+# Layouts
+
+
+def test_other_layouts_read_alike(prepare, tmp_path, source, write):
+    assert prepare()[0] == 0
+    tidy = contents(tmp_path / "dest")
+    untidy = source / "untidy"
+    write(untidy / "train.gz", "\ufeff" + TRAIN.replace("\n", "\r\n"))
+    write(untidy / "dev", "\n \n" + VALID.replace(" ", "\t \t").replace("\n\n", "\n\t\n"))
+    write(untidy / "test", "-DOCSTART-\n" + TEST.replace("\n\n", "\n-DOCSTART- O\n") + "\n\n\n")
+    assert prepare("--train", "untidy/train", "--valid", "untidy/dev", "--test", "untidy/test")[0] == 0
+    assert contents(tmp_path / "dest") == tidy
+
+    def reorder(text, row):
+        lines = (line.split() for line in text.splitlines())
+        return "\n".join(row.format(*line) if line else "" for line in lines if line[:1] != ["-DOCSTART-"])
+
+    for name, text in zip(SPLITS.values(), (TRAIN, VALID, TEST), strict=True):
+        write(source / name, reorder(text, "{1};{3} ;{2};{0}"))
+    assert prepare("--separator", ";", "--word-column", "3", "--tag-column", "-3")[0] == 0
+    assert contents(tmp_path / "dest") == tidy
+    for name, text in zip(SPLITS.values(), (TRAIN, VALID, TEST), strict=True):
+        write(source / name, reorder(text, "{0}\tan empty column:\t\t{3}"))
+    assert prepare("--separator", "\\t")[0] == 0
+    assert contents(tmp_path / "dest") == tidy
+
+
+def test_encoding(prepare, source, read):
+    """CoNLL-2002 has two columns and Latin-1."""
+    for name in SPLITS.values():
+        (source / name).write_bytes("Señor O\nÁlvarez B-PER\n".encode("latin-1"))
+    assert prepare("--encoding", "latin-1")[0] == 0
+    assert read("word", "train") == ["Señor Álvarez"]
+    assert read("capitalisation", "test") == ["title title"]
+
+
+def test_words_of_odd_characters(prepare, source, read):
+    """What other readers take for blanks and ends of lines is part of a word."""
+    words = ["\u00a0", "a\u00a0b", "\u2028", "\x85", "\x0b", "\u3000x", "#fairseq:overwrite", "\ufeff", "<unk>"]
+    for name in SPLITS.values():
+        lines = "x B-X\n" + "".join(f"{word} O\n" for word in [*words, "<pad>", "</s>"])
+        (source / name).write_text(lines, encoding="utf-8")
+    assert prepare()[0] == 0
+    # fairseq's own symbols would be padding or the end of a sentence to a model
+    assert read("word", "train") == read("word", "test") == [" ".join(["x", *words, "<unk>", "<unk>"])]
+
+
+# Schemes
+
+
+def encode(chunks, scheme, deviate=False):
+    """The tags of a sentence of chunks: the entity's type, or O, and how many words it has."""
+    tags, last = [], "O"
+    for kind, length in chunks:
+        if kind == "O":
+            tags += ["O"] * length
+        elif scheme == "IOBES":
+            tags += [f"S-{kind}"] if length == 1 else [f"B-{kind}", *[f"I-{kind}"] * (length - 2), f"E-{kind}"]
+        else:
+            first = "B" if scheme == "IOB2" or last == kind or deviate else "I"
+            tags += [f"{first}-{kind}", *[f"I-{kind}"] * (length - 1)]
+        last = kind
+    return tags
+
+
+def tagged(tags):
+    return prepare_conll.Tagged(Path("here"), 1, ["a"] * len(tags), tags)
+
+
+kinds = st.sampled_from(["PER", "LOC", "B-LOC", "geo-loc"])
+chunks = st.lists(st.tuples(kinds | st.just("O"), st.integers(1, 4)), min_size=1, max_size=8)
+
+
+@given(st.lists(st.tuples(chunks, st.booleans()), min_size=1, max_size=5), st.sampled_from(["IOB1", "IOB2", "IOBES"]))
+@example([([("PER", 2), ("PER", 1)], False), ([("O", 1), ("LOC", 1)], True)], "IOB1")  # as CoNLL-2003 has it
+def test_schemes(sentences, scheme):
+    """Whatever the scheme, the entities are kept, and the tags become those of IOB2."""
+    encoded = [tagged(encode(chunks, scheme, deviate)) for chunks, deviate in sentences]
+    detected = prepare_conll.tag_scheme(encoded)
+    for (chunks, _), sentence in zip(sentences, encoded, strict=True):
+        converted = prepare_conll.to_iob2(sentence, detected)
+        assert converted.tags == encode(chunks, "IOB2")
+        assert get_entities(converted.tags) == get_entities(sentence.tags)
+    entities = any(kind != "O" for chunks, _ in sentences for kind, _ in chunks)
+    starts = any(tag[0] == "I" for chunks, deviate in sentences for tag in encode(chunks, scheme, deviate)[:1])
+    if scheme == "IOBES" and entities:
+        assert detected == "IOBES"
+    elif scheme == "IOB1" and starts:
+        assert detected == "IOB1"
+    elif scheme == "IOB2":
+        assert detected == "IOB2"
+
+
+@given(st.lists(st.sampled_from(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]), min_size=1))
+def test_any_order_of_iob_tags_keeps_its_entities(tags):
+    converted = prepare_conll.to_iob2(tagged(tags), prepare_conll.tag_scheme([tagged(tags)])).tags
+    assert get_entities(converted) == get_entities(tags)
+    assert prepare_conll.tag_scheme([tagged(converted)]) == "IOB2"
+
+
+@given(st.lists(st.sampled_from(["O", "B-PER", "I-PER", "E-PER", "S-PER", "I-LOC", "E-LOC"]), min_size=1))
+def test_iobes_is_refused_or_keeps_its_entities(tags):
+    try:
+        converted = prepare_conll.to_iob2(tagged(tags), "IOBES").tags
+    except ValueError as error:
+        assert str(error).startswith("here, line ")
+    else:
+        entities = get_entities(converted)
+        assert entities == get_entities(tags)
+        assert encode_entities(entities, len(tags)) == tags  # there is but one way to write them in IOBES
+
+
+def encode_entities(entities, length):
+    tags = ["O"] * length
+    for kind, first, last in entities:
+        tags[first : last + 1] = encode([(kind, last - first + 1)], "IOBES")
+    return tags
+
+
+# Bad input
+
+
+IOBES = "a B-X\nb I-X\nc E-X\nd S-X\ne O\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("eng.testb", None, "source: has no eng.testb, with or without .gz"),
+        ("eng.train", "", "eng.train: has no text"),
+        ("eng.train", "-DOCSTART- -X- O O\n\n", "eng.train: has no sentence"),
+        ("eng.train", "a O\n\nb O\n", "eng.train: has no entity, all tags are O"),
+        ("eng.testb", b"a O\n\xc3 O\n", "eng.testb, line 2: not utf-8 (byte 0xc3)"),
+        ("eng.testa", "a x O\n\nb O\n", "eng.testa, line 3: has 2 columns, the file's first line has 3"),
+        ("eng.testa", "\n\na\n", "eng.testa, line 3: has 1 columns, and word and tag would be the same"),
+        ("eng.train", "a O\nb L-PER\n", "eng.train, line 2: 'L-PER' is not a tag, which is O or B-, I-, E- or S-"),
+        ("eng.train", "a O\nb B-\n", "eng.train, line 2: 'B-' is not a tag"),
+        ("eng.train", "a O\nb PER\n", "eng.train, line 2: 'PER' is not a tag"),
+        ("eng.train", "a O\nb o\n", "eng.train, line 2: 'o' is not a tag"),
+        ("eng.testa", "a O\n\nb I-MISC\nc I-LOC\n", "eng.testa, line 4: entities of the type LOC are not in"),
+        ("eng.testb", "a O\nb S-PER\n", "eng.testb, line 2: S-PER is not in IOB1, the scheme of the training file"),
+        ("eng.train", IOBES + "\na O\nb I-X\n", "eng.train, line 8: I-X after O is not in IOBES"),
+        ("eng.train", IOBES + "\na O\nb B-X\n", "eng.train, line 8: the sentence's end after B-X is not in IOBES"),
+        ("eng.train", IOBES + "\na B-X\nb E-Y\n", "eng.train, line 8: E-Y after B-X is not in IOBES"),
+        ("eng.train", IOBES + "\na B-X\nb O\n", "eng.train, line 8: O after B-X is not in IOBES"),
+        ("eng.train", IOBES, "eng.testa, line 1: I-ORG after O is not in IOBES, the scheme of the training file"),
+    ],
+)
+def test_bad_input(prepare, tmp_path, source, name, text, words):
+    """One line that says what is wrong, exit status 2, and nothing half-written."""
+    if text is None:
+        (source / name).unlink()
+    else:
+        (source / name).write_bytes(text.encode() if isinstance(text, str) else text)
+    status, out, err = prepare()
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("prepare_conll.py: error: ")
+    assert words in err
+    assert [path for path in tmp_path.iterdir() if path != source] == []
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--word-column", "4"], "eng.train, line 3: has 4 columns, and --word-column asks for column 4"),
+        (["--tag-column", "-5"], "eng.train, line 3: has 4 columns, and --tag-column asks for column -5"),
+        (["--tag-column", "-4"], "eng.train, line 3: has 4 columns, and word and tag would be the same"),
+        (["--tag-column", "1"], "eng.train, line 3: 'NNP' is not a tag"),
+        (["--separator", "\\t"], "eng.train, line 3: has 1 columns"),
+        (["--separator", " I-NP I-", "--tag-column", "0"], "eng.train, line 3: has 2 columns, and word and tag"),
+        (["--separator", "I-NP I-"], "eng.train, line 3: 'EU NNP' is not a word"),
+        (["--separator", ""], "an empty text separates nothing"),
+        (["--encoding", "klingon"], "'klingon' is not an encoding that Python knows"),
+        (["--encoding", "base64"], "'base64' is not an encoding that Python knows"),
+        (["--min-count", "0"], "'0' is not a whole number of at least 1"),
+        (["--train", "none"], "source: has no none, with or without .gz"),
+        (["--vectors", "none.txt"], "none.txt: No such file or directory"),
+        (["--vectors", "EU.txt"], "EU.txt, line 2: 1 numbers after 'lambs', expected 2"),
+    ],
+)
+def test_bad_flags(prepare, tmp_path, source, monkeypatch, args, words):
+    monkeypatch.chdir(source)
+    (source / "EU.txt").write_text("EU 1 2\nlambs 3\n")
+    status, out, err = prepare(*args)
+    assert (status, out) == (2, "")
+    assert err.splitlines()[-1].startswith("prepare_conll.py: error: ")
+    assert words in err.splitlines()[-1]
+    assert [path for path in tmp_path.iterdir() if path != source] == []
+
+
+def test_truncated_gzip(prepare, source):
+    data = gzip.compress((source / "eng.train").read_bytes())
+    (source / "eng.train").unlink()
+    (source / "eng.train.gz").write_bytes(data[:-9])
+    status, _, err = prepare()
+    assert (status, err.count("\n")) == (2, 1)
+    assert "eng.train.gz: not a whole gzip file" in err
