@@ -5,6 +5,7 @@ Each patch names the place upstream that it mends.
 
 import argparse
 import collections
+import copy
 import functools
 import logging
 import os
@@ -13,6 +14,8 @@ import sys
 import types
 import typing
 import warnings
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import omegaconf
@@ -22,7 +25,9 @@ from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
+from fairseq.logging import metrics
 from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import ReduceLROnPlateauLRSchedule
+from fairseq.trainer import Trainer
 from fairseq_cli import generate
 
 from rnndrop_plugin.errors import InputError
@@ -65,9 +70,20 @@ def apply() -> None:
     quiet_damaged_datasets()
     allow_checkpoint_classes()
     utils.set_torch_seed = SeedOneGenerator
+    Trainer._set_seed = seed_each_process
+    checkpoint_utils.save_checkpoint = gather_task_state(checkpoint_utils.save_checkpoint)
     checkpoint_utils.load_checkpoint_to_cpu = say_what_is_wrong(checkpoint_utils.load_checkpoint_to_cpu)
-    load_checkpoint = check_pretrained_model(replay_scheduler_step(checkpoint_utils.load_checkpoint))
-    checkpoint_utils.load_checkpoint = check_restore_file(load_checkpoint)
+    for patch in (
+        replay_scheduler_step,
+        restore_progress,
+        check_pretrained_model,
+        use_newest_that_loads,
+        check_restore_file,
+    ):
+        checkpoint_utils.load_checkpoint = patch(checkpoint_utils.load_checkpoint)
+    Trainer.save_checkpoint = save_progress(Trainer.save_checkpoint)
+    PathManager.copy = staticmethod(copy_whole(PathManager.copy))
+    save_bad_epochs()
     distributed_utils.call_main = report_input_errors(distributed_utils.call_main)
     generate.main = functools.partial(_run, generate.main)  # the one command that does without call_main
 
@@ -123,12 +139,37 @@ class SeedOneGenerator(utils.set_torch_seed):
             torch.default_generator.manual_seed(seed)
 
 
+def seed_each_process(trainer: Trainer) -> None:
+    """fairseq/trainer.py, Trainer._set_seed, seeds the processes alike at every update: all would drop the same
+    units, each in its own rows. The first process keeps fairseq's seed. (A CPU's generator reads a seed modulo
+    2**32, and multiples of 2**32 over the golden ratio stay as far apart there as can be.)
+    """
+    seed = trainer.cfg.common.seed + trainer.get_num_updates()
+    utils.set_torch_seed(seed + trainer.data_parallel_rank * 0x9E3779B9)
+
+
+def gather_task_state(save_checkpoint):
+    """checkpoint_utils.save_checkpoint asks the first process alone for the task's state: a task whose state is
+    spread over the processes gathers it before, in a method ``gather_state(group)`` that each of them calls."""
+
+    @functools.wraps(save_checkpoint)
+    def save(cfg, trainer, *args, **kwargs):
+        if trainer.data_parallel_world_size > 1 and hasattr(trainer.task, "gather_state"):
+            trainer.task.gather_state(trainer.data_parallel_process_group)
+        return save_checkpoint(cfg, trainer, *args, **kwargs)
+
+    return save
+
+
 def say_what_is_wrong(load_checkpoint_to_cpu):
-    """checkpoint_utils.load_checkpoint_to_cpu lets torch's many-lined errors through."""
+    """checkpoint_utils.load_checkpoint_to_cpu lets torch's many-lined errors through; torch does not notice bits that
+    have changed."""
 
     @functools.wraps(load_checkpoint_to_cpu)
     def load(path, *args, **kwargs):
         try:
+            if zipfile.is_zipfile(path) and zipfile.ZipFile(path).testzip() is not None:
+                raise zipfile.BadZipFile
             return load_checkpoint_to_cpu(path, *args, **kwargs)
         except Exception as error:
             if isinstance(error, OSError) and error.filename:
@@ -147,6 +188,7 @@ def check_restore_file(load_checkpoint):
 
     @functools.wraps(load_checkpoint)
     def load(cfg, trainer, **kwargs):
+        check_processes(trainer.cfg)  # for fairseq-hydra-train, where call_main is not yet ours
         asked_for = cfg.restore_file != CheckpointConfig.__dataclass_fields__["restore_file"].default
         if asked_for and not trainer.checkpoint_suffix and not PathManager.isfile(cfg.restore_file):
             raise InputError(f"--restore-file {cfg.restore_file}: no such file")
@@ -189,11 +231,144 @@ def replay_scheduler_step(load_checkpoint):
     return load
 
 
+def check_processes(cfg) -> None:
+    """fairseq/distributed/utils.py, infer_init_method, asks for GPUs: without them torchrun's processes train a model
+    each, in the same folder, and other spellings fail or train nothing.
+
+    Raises:
+        InputError: the processes would not train together.
+    """
+    cfg = cfg.distributed_training
+    launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+    processes = max(launched, cfg.distributed_world_size)
+    if processes == 1 or cfg.distributed_no_spawn and cfg.distributed_world_size > 1:
+        return
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"{processes} processes do not train together here, where there is no GPU: "
+            f"use python scripts/train_cpu.py --processes {processes}"
+        )
+    if cfg.distributed_world_size == 1:  # torchrun with several GPUs sets it, with one on each machine not
+        raise InputError(f"each of {processes} processes would train alone: add --distributed-world-size {processes}")
+
+
+def use_newest_that_loads(load_checkpoint):
+    """checkpoint_utils.load_checkpoint knows checkpoint_last.pt alone: a damaged one ends the run.
+
+    Raises:
+        InputError: no checkpoint in the folder can be loaded.
+    """
+
+    @functools.wraps(load_checkpoint)
+    def load(cfg, trainer, **kwargs):
+        last = Path(cfg.save_dir, "checkpoint_last.pt")
+        if cfg.restore_file == last.name and not trainer.checkpoint_suffix and last.exists():
+            path = _newest_that_loads(last)
+            if path != last:
+                cfg = copy.copy(cfg)
+                cfg.restore_file, cfg.finetune_from_model = str(path), None
+        return load_checkpoint(cfg, trainer, **kwargs)
+
+    return load
+
+
+def _newest_that_loads(last: Path) -> Path:
+    others = sorted(last.parent.glob("checkpoint*.pt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    damage = None
+    for path in (last, *(path for path in others if path != last)):
+        try:
+            checkpoint_utils.load_checkpoint_to_cpu(str(path))
+        except InputError as error:
+            damage = damage or error
+            continue
+        if damage is not None:
+            logger.warning(f"{damage}; going on from {path}, the newest one that can be loaded")
+        return path
+    raise damage
+
+
+def save_progress(save_checkpoint):
+    """fairseq/trainer.py, Trainer.save_checkpoint: what --patience has counted is not saved."""
+
+    @functools.wraps(save_checkpoint)
+    def save(trainer, filename, extra_state):
+        return save_checkpoint(trainer, filename, {**extra_state, "early_stopping": dict(_early_stopping())})
+
+    return save
+
+
+def restore_progress(load_checkpoint):
+    """fairseq_cli/train.py begins anew what --patience counts and, at an epoch's beginning, the means of
+    --log-interval updates; and where a run has ended, it trains another update or epoch before it sees so."""
+
+    @functools.wraps(load_checkpoint)
+    def load(cfg, trainer, **kwargs):
+        extra_state, epoch_itr = load_checkpoint(cfg, trainer, **kwargs)
+        updates = trainer.get_num_updates()
+        if extra_state is None or updates == 0:  # --reset-optimizer, --finetune-from-model
+            return extra_state, epoch_itr
+        if not cfg.reset_meters:
+            _early_stopping().update(extra_state.get("early_stopping", {}))
+            means = {name: meters for name, meters in extra_state["metrics"].items() if name == "train_inner"}
+            metrics.load_state_dict(means)
+        patience, max_update = cfg.patience, trainer.cfg.optimization.max_update
+        for flag, limit, count in (
+            ("--max-update", max_update, updates),
+            ("--patience", patience, _early_stopping().get("num_runs", 0)),
+        ):
+            if 0 < limit <= count:
+                logger.info(f"this run has ended before, after {updates} updates: {flag} is {limit}")
+                sys.exit(0)
+        return extra_state, epoch_itr
+
+    return load
+
+
+def _early_stopping() -> dict:
+    """Where fairseq_cli/train.py, should_stop_early, keeps the best validation and the number of those after it."""
+    for name in ("fairseq_cli.train", "__main__"):  # the second is that of python -m fairseq_cli.train
+        function = getattr(sys.modules.get(name), "should_stop_early", None)
+        if function is not None:
+            return vars(function)
+    return {}
+
+
+def copy_whole(copy_file):
+    """fairseq/file_io.py, PathManager.copy, by which checkpoint_last.pt and checkpoint_best.pt come about: a kill in
+    the middle would leave half a file."""
+
+    @functools.wraps(copy_file)
+    def copy_to(src_path, dst_path, overwrite=False):
+        if not PathManager.supports_rename(dst_path):
+            return copy_file(src_path, dst_path, overwrite)
+        copy_file(src_path, f"{dst_path}.tmp", overwrite=True)
+        PathManager.rename(f"{dst_path}.tmp", dst_path)
+        return True
+
+    return copy_to
+
+
+def save_bad_epochs() -> None:
+    """fairseq/optim/lr_scheduler/reduce_lr_on_plateau.py: what --lr-patience has counted is not saved."""
+    cls = ReduceLROnPlateauLRSchedule
+    state_dict, load_state_dict = cls.state_dict, cls.load_state_dict
+
+    def save(schedule):
+        return {**state_dict(schedule), "num_bad_epochs": schedule.lr_scheduler.num_bad_epochs}
+
+    def load(schedule, state):
+        load_state_dict(schedule, state)
+        schedule.lr_scheduler.num_bad_epochs = state.get("num_bad_epochs", 0)
+
+    cls.state_dict, cls.load_state_dict = save, load
+
+
 def report_input_errors(call_main):
     """fairseq's commands end with a traceback, whatever the reason."""
 
     @functools.wraps(call_main)
     def call(cfg, main, **kwargs):
+        _run(check_processes, cfg)
         # A partial of a module's function can be sent to the processes that fairseq starts for several GPUs.
         return call_main(cfg, functools.partial(_run, main), **kwargs)
 

@@ -15,6 +15,9 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
 BASELINE = "fairseq's lstm_lm, no dropout"
+OURS = f"--user-dir {ROOT / 'rnndrop_plugin'} --task rnndrop_language_modeling --arch lstm_rnndrop".split()
+OURS += ["--criterion", "rnndrop_cross_entropy"]
+UPDATE_DROPOUT = ["--update-dropout", "0.25"]
 INTERVAL = 10  # updates that one figure of the log is the mean of; the first interval is not counted
 
 
@@ -65,40 +68,46 @@ def end_to_end(
     environment = dict(os.environ)
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
-    flags = (
-        f"--tokens-per-sample {steps} --batch-size {rows} --required-batch-size-multiple 1 --sentence-avg --optimizer "
-        f"sgd --lr 0.1 --clip-norm 10 --max-update {updates} --disable-validation --no-save --seed 1 --log-format json "
-        f"--log-interval {INTERVAL} --decoder-embed-dim {size} --decoder-hidden-size {size}"
-    ).split()
-    flags += [] if torch.cuda.is_available() else ["--cpu"]
-    ours = f"--user-dir {ROOT / 'rnndrop_plugin'} --task rnndrop_language_modeling --arch lstm_rnndrop".split()
-    ours += ["--criterion", "rnndrop_cross_entropy"]
+    flags = _flags(size, rows, steps, updates) + ([] if torch.cuda.is_available() else ["--cpu"])
     models = {
         BASELINE: (
             f"--task language_modeling --arch lstm_lm --decoder-out-embed-dim {size} --dropout 0 --criterion "
             "cross_entropy --sample-break-mode none --num-workers 0"
         ).split(),
-        "lstm_rnndrop, no dropout": ours,
-        "lstm_rnndrop, update dropout 0.25 per step": [*ours, "--update-dropout", "0.25"],
+        "lstm_rnndrop, no dropout": OURS,
+        "lstm_rnndrop, update dropout 0.25 per step": OURS + UPDATE_DROPOUT,
     }
     runs: dict[str, list[float]] = {name: [] for name in models}
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(data, Path(folder))
-        vocabulary = len(Dictionary.load(str(prepared / "dict.txt")))
+        operations = _operations(prepared, size)
         plan = [(name, model) for _ in range(repetitions) for name, model in models.items()]
         for name, model in tqdm(plan, desc="fairseq-train", unit=" runs", leave=False, disable=None):
-            runs[name].append(_train([str(prepared), *flags, *model], Path(folder) / "train.log", environment))
-    operations = 3 * 2 * size * (4 * 2 * size + vocabulary)
-    return [
-        Speed(
-            name,
-            median(speeds),
-            median(speed / baseline for speed, baseline in zip(speeds, runs[BASELINE], strict=True)),
-            operations,
-            speeds,
-        )
-        for name, speeds in runs.items()
-    ]
+            command = ["-m", "fairseq_cli.train", str(prepared), *flags, *model]
+            runs[name].append(_train(command, Path(folder) / "train.log", environment))
+    return [_speed(name, speeds, runs[BASELINE], operations) for name, speeds in runs.items()]
+
+
+def scaling(data: Path | None = None, *, size=256, rows=32, steps=35, updates=50, repetitions=3) -> list[Speed]:
+    """Train lstm_rnndrop with update dropout in one process and in two, of one thread each, by turns.
+
+    The arguments are those of :func:`end_to_end`; each process has its own ``rows``, and the one alone is the
+    baseline of the ratios.
+
+    Raises:
+        OSError, ValueError: the folder cannot be used, or a run fails.
+    """
+    flags = _flags(size, rows, steps, updates) + OURS + UPDATE_DROPOUT
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    runs: dict[int, list[float]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as folder:
+        prepared = prepare(data, Path(folder))
+        plan = list(runs) * repetitions
+        for processes in tqdm(plan, desc="train_cpu", unit=" runs", leave=False, disable=None):
+            program = [str(ROOT / "scripts" / "train_cpu.py"), "--processes", str(processes)]
+            runs[processes].append(_train([*program, str(prepared), *flags], Path(folder) / "train.log", environment))
+        operations = _operations(prepared, size)
+    return [_speed(f"{n} process{'es' * (n > 1)} of one thread", runs[n], runs[1], operations) for n in runs]
 
 
 def prepare(data: Path | None, folder: Path) -> Path:
@@ -125,13 +134,32 @@ def prepare(data: Path | None, folder: Path) -> Path:
     return prepared
 
 
+def _flags(size: int, rows: int, steps: int, updates: int) -> list[str]:
+    """What all runs have in common."""
+    return (
+        f"--tokens-per-sample {steps} --batch-size {rows} --required-batch-size-multiple 1 --sentence-avg --optimizer "
+        f"sgd --lr 0.1 --clip-norm 10 --max-update {updates} --disable-validation --no-save --seed 1 --log-format json "
+        f"--log-interval {INTERVAL} --decoder-embed-dim {size} --decoder-hidden-size {size}"
+    ).split()
+
+
+def _operations(data: Path, size: int) -> int:
+    vocabulary = len(Dictionary.load(str(data / "dict.txt")))
+    return 3 * 2 * size * (4 * 2 * size + vocabulary)
+
+
+def _speed(name: str, speeds: list[float], baselines: list[float], operations: int) -> Speed:
+    ratio = median(speed / baseline for speed, baseline in zip(speeds, baselines, strict=True))
+    return Speed(name, median(speeds), ratio, operations, speeds)
+
+
 def _train(arguments: list[str], log: Path, environment: dict[str, str]) -> float:
-    """The median words per second in the log of a run of fairseq-train."""
-    command = [sys.executable, "-m", "fairseq_cli.train", *arguments]
+    """The median words per second in the log of a run of Python with ``arguments``."""
     with log.open("w", encoding="utf-8") as out:
+        command = [sys.executable, *arguments]
         done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
     if done.returncode:
         lines = log.read_text(encoding="utf-8").strip().splitlines() or ["it printed nothing"]
-        raise ValueError(f"fairseq-train {' '.join(arguments)}: exit status {done.returncode}: {lines[-1]}")
+        raise ValueError(f"{' '.join(arguments)}: exit status {done.returncode}: {lines[-1]}")
     speeds = [float(entry["wps"]) for entry in entries(log) if "wps" in entry]
     return median(speeds[1:])

@@ -461,8 +461,8 @@ def main() -> None:
         nargs="?",
         const=True,
         metavar="DATA",
-        help="also compare fairseq-train's words per second, on a prepared folder or the Penn Treebank's, without "
-        "DATA on Python's reference manual",
+        help="also compare fairseq-train's words per second, and those of two processes of one thread with one's, on "
+        "a prepared folder or the Penn Treebank's, without DATA on Python's reference manual",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the training ratios (.png, .svg)")
@@ -494,13 +494,18 @@ def main() -> None:
     speeds = []
     if args.end_to_end:
         del sys.modules["fairseq"]  # which this part does need
-        from _end_to_end import end_to_end
+        from _end_to_end import end_to_end, scaling
 
-        speeds = end_to_end(None if args.end_to_end is True else args.end_to_end, threads=args.threads)
-        print("\nfairseq-train: words per second / those of fairseq's lstm_lm\n")
-        for speed in speeds:
-            share = speed.words_per_second * speed.operations / rate
-            print(f"  {speed.ratio:6.2f} {speed.words_per_second:9.0f} words/s {share:7.0%}  {speed.name}")
+        data = None if args.end_to_end is True else args.end_to_end
+        for title, found in (
+            ("fairseq-train: words per second / those of fairseq's lstm_lm", end_to_end(data, threads=args.threads)),
+            ("train_cpu.py, update dropout: words per second / those of one process", scaling(data)),
+        ):
+            print(f"\n{title}\n")
+            for speed in found:
+                share = speed.words_per_second * speed.operations / rate
+                print(f"  {speed.ratio:6.2f} {speed.words_per_second:9.0f} words/s {share:7.0%}  {speed.name}")
+            speeds += found
     if args.json:
         result = {
             **machine(),

@@ -1,6 +1,7 @@
 """Each patch has a test that fails where it is not needed any more, and one that fails where it does not fit."""
 
 import importlib.util
+import inspect
 import io
 import pickle
 import re
@@ -16,13 +17,20 @@ import numpy as np
 import omegaconf
 import pytest
 import torch
-from fairseq import checkpoint_utils, utils
+from fairseq import checkpoint_utils, trainer, utils
 from fairseq.data import TokenBlockDataset, indexed_dataset
 from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
+from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import (
+    ReduceLROnPlateauLRSchedule,
+    ReduceLROnPlateauLRScheduleConfig,
+)
+from fairseq.optim.sgd import SGD
 from fairseq_cli import generate
 
 from rnndrop_plugin import compat
 from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.ops.masks import draw_mask
 
 ROOT = Path(__file__).parents[1]
 FLAGS = ("--user-dir", "rnndrop_plugin", "--task", "rnndrop_language_modeling", "--arch", "lstm_rnndrop")
@@ -137,6 +145,80 @@ def test_torch_writes_down_the_stack_where_fairseq_seeds(monkeypatch, accelerato
     assert needed > 0 and len(stacks) == (needed if accelerator else 0)
 
 
+# seed_each_process, gather_task_state
+
+
+def test_fairseq_seeds_the_processes_alike():
+    spec = importlib.util.spec_from_file_location("fairseq.unpatched_trainer", trainer.__file__)
+    unpatched = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unpatched)
+
+    def drawn(set_seed, rank, seed=1, updates=5) -> tuple:
+        cfg = types.SimpleNamespace(common=types.SimpleNamespace(seed=seed))
+        process = types.SimpleNamespace(cfg=cfg, data_parallel_rank=rank, get_num_updates=lambda: updates)
+        set_seed(process)
+        mask = draw_mask(0.5, 3, 4, 8).keep.flatten().tolist()
+        return *mask, *torch.nn.functional.dropout(torch.ones(64)).tolist()
+
+    upstream, ours = unpatched.Trainer._set_seed, trainer.Trainer._set_seed
+    assert drawn(upstream, 0) == drawn(upstream, 1) == drawn(ours, 0)
+    several = [drawn(ours, rank, updates=updates) for rank in range(8) for updates in range(5)]
+    assert len(set(several)) == 40
+    assert drawn(ours, 1) == drawn(ours, 1) != drawn(ours, 1, seed=2)
+
+
+def test_every_process_gathers_what_the_first_one_saves():
+    calls = []
+    task = types.SimpleNamespace(gather_state=calls.append)
+    save = compat.gather_task_state(lambda *_: calls.append("saved"))
+    for processes in (1, 2):
+        process = types.SimpleNamespace(
+            data_parallel_world_size=processes, data_parallel_process_group="group", task=task
+        )
+        save(None, process, None, None)
+    assert calls == ["saved", "group", "saved"]
+
+
+# check_processes
+
+
+@pytest.mark.parametrize(
+    ("gpus", "launched", "flags", "line"),
+    [
+        (0, 2, (), "there is no GPU: use python scripts/train_cpu.py --processes 2"),
+        (0, 2, ("--distributed-world-size", 2), "there is no GPU: use python scripts/train_cpu.py --processes 2"),
+        (0, 1, ("--distributed-world-size", 3), "there is no GPU: use python scripts/train_cpu.py --processes 3"),
+        (
+            1,
+            4,
+            ("--distributed-world-size", 1),
+            "each of 4 processes would train alone: add --distributed-world-size 4",
+        ),
+    ],
+)
+def test_processes_that_would_not_train_together(
+    command, stream_data, tmp_path, monkeypatch, capsys, gpus, launched, flags, line
+):
+    if launched > 1:
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", str(launched))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    with pytest.raises(SystemExit) as end:
+        command("train", stream_data, *FLAGS, *flags, "--save-dir", tmp_path / "run")
+    assert end.value.code == 2 and not (tmp_path / "run").exists()
+    (told,) = capsys.readouterr().err.splitlines()
+    assert line in told
+
+
+def test_fairseq_lets_each_of_torchruns_processes_train_alone(command, stream_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    arguments = ("train", stream_data, *FLAGS, "--max-update", 1, "--save-dir", tmp_path)
+    monkeypatch.setattr(compat, "check_processes", lambda cfg: None)
+    command(*arguments)
+    assert (tmp_path / "checkpoint_last.pt").exists()
+
+
 # say_what_is_wrong
 
 
@@ -184,8 +266,7 @@ def test_fairseq_loses_the_schedulers_step_at_the_end_of_an_epoch(command, strea
     command(*arguments, "--max-epoch", 2)
     resume = (*arguments, "--max-epoch", 3, "--restore-file", tmp_path / "checkpoint2.pt")
     assert {float(rate) for rate in command(*resume).metrics("lr", "train_inner")} == {5e-10}
-    unpatched = checkpoint_utils.load_checkpoint.__wrapped__.__wrapped__.__wrapped__
-    monkeypatch.setattr(checkpoint_utils, "load_checkpoint", unpatched)
+    monkeypatch.setattr(checkpoint_utils, "load_checkpoint", inspect.unwrap(checkpoint_utils.load_checkpoint))
     assert {float(rate) for rate in command(*resume).metrics("lr", "train_inner")} == {1e-9}
 
 
@@ -211,9 +292,106 @@ def test_fairseq_fine_tunes_a_model_of_other_words(command, stream_data, tmp_pat
     with pytest.raises(SystemExit):
         command(*finetune, "--save-dir", tmp_path / "refused")
     assert "the checkpoint's dict.txt has 24 types and is not the one of" in capsys.readouterr().err
-    unpatched = checkpoint_utils.load_checkpoint.__wrapped__.__wrapped__
-    monkeypatch.setattr(checkpoint_utils, "load_checkpoint", unpatched)
+    monkeypatch.setattr(checkpoint_utils, "load_checkpoint", inspect.unwrap(checkpoint_utils.load_checkpoint))
     assert "loading pretrained model" in command(*finetune, "--save-dir", tmp_path / "taken").text()
+
+
+# use_newest_that_loads
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def change(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, change])
+def test_a_run_goes_on_from_the_newest_checkpoint_that_loads(command, stream_data, tmp_path, monkeypatch, damage):
+    flags = ("--lr", 1, "--tokens-per-sample", 7, "--save-interval-updates", 2, "--save-dir")
+    arguments = ("train", stream_data, *FLAGS, *flags, tmp_path / "run")
+    command("train", stream_data, *FLAGS, *flags, tmp_path / "whole", "--max-update", 6)
+    command(*arguments, "--max-update", 5)
+    last, newest = tmp_path / "run" / "checkpoint_last.pt", tmp_path / "run" / "checkpoint_1_4.pt"
+    for path in tmp_path.glob("run/checkpoint*.pt"):
+        if path not in (newest, tmp_path / "run" / "checkpoint_1_2.pt"):
+            damage(path)
+    logged = command(*arguments, "--max-update", 6)
+    (warning,) = [record.getMessage() for record in logged if record.levelname == "WARNING"]
+    assert f"{last}: cannot load this checkpoint: it is damaged" in warning and f"going on from {newest}" in warning
+    assert [int(n) for n in logged.metrics("num_updates", "train_inner")] == [5, 6]
+    models = [torch.load(run / "checkpoint_last.pt")["model"] for run in (tmp_path / "whole", tmp_path / "run")]
+    torch.testing.assert_close(*models, rtol=0, atol=0)
+
+    for path in tmp_path.glob("run/checkpoint*.pt"):
+        damage(path)
+    for load in (checkpoint_utils.load_checkpoint, inspect.unwrap(checkpoint_utils.load_checkpoint)):
+        monkeypatch.setattr(checkpoint_utils, "load_checkpoint", load)
+        with pytest.raises(SystemExit) as end:
+            command(*arguments, "--max-update", 7)
+        assert end.value.code == 2
+
+
+# save_progress, restore_progress (see also test_interruption.py)
+
+
+def test_fairseq_goes_on_where_a_run_has_ended(command, stream_data, tmp_path, monkeypatch):
+    arguments = ("train", stream_data, *FLAGS, "--max-update", 2, "--save-dir", tmp_path)
+    command(*arguments)
+    with pytest.raises(SystemExit):
+        command(*arguments)
+    monkeypatch.setattr(checkpoint_utils, "load_checkpoint", inspect.unwrap(checkpoint_utils.load_checkpoint))
+    assert command(*arguments).metrics("num_updates", "train_inner") == ["3"]
+
+
+def test_fairseq_forgets_the_validations_that_were_not_the_best(command, stream_data, tmp_path, monkeypatch):
+    arguments = ("train", stream_data, *FLAGS, "--patience", 9, "--max-epoch", 3, "--save-dir", tmp_path)
+    command(*arguments)
+    # The second and the third epoch change next to nothing.
+    assert torch.load(tmp_path / "checkpoint3.pt")["extra_state"]["early_stopping"]["num_runs"] == 2
+    monkeypatch.setattr(trainer.Trainer, "save_checkpoint", inspect.unwrap(trainer.Trainer.save_checkpoint))
+    command(*arguments, "--max-epoch", 4)
+    assert "early_stopping" not in torch.load(tmp_path / "checkpoint4.pt")["extra_state"]
+
+
+# copy_whole
+
+
+def test_fairseq_leaves_half_a_copy(tmp_path, monkeypatch):
+    def half(source, target):
+        Path(target).write_bytes(Path(source).read_bytes()[:2])
+        raise KeyboardInterrupt
+
+    (tmp_path / "new").write_bytes(b"new!")
+    target = tmp_path / "target"
+    monkeypatch.setattr(shutil, "copyfile", half)
+    for copy, left in ((PathManager.copy, b"old!"), (inspect.unwrap(PathManager.copy), b"ne")):
+        target.write_bytes(b"old!")
+        with pytest.raises(KeyboardInterrupt):
+            copy(str(tmp_path / "new"), str(target), overwrite=True)
+        assert target.read_bytes() == left
+
+
+# save_bad_epochs
+
+
+def test_fairseq_forgets_the_epochs_that_lr_patience_has_counted():
+    def schedule():
+        optimizer = SGD(types.SimpleNamespace(lr=[1.0], momentum=0.0, weight_decay=0.0), [torch.zeros(1)])
+        cfg = ReduceLROnPlateauLRScheduleConfig(lr=[1.0], lr_patience=2, maximize_best_checkpoint_metric=False)
+        return ReduceLROnPlateauLRSchedule(omegaconf.OmegaConf.structured(cfg), optimizer)
+
+    whole, resumed = schedule(), schedule()
+    for epoch, loss in enumerate((1.0, 2.0, 2.0), 1):
+        whole.step(epoch, loss)
+    resumed.load_state_dict(whole.state_dict())
+    assert whole.step(4, 2.0) == resumed.step(4, 2.0) == 0.1
+    upstream = schedule()
+    upstream.load_state_dict({name: whole.state_dict()[name] for name in ("best", "last_epoch")})
+    assert upstream.step(4, 2.0) == 1.0
 
 
 # report_input_errors
@@ -228,7 +406,11 @@ def fail(error: Exception, cause: Exception | None = None):
 
 CFG = omegaconf.OmegaConf.create(
     {
-        "distributed_training": {"distributed_init_method": None, "distributed_world_size": 1},
+        "distributed_training": {
+            "distributed_init_method": None,
+            "distributed_world_size": 1,
+            "distributed_no_spawn": False,
+        },
         "common": {"tpu": False},
     }
 )

@@ -34,8 +34,9 @@ class RnndropCrossEntropy(FairseqCriterion):
     Logged: ``loss`` (base 2, per target, or per sentence with --sentence-avg), ``nll_loss`` (bits per target,
     without the smoothing), ``ppl`` (of nll_loss, over all targets) and ``ppl_batch_mean``, the arithmetic
     mean over batches of exp(negative log-likelihood per target), which is never below ``ppl`` and is what
-    Semeniuta et al. (2016) report (Table 2). A batch is what one process reads at a time; the last one
-    counts as much as the others, though it may be shorter.
+    Semeniuta et al. (2016) report (Table 2). A batch is what all processes read at a time (in training with
+    several processes and --update-freq: for an update); the last one counts as much as the others, though it may
+    be shorter.
 
     Raises:
         InputError: the smoothing is not in [0, 1), or the model has an adaptive softmax.
@@ -62,8 +63,6 @@ class RnndropCrossEntropy(FairseqCriterion):
             "ntokens": ntokens,
             "nsentences": nsentences,
             "sample_size": sample_size,
-            "batches": int(ntokens > 0),
-            "batch_ppl": torch.exp(nll.detach() / ntokens) if ntokens > 0 else nll.new_zeros(()),
         }
         return loss, sample_size, logging_output
 
@@ -86,13 +85,14 @@ class RnndropCrossEntropy(FairseqCriterion):
 
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict]) -> None:
-        """Log the averages over ``logging_outputs``, one a batch or sums of several processes."""
+        """Log the averages over ``logging_outputs``, one a batch, summed over the processes."""
         total = {name: sum(log[name] for log in logging_outputs) for name in logging_outputs[0]}
         bits = 1 / math.log(2)
         metrics.log_scalar("loss", total["loss"] / total["sample_size"] * bits, total["sample_size"], round=3)
         metrics.log_scalar("nll_loss", total["nll_loss"] / total["ntokens"] * bits, total["ntokens"], round=3)
         metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
-        metrics.log_scalar("ppl_batch_mean", total["batch_ppl"] / total["batches"], total["batches"], round=2)
+        for log in logging_outputs:
+            metrics.log_scalar("ppl_batch_mean", torch.as_tensor(log["nll_loss"] / log["ntokens"]).exp(), round=2)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

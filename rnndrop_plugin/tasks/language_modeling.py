@@ -15,6 +15,7 @@ from fairseq.data import (
     RightPadDataset,
 )
 from fairseq.dataclass import FairseqDataclass
+from fairseq.distributed.utils import all_gather
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 from torch import Tensor
@@ -59,6 +60,8 @@ class RnndropLanguageModelingTask(RnndropTask):
             )
         self.dictionary = dictionaries[""]
         self.train_layout: dict[str, int] = {}  # of the training stream, see get_checkpoint_dict
+        self.train_rows: Tensor | None = None  # those of this process
+        self.gathered: list[Tensor] | None = None  # the state of all processes' rows, see gather_state
 
     @classmethod
     def setup_task(cls, cfg: RnndropLanguageModelingConfig, **kwargs):
@@ -121,12 +124,13 @@ class RnndropLanguageModelingTask(RnndropTask):
             )
         split = next(name for name, stream in self.datasets.items() if stream is dataset)
         rows, steps = max_sentences * num_shards, self.cfg.tokens_per_sample
-        if split == self.cfg.train_subset:
-            self.train_layout = {"rows": rows, "steps": steps, "tokens": len(dataset), "processes": num_shards}
         try:
             windows = ContiguousWindows(dataset.tokens, self.dictionary, rows, steps, num_shards, shard_id)
         except InputError as error:
             raise InputError(f"{split}: {error}") from error
+        if split == self.cfg.train_subset:
+            self.train_layout = {"rows": rows, "steps": steps, "tokens": len(dataset)}
+            self.train_rows = windows.row_ids
         logger.info(f"{split}: {len(dataset):,} tokens in {rows} row{'s' if rows > 1 else ''}, each from a zero state")
         return WindowIterator(windows, epoch)
 
@@ -141,9 +145,19 @@ class RnndropLanguageModelingTask(RnndropTask):
         shards = {name: kwargs[name] for name in ("num_shards", "shard_id")}
         return self.get_batch_iterator(dataset, max_sentences=batch_size or 1, **shards).next_epoch_itr(shuffle=False)
 
+    def gather_state(self, group) -> None:
+        """Keep the state of all rows for the checkpoint that the first of several processes is about to write.
+
+        Args:
+            group: the processes that train together, all of which call this.
+        """
+        carried = self.model.decoder.carried[True]
+        if carried is not None:
+            self.gathered = [torch.cat(all_gather(state, group), dim=1) for state in carried]
+
     def get_checkpoint_dict(self) -> dict:
         """What a checkpoint keeps of the task, beside its ``state``: where the training stream's state stands."""
-        carried = self.model.decoder.carried[True]
+        carried = self.gathered or self.model.decoder.carried[True]
         if carried is not None:
             carried = [state.cpu() for state in carried]
         saved = super().get_checkpoint_dict()
@@ -159,14 +173,14 @@ class RnndropLanguageModelingTask(RnndropTask):
         super().set_checkpoint_dict(saved)
         if saved["carried"] is None:
             return
-        if saved["layout"] != self.train_layout or self.train_layout["processes"] > 1:
+        if saved["layout"] != self.train_layout:
             logger.warning(
                 "the state starts from zero and the epoch goes on where it was, as a state can only go on with the "
-                f"same rows of one process: the checkpoint's is of {saved['layout']}, now there are {self.train_layout}"
+                f"same rows: the checkpoint's is of {saved['layout']}, now there are {self.train_layout}"
             )
             return
         parameter = next(self.model.parameters())
-        self.model.decoder.carried[True] = tuple(state.to(parameter) for state in saved["carried"])
+        self.model.decoder.carried[True] = tuple(state[:, self.train_rows].to(parameter) for state in saved["carried"])
 
     def build_generator(self, models, args, **kwargs):
         """A generator that continues prompts, for fairseq-interactive.

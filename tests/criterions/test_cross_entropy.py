@@ -134,23 +134,28 @@ def test_batch_mean(train, command, stream_data, tmp_path):
 
 
 def test_sums_of_processes():
-    """Batches one by one, together, and summed over processes, of which one had no target left."""
-    logs = [
-        {"loss": 6.0, "nll_loss": 5.0, "ntokens": 4, "nsentences": 2, "sample_size": 2, "batches": 1, "batch_ppl": 3.5},
-        {"loss": 3.0, "nll_loss": 2.0, "ntokens": 1, "nsentences": 2, "sample_size": 2, "batches": 1, "batch_ppl": 7.4},
-        {"loss": 0.0, "nll_loss": 0.0, "ntokens": 0, "nsentences": 2, "sample_size": 2, "batches": 0, "batch_ppl": 0.0},
-    ]
-    summed = {name: sum(log[name] for log in logs) for name in logs[0]}
+    """Two batches, each of two processes of which one has no target left in the second, alone and together."""
     assert RnndropCrossEntropy.logging_outputs_can_be_summed()
-    for groups in ([logs], [[summed]], [logs[:1], logs[1:]]):
+    logs = [
+        [
+            {"loss": 4.0, "nll_loss": 3.0, "ntokens": 3, "nsentences": 2, "sample_size": 2},
+            {"loss": 2.0, "nll_loss": 2.0, "ntokens": 1, "nsentences": 2, "sample_size": 2},
+        ],
+        [
+            {"loss": 3.0, "nll_loss": 2.0, "ntokens": 1, "nsentences": 2, "sample_size": 2},
+            {"loss": 0.0, "nll_loss": 0.0, "ntokens": 0, "nsentences": 2, "sample_size": 2},
+        ],
+    ]
+    batches = [{name: sum(log[name] for log in batch) for name in batch[0]} for batch in logs]
+    for groups in ([batches], [batches[:1], batches[1:]]):
         with metrics.aggregate(new_root=True) as meters:
             for group in groups:
                 RnndropCrossEntropy.reduce_metrics(group)
         values = meters.get_smoothed_values()
-        assert values["loss"] == pytest.approx(9 / 6 / math.log(2), abs=1e-3)
+        assert values["loss"] == pytest.approx(9 / 8 / math.log(2), abs=1e-3)
         assert values["nll_loss"] == pytest.approx(7 / 5 / math.log(2), abs=1e-3)
         assert values["ppl"] == pytest.approx(math.exp(7 / 5), abs=0.01)
-        assert values["ppl_batch_mean"] == pytest.approx((3.5 + 7.4) / 2, abs=0.01)
+        assert values["ppl_batch_mean"] == pytest.approx((math.exp(5 / 4) + math.exp(2)) / 2, abs=0.01)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import types
 
 import _end_to_end
 import pytest
-from _end_to_end import BASELINE, end_to_end
+from _end_to_end import BASELINE, end_to_end, scaling
 
 
 def argument(command, flag):
@@ -46,6 +46,23 @@ def test_speeds_and_ratios(fairseq_train, stream_data):
         for flag, value in (("--decoder-hidden-size", "8"), ("--batch-size", "2"), ("--tokens-per-sample", "5")):
             assert argument(command, flag) == value
     assert argument(commands[0], "--dropout") == "0"
+
+
+def test_scaling(monkeypatch, stream_data):
+    commands = []
+
+    def run(command, stdout, stderr, env):
+        processes = int(argument(command, "--processes"))
+        speed = (100 if processes == 1 else 190) + len(commands) // 2
+        stdout.write("\n".join(f'INFO | train_inner | {{"wps": "{w}"}}' for w in (0, speed, speed, speed)))
+        commands.append((processes, env["OMP_NUM_THREADS"], argument(command, "--batch-size")))
+        return types.SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    one, two = scaling(stream_data, size=8, rows=2, repetitions=3)
+    assert commands == [(1, "1", "2"), (2, "1", "2")] * 3
+    assert (one.words_per_second, one.ratio, two.words_per_second) == (101, 1, 191)
+    assert two.ratio == pytest.approx(191 / 101)
 
 
 def test_a_run_that_fails(monkeypatch, stream_data):

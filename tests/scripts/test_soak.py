@@ -1,0 +1,52 @@
+"""The soak test: what it kills, what it compares; a real one in the slow tests."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soak
+import torch
+
+STATE = {"model": {"weight": torch.ones(2)}, "last_optimizer_state": {"step": torch.tensor(3)}}
+
+
+def write_run(folder: Path, loss: str = "2.5", state: dict = STATE) -> Path:
+    (folder / "checkpoints").mkdir(parents=True)
+    torch.save(state, folder / "checkpoints" / "checkpoint_last.pt")
+    line = f'| INFO | train_inner | {{"num_updates": "10", "loss": "{loss}"}}\n'
+    (folder / "train.log").write_text(f"{line}| INFO | valid | {{\n{line}")  # killed in a line, and repeated
+    return folder
+
+
+def test_difference(tmp_path):
+    whole = write_run(tmp_path / "whole")
+    assert soak.difference(whole, write_run(tmp_path / "same")) is None
+    assert "losses" in soak.difference(whole, write_run(tmp_path / "loss", loss="2.51"))
+    changed = {**STATE, "model": {"weight": torch.tensor([1.0, 1 + 2**-23])}}
+    assert soak.difference(whole, write_run(tmp_path / "model", state=changed)) == "checkpoint_last.pt: model"
+    more = write_run(tmp_path / "more")
+    (more / "checkpoints" / "checkpoint1.pt").write_bytes(b"")
+    assert soak.difference(whole, more) == "files: checkpoint1.pt"
+
+
+def test_kill(tmp_path):
+    def sleeping(seconds: float) -> subprocess.Popen:
+        return subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds})"])
+
+    (tmp_path / "checkpoints").mkdir()
+    assert soak.kill(sleeping(600), tmp_path, 0, aim=False) is False
+    assert soak.kill(sleeping(0), tmp_path, 60, aim=False) is None
+    (tmp_path / "checkpoints" / "checkpoint1.pt.tmp").write_bytes(b"")  # left by an earlier kill
+    assert soak.kill(sleeping(0.5), tmp_path, 0, aim=True) is None
+    writes = "from pathlib import Path; import sys, time; Path(sys.argv[1]).write_bytes(b'half'); time.sleep(600)"
+    path = tmp_path / "checkpoints" / "checkpoint_last.pt.tmp"
+    assert soak.kill(subprocess.Popen([sys.executable, "-c", writes, path]), tmp_path, 0, aim=True) is True
+
+
+@pytest.mark.slow
+def test_three_kills(call, stream_data):
+    sizes = ("--decoder-embed-dim", 8, "--decoder-hidden-size", 8, "--save-interval-updates", 3)
+    status, stdout, stderr = call(soak, "--kills", 3, "--data", stream_data, *sizes)
+    assert status == 0, stderr
+    assert "3 kills" in stdout.splitlines()[-1] and ": 0 of " in stdout.splitlines()[-1]
