@@ -20,6 +20,7 @@ from rnndrop_plugin.ops.reference import State, Weights
 LIBRARY = Path(__file__).with_name("librecurrence.so")
 SOURCES = ("recurrence.c", "recurrence_kernel.h")
 DTYPES = (torch.float32, torch.float64)
+LANES = 16  # the kernel computes a batch in multiples of this
 WORTH_A_THREAD = 1_000_000  # operations a step; with fewer, threads wait for each other longer than they compute
 
 _CELLS = {"lstm": 0, "gru": 1, "gru_reset_after": 2, "rnn": 3}
