@@ -24,6 +24,7 @@ if __name__ in ("__main__", "__mp_main__"):  # the script or a process of it
 
 from rnndrop_plugin import modules  # noqa: E402
 from rnndrop_plugin.ops import Mask, Masks, choose_backend, cpu  # noqa: E402
+from rnndrop_plugin.ops.dispatch import compiled_trains_faster  # noqa: E402
 
 RATE = 0.25
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -86,8 +87,10 @@ def torchs(family: str) -> Layer:
     return Layer(f"torch.nn.{family}, no dropout", family, "torch.nn", getattr(nn, family))
 
 
-def ours(family: str, kind: str = "", sampling: str = "step", backend: str = "auto", **options) -> Layer:
-    """Our layer with one kind of dropout, none if ``kind`` is empty."""
+def ours(
+    family: str, kind: str = "", sampling: str = "step", backend: str = "auto", batch: int = 32, **options
+) -> Layer:
+    """Our layer with one kind of dropout, none if ``kind`` is empty; ``batch`` is what it will be trained on."""
     if kind:
         options.update({f"{kind}_dropout": RATE, "sampling": sampling})
     cell = family.lower() if family != "GRU" or not options.get("reset_after") else "gru_reset_after"
@@ -102,7 +105,7 @@ def ours(family: str, kind: str = "", sampling: str = "step", backend: str = "au
             backend,
             lambda i, h: getattr(modules, family)(i, h, backend=backend, **options),
         )
-    torchs_own = not kind and cell != "gru"
+    torchs_own = not kind and cell != "gru" and not compiled_trains_faster(batch, "cpu", torch.float32)
     return Layer(
         f"rnndrop {name}, {drops}",
         family,
@@ -134,12 +137,12 @@ def keras_lstm() -> list[Layer]:
     return [Layer(f"Keras {keras.__version__} LSTM, recurrent_dropout", "LSTM", "Keras on torch", KerasLSTM)]
 
 
-def training_layers(family: str) -> list[Layer]:
+def training_layers(family: str, batch: int = 32) -> list[Layer]:
     """What is compared in training, torch.nn's own layer first."""
     if family == "RNN":
         return [
             torchs("RNN"),
-            ours("RNN"),
+            ours("RNN", batch=batch),
             ours("RNN", "hidden"),
             ours("RNN", "hidden", "sequence"),
             ours("RNN", "hidden", backend="reference"),
@@ -148,14 +151,14 @@ def training_layers(family: str) -> list[Layer]:
     if family == "LSTM":
         return [
             torchs("LSTM"),
-            ours("LSTM"),
+            ours("LSTM", batch=batch),
             *(ours("LSTM", kind, sampling) for kind, sampling in every),
             ours("LSTM", "update", backend="reference"),
             *keras_lstm(),
         ]
     return [
         torchs("GRU"),
-        ours("GRU", reset_after=True),
+        ours("GRU", reset_after=True, batch=batch),
         ours("GRU", "update", reset_after=True),
         ours("GRU", "hidden", reset_after=True),
         ours("GRU", "cell", reset_after=True),
@@ -243,7 +246,7 @@ def timings(
     training = section == "training"
     for shape in shapes:
         for family in families:
-            layers = training_layers(family) if training else evaluation_layers(family)
+            layers = training_layers(family, shape.batch) if training else evaluation_layers(family)
             taken = compare(layers, [shape] * len(layers), training, seconds, progress)
             for layer, times in zip(layers, taken, strict=True):
                 yield Figure(

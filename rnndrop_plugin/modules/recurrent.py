@@ -18,7 +18,7 @@ from rnndrop_plugin.ops import (
     draw_mask,
     recurrence,
 )
-from rnndrop_plugin.ops.dispatch import in_autocast
+from rnndrop_plugin.ops.dispatch import compiled_trains_faster, in_autocast
 from rnndrop_plugin.ops.masks import check_choice, check_rate
 
 
@@ -102,7 +102,8 @@ class _RecurrentDropout(nn.RNNBase):
                 in the form above, as torch.nn does; ValueError also for masks that do not fit.
         """
         if masks is None and self.backend in ("auto", "vendor") and self._is_torchs():
-            return super().forward(input, hx)
+            if self.backend == "vendor" or not self._trains_faster_compiled(input):
+                return super().forward(input, hx)
         self._update_flat_weights()  # what check_input compares with, stale after functional_call or a parametrization
         sequence, lengths, state = self._unpack(input, hx)
         time, batch, _ = sequence.shape
@@ -143,6 +144,11 @@ class _RecurrentDropout(nn.RNNBase):
         """Whether torch.nn's forward computes the same function: its cell, and nothing dropped or scaled."""
         identity = not self.training and self.scaling == "inverted"
         return identity or not (self.update_dropout or self.hidden_dropout or self.cell_dropout)
+
+    def _trains_faster_compiled(self, input) -> bool:
+        if not self.training or isinstance(input, PackedSequence) or input.dim() != 3:
+            return False
+        return compiled_trains_faster(input.size(0 if self.batch_first else 1), input.device, input.dtype)
 
     def _draw_masks(self, time: int, batch: int, device: torch.device) -> list[Masks]:
         return [
@@ -237,7 +243,8 @@ class LSTM(_RecurrentDropout, nn.LSTM):
         h_t &= o * \phi(c_t)
 
     Parameters have torch.nn.LSTM's names, shapes and gate order (i, f, g, o), so state dicts load both
-    ways, and where nothing is dropped torch's own kernel runs.
+    ways. Where nothing is dropped torch's own kernel runs, or in training on a CPU the compiled one where that
+    is faster; ``backend="vendor"`` always takes torch's.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype:

@@ -1,4 +1,4 @@
-"""The compiled recurrences (backend ``"cpu"``): ``recurrence.c`` through ctypes, in float32 and float64.
+"""The compiled recurrences (backend ``"cpu"``) and output layer, in float32 and float64: ``recurrence.c`` by ctypes.
 
 ``setup.py`` compiles them when the package is installed. The call releases the interpreter lock.
 """
@@ -20,6 +20,7 @@ from rnndrop_plugin.ops.reference import State, Weights
 LIBRARY = Path(__file__).with_name("librecurrence.so")
 SOURCES = ("recurrence.c", "recurrence_kernel.h")
 DTYPES = (torch.float32, torch.float64)
+LANES = 16  # the kernel computes a batch in multiples of this
 WORTH_A_THREAD = 1_000_000  # operations a step; with fewer, threads wait for each other longer than they compute
 
 _CELLS = {"lstm": 0, "gru": 1, "gru_reset_after": 2, "rnn": 3}
@@ -55,6 +56,18 @@ class _Arguments(ctypes.Structure):
     ]
 
 
+class _LossArguments(ctypes.Structure):
+    """``struct loss_arguments`` of recurrence.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("threads", "rows", "features", "classes")),
+        *((name, ctypes.c_void_p) for name in ("x", "w", "b", "target")),
+        *((name, ctypes.c_double) for name in ("share", "target_share")),
+        *((name, ctypes.c_void_p) for name in ("largest", "sum_of_exp", "sum_of_logits", "of_target")),
+        *((name, ctypes.c_void_p) for name in ("d_x", "d_w", "d_b")),
+    ]
+
+
 def source_digest(folder: Path) -> str:
     """What tells whether a library was compiled from the sources in ``folder``."""
     return hashlib.sha256(b"".join((folder / name).read_bytes() for name in SOURCES)).hexdigest()[:16]
@@ -71,6 +84,7 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
         library.rnndrop_padded_batch.restype = ctypes.c_int64
         library.rnndrop_padded_batch.argtypes = [ctypes.c_int64]
         library.rnndrop_run.argtypes = [ctypes.POINTER(_Arguments), ctypes.c_int, ctypes.c_int]
+        library.rnndrop_loss.argtypes = [ctypes.POINTER(_LossArguments), ctypes.c_int]
         digest = library.rnndrop_digest().decode()
     except (OSError, AttributeError) as error:
         return None, f"{LIBRARY} cannot be used: {error}"
@@ -207,3 +221,48 @@ def backward(
         setattr(arguments, name, None if x is None else x.data_ptr())
     _run(arguments, _BACKWARD, input.dtype)
     return grad_input, grad_initial, grad_weights
+
+
+def linear_cross_entropy(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    label_smoothing: float,
+    wanted: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """The loss, the negative log-likelihood and the gradients that are wanted of the first three arguments.
+
+    See :func:`rnndrop_plugin.ops.linear_cross_entropy`; here ``features`` is ``(rows, features)``. The working
+    storage is twice the weight, reordered, and up to 512 rows of logits.
+
+    Raises:
+        IndexError: a target that is no class.
+        MemoryError: no room for the working storage.
+    """
+    (rows, size), classes = features.shape, weight.size(0)
+    for extreme in map(int, target.aminmax()):
+        if not 0 <= extreme < classes:
+            raise IndexError(f"target {extreme} is out of bounds: there are {classes} classes")
+    share = label_smoothing / (classes - 1)
+    inputs = [x if x is None else x.contiguous() for x in (features, weight, bias, target)]
+    gradients = [x.new_empty(x.shape) if want else None for x, want in zip(inputs, wanted, strict=False)]
+    largest, sum_of_exp, sum_of_logits, of_target = rows_of = features.new_empty(4, rows)
+    arguments = _LossArguments(
+        1 if _forked else torch.get_num_threads(),
+        rows,
+        size,
+        classes,
+        *(x if x is None else x.data_ptr() for x in inputs),
+        share,
+        1 - label_smoothing - share,
+        *(x.data_ptr() for x in rows_of),
+        *(x if x is None else x.data_ptr() for x in gradients),
+    )
+    library, _ = _load()
+    if library.rnndrop_loss(arguments, features.dtype == torch.float64):
+        raise MemoryError("not enough memory for the working storage of an output layer")
+    normaliser = largest + sum_of_exp.log()
+    nll = (normaliser - of_target).sum()
+    loss = (1 - label_smoothing - share) * nll + share * (classes * normaliser - sum_of_logits).sum()
+    return loss, nll, gradients

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rnndrop_plugin.ops import cpu
+
 SMALL = 2**20  # up to this many logits the plain operations are as fast
 CHUNK = 2**22  # logits at a time: 16 MB, so that the softmax and the products find them in the cache
 ROWS = 256  # at a time at least: the products of fewer are slow
@@ -46,7 +48,7 @@ def linear_cross_entropy(
     inputs = features, weight, bias
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
         return _LinearCrossEntropy.apply(*inputs, target, label_smoothing)
-    loss, nll, _ = _chunked(*inputs, target, label_smoothing, (False, False, False))
+    loss, nll, _ = _compute(*inputs, target, label_smoothing, (False, False, False))
     return loss, nll
 
 
@@ -84,6 +86,12 @@ def _plain(
         share = label_smoothing / (weight.size(0) - 1)
         loss = (1 - label_smoothing - share) * nll - share * log_probs.sum()
     return loss, nll.detach()
+
+
+def _compute(features: Tensor, *arguments) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """:func:`_chunked`, compiled where it can be."""
+    compiled = features.device.type == "cpu" and cpu.unavailable() is None and len(features) > 0
+    return (cpu.linear_cross_entropy if compiled else _chunked)(features, *arguments)
 
 
 def _chunked(
@@ -144,7 +152,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features, weight, bias, target, label_smoothing):
         wanted = ctx.needs_input_grad[:3]
-        loss, nll, ctx.gradients = _chunked(features, weight, bias, target, label_smoothing, wanted)
+        loss, nll, ctx.gradients = _compute(features, weight, bias, target, label_smoothing, wanted)
         ctx.save_for_backward(features, weight, bias, target)
         ctx.label_smoothing = label_smoothing
         ctx.mark_non_differentiable(nll)

@@ -55,6 +55,18 @@ def choose_backend(
     return "cpu"
 
 
+def compiled_trains_faster(batch: int, device: torch.device | str, dtype: torch.dtype) -> bool:
+    """Whether a layer that drops nothing trains faster on the compiled recurrence than on torch's own kernel.
+
+    Measured: on a CPU whose batch fills the kernel's vectors it does, but for an LSTM on AVX2, 2 % slower. A smaller
+    batch costs the compiled recurrence as much as a full one.
+    """
+    full = batch > 0 and batch % cpu.LANES == 0 and dtype in cpu.DTYPES
+    if not full or torch.device(device).type != "cpu" or in_autocast("cpu"):
+        return False
+    return cpu.unavailable() is None and cpu.instructions() != "plain"
+
+
 def recurrence(
     cell: str,
     input: Tensor,

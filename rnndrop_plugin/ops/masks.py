@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -120,4 +121,6 @@ def _bernoulli(p: float, shape: tuple[int, ...], device, generator: torch.Genera
     values = 2 ** (8 * dtype.itemsize)
     words = torch.empty(-(-keep.numel() * dtype.itemsize // 8), dtype=torch.int64)
     bits = words.random_(-(2**63), None, generator=generator).view(dtype)[: keep.numel()].view(shape)
-    return torch.lt(bits, min(round(p * values), values - 1) - values // 2, out=keep)
+    # numpy compares with vector instructions where torch, which has to make bool of it, does not.
+    np.less(bits.numpy(), min(round(p * values), values - 1) - values // 2, out=keep.numpy())
+    return keep

@@ -1,4 +1,5 @@
-/* The recurrences of reference.py and their gradients for a CPU (backend "cpu").
+/* The recurrences of reference.py and their gradients for a CPU (backend "cpu"), and the output layer with its
+ * cross entropy (cross_entropy.py), whose products are those of an input and so in the same layout.
  *
  * Plain C without headers of torch, Python or OpenMP, so that one build serves every version of them.
  * recurrence_kernel.h is compiled for each instruction set and floating-point type; the best that the
@@ -27,6 +28,7 @@
 #define PANEL 32
 #define TILE 12
 #define DEPTH 512 /* terms that a product sums at once: what it reads of the other factor stays in cache */
+#define LOGITS ((int64_t)1 << 22) /* at a time: they stay in the last cache */
 
 enum { LSTM, GRU, GRU_RESET_AFTER, RNN };
 
@@ -53,6 +55,17 @@ struct arguments {
     /* Backward only. Gradients that are not wanted are NULL. */
     const void *d_output, *d_h_n, *d_c_n;
     void *d_x, *d_h0, *d_c0, *d_w_ih, *d_w_hh, *d_b_ih, *d_b_hh;
+};
+
+/* The arguments of an output layer with its cross entropy, forward and backward; cpu.py has the same structure. */
+struct loss_arguments {
+    int64_t threads, rows, features, classes;
+    const void *x, *w, *b;      /* (rows, features); (classes, features); (classes,), may be NULL */
+    const int64_t *target;      /* (rows,), each in [0, classes) */
+    double share, target_share; /* a logit's gradient is its softmax - share, the target's - target_share, too */
+    /* Of each row: the largest logit, the sum of exp(logit - largest), that of the logits, and the target's logit. */
+    void *largest, *sum_of_exp, *sum_of_logits, *of_target;
+    void *d_x, *d_w, *d_b; /* NULL where not wanted */
 };
 
 /* Calls function(data) on up to `threads` threads at once and returns when all have. */
@@ -266,10 +279,7 @@ const char *rnndrop_instructions(void)
     return set_names[chosen];
 }
 
-/* Run a pass: 0, or 1 if there is not enough memory. The kernels differ by name alone. */
-int rnndrop_run(const struct arguments *arguments, int backward, int is_double)
-{
-    typedef int pass(const struct arguments *);
+/* The kernels differ by name alone. */
 #ifdef X86
 #define KERNELS(name)                                                                                      \
     {                                                                                                      \
@@ -279,7 +289,21 @@ int rnndrop_run(const struct arguments *arguments, int backward, int is_double)
 #else
 #define KERNELS(name) {{name##_float_plain, name##_double_plain}}
 #endif
+
+/* Run a pass: 0, or 1 if there is not enough memory. */
+int rnndrop_run(const struct arguments *arguments, int backward, int is_double)
+{
+    typedef int pass(const struct arguments *);
     static pass *const passes[2][SETS][2] = {KERNELS(forward), KERNELS(backward)};
     rnndrop_instructions();
     return passes[backward][chosen][is_double](arguments);
+}
+
+/* Run an output layer with its loss: 0, or 1 if there is not enough memory. */
+int rnndrop_loss(const struct loss_arguments *arguments, int is_double)
+{
+    typedef int pass(const struct loss_arguments *);
+    static pass *const passes[SETS][2] = KERNELS(loss);
+    rnndrop_instructions();
+    return passes[chosen][is_double](arguments);
 }

@@ -58,6 +58,13 @@ INLINE vec NAME(exp_parts)(vec x, vec *scale)
     return p * r;
 }
 
+/* exp(x) for x <= 0; what is below the smallest normal number is that. */
+INLINE vec NAME(exp)(vec x)
+{
+    vec scale, p = NAME(exp_parts)(NAME(select)(x < -LARGEST, NAME(splat)(-LARGEST), x), &scale);
+    return scale + scale * p;
+}
+
 INLINE vec NAME(sigmoid)(vec x)
 {
     vec scale;
@@ -662,7 +669,7 @@ static void NAME(forward_member)(const call_t *c, member_t *m)
         for (int64_t s = 0; s < steps; s++)
             NAME(to_features)(c, c->x + s * c->I * c->lanes, c->I,
                               (const REAL *)a->x + NAME(time_of)(c, step0 + s) * c->B * c->I, c->I,
-                              share(c->I, m->id, m->size), share(c->I, m->id + 1, m->size));
+                              m->i0, m->i1);
         wait_for_team(c->team, m->size);
         for (int set = 0; set < c->sets; set++)
             NAME(input_products)(c, m, set, step0, steps);
@@ -967,8 +974,6 @@ static void NAME(backward_member)(const call_t *c, member_t *m)
 {
     const struct arguments *a = c->arguments;
     int64_t H = c->H;
-    m->i0 = share(c->I, m->id, m->size);
-    m->i1 = share(c->I, m->id + 1, m->size);
     for (int set = 0; set < c->sets; set++) {
         int64_t depth = c->rows[set].gates * H;
         m->w_hh[set] = NAME(packed)(c->w_hh[set], m->u0, m->u1 - m->u0, m->id, depth);
@@ -1019,9 +1024,9 @@ static void NAME(backward_member)(const call_t *c, member_t *m)
 
 /* ---- entry ---------------------------------------------------------------------------------------- */
 
-static void NAME(join)(void *data, int is_backward)
+/* What this thread does of a call. */
+static member_t NAME(part)(const call_t *c)
 {
-    call_t *c = data;
     member_t m = {.id = 0, .size = 1};
     if (c->threads > 1) { /* the same thread has the same part in every call: some of it is in its core's cache */
         m.id = number_in_team();
@@ -1029,6 +1034,15 @@ static void NAME(join)(void *data, int is_backward)
     }
     m.u0 = share(c->H, m.id, m.size);
     m.u1 = share(c->H, m.id + 1, m.size);
+    m.i0 = share(c->I, m.id, m.size);
+    m.i1 = share(c->I, m.id + 1, m.size);
+    return m;
+}
+
+static void NAME(join)(void *data, int is_backward)
+{
+    call_t *c = data;
+    member_t m = NAME(part)(c);
     if (is_backward)
         NAME(backward_member)(c, &m);
     else
@@ -1135,6 +1149,174 @@ static int NAME(pass)(const struct arguments *a, int is_backward)
 
 static int NAME(forward)(const struct arguments *a) { return NAME(pass)(a, 0); }
 static int NAME(backward)(const struct arguments *a) { return NAME(pass)(a, 1); }
+
+/* ---- the output layer and its cross entropy ------------------------------------------------------- */
+
+/* To the products of a call, 32 rows are the batch of a step, and the classes are the units. */
+struct NAME(loss) {
+    call_t call;
+    const struct loss_arguments *arguments;
+    REAL *logits; /* of a chunk [feature-major], then their gradients */
+};
+
+/* The chunk's rows in the two layouts that products read: feature-major, and panels of 32 columns. */
+static void NAME(load_rows)(const struct NAME(loss) *l, const member_t *m, int64_t step0, int64_t steps)
+{
+    const call_t *c = &l->call;
+    int64_t depth = steps * PANEL;
+    for (int64_t s = 0; s < steps; s++) {
+        int64_t row0 = (step0 + s) * PANEL, used = min(PANEL, l->arguments->rows - row0);
+        const REAL *from = (const REAL *)l->arguments->x + row0 * c->I;
+        REAL *to = c->x + (s * c->I + m->i0) * PANEL;
+        if (used < PANEL)
+            memset(to, 0, sizeof(REAL) * (m->i1 - m->i0) * PANEL);
+        NAME(transpose)(to, PANEL, from + m->i0, c->I, used, m->i1 - m->i0);
+        for (int64_t row = share(PANEL, m->id, m->size); row < share(PANEL, m->id + 1, m->size); row++)
+            for (int64_t first = 0; first < c->I; first += PANEL) {
+                REAL *column = c->columns + first * depth + (s * PANEL + row) * PANEL;
+                if (row < used)
+                    NAME(copy_columns)(column, from + row * c->I, first, c->I, NULL, 1);
+                else
+                    memset(column, 0, sizeof(REAL) * PANEL);
+            }
+    }
+}
+
+static void NAME(logits)(const struct NAME(loss) *l, const member_t *m, int64_t steps)
+{
+    const call_t *c = &l->call;
+    const REAL *b = l->arguments->b;
+    for (int64_t k0 = 0; k0 < c->I; k0 += DEPTH)
+        for (int64_t u = m->u0; u < m->u1; u += TILE) { /* a tile serves all rows while it is in cache */
+            int n = (int)min(TILE, m->u1 - u);
+            const REAL *tile = NAME(tile)(&m->w_ih[0], k0, u - m->u0);
+            for (int64_t s = 0; s < steps; s++) {
+                REAL *to = l->logits + s * c->gate_step[0] + u * PANEL;
+                if (k0 == 0 && b)
+                    NAME(fill_rows)(to, b + u, n, PANEL);
+                else if (k0 == 0)
+                    memset(to, 0, sizeof(REAL) * n * PANEL);
+                NAME(multiply_packed)(to, tile, c->x + (s * c->I + k0) * PANEL, min(DEPTH, c->I - k0), n, PANEL);
+            }
+        }
+}
+
+/* Of 32 rows' logits: what the loss takes of each row; then their gradients in their place. */
+static void NAME(softmax)(const struct NAME(loss) *l, REAL *logits, int64_t row0)
+{
+    const struct loss_arguments *a = l->arguments;
+    enum { BLOCK = 64 }; /* terms summed apart, so that rounding does not grow with the classes */
+    int64_t used = min(PANEL, a->rows - row0), classes = a->classes;
+    for (int64_t k = 0; k < used; k++)
+        ((REAL *)a->of_target)[row0 + k] = logits[a->target[row0 + k] * PANEL + k];
+    for (int64_t j = 0; j < used; j += LANES) {
+        REAL *x = logits + j;
+        vec largest = NAME(load)(x), sum = {0}, sum_of_logits = {0};
+        for (int64_t u = 1; u < classes; u++) {
+            vec v = NAME(load)(x + u * PANEL);
+            largest = NAME(select)(v > largest, v, largest);
+        }
+        for (int64_t u0 = 0; u0 < classes; u0 += BLOCK) {
+            vec part = {0}, part_of_logits = {0};
+            for (int64_t u = u0; u < min(u0 + BLOCK, classes); u++) {
+                vec v = NAME(load)(x + u * PANEL), e = NAME(exp)(v - largest);
+                part_of_logits += v;
+                part += e;
+                NAME(store)(x + u * PANEL, e);
+            }
+            sum += part;
+            sum_of_logits += part_of_logits;
+        }
+        for (int64_t k = 0; k < min(LANES, used - j); k++) {
+            ((REAL *)a->largest)[row0 + j + k] = largest[k];
+            ((REAL *)a->sum_of_exp)[row0 + j + k] = sum[k];
+            ((REAL *)a->sum_of_logits)[row0 + j + k] = sum_of_logits[k];
+        }
+        vec share = NAME(splat)(a->share), factor = 1 / sum;
+        for (int64_t u = 0; u < classes; u++)
+            NAME(store)(x + u * PANEL, NAME(load)(x + u * PANEL) * factor - share);
+    }
+    for (int64_t k = 0; k < used; k++)
+        logits[a->target[row0 + k] * PANEL + k] -= a->target_share;
+    for (int64_t u = 0; u < classes && used < PANEL; u++)
+        memset(logits + u * PANEL + used, 0, sizeof(REAL) * (PANEL - used));
+}
+
+static void NAME(loss_member)(void *data)
+{
+    const struct NAME(loss) *l = data;
+    const call_t *c = &l->call;
+    const struct loss_arguments *a = l->arguments;
+    member_t m = NAME(part)(c);
+    m.w_ih[0] = NAME(packed)(c->w_ih[0], m.u0, m.u1 - m.u0, m.id, c->I);
+    NAME(pack)(c, &m.w_ih[0], a->w, c->rows[0], m.u0, m.u1);
+    struct NAME(packed) transposed = NAME(packed)(c->w_hh[0], m.i0, m.i1 - m.i0, m.id, c->H);
+    if (a->d_x)
+        NAME(pack_transposed)(c, &transposed, a->w, c->rows[0], m.i0, m.i1, c->I);
+    for (int64_t step0 = 0; step0 < c->T; step0 += c->chunk) {
+        int64_t steps = min(c->chunk, c->T - step0), size = c->I * PANEL, d_step = c->gate_step[0];
+        NAME(load_rows)(l, &m, step0, steps);
+        wait_for_team(c->team, m.size);
+        NAME(logits)(l, &m, steps);
+        wait_for_team(c->team, m.size);
+        for (int64_t s = share(steps, m.id, m.size); s < share(steps, m.id + 1, m.size); s++)
+            NAME(softmax)(l, l->logits + s * d_step, (step0 + s) * PANEL);
+        wait_for_team(c->team, m.size);
+        if (a->d_w)
+            NAME(weight_gradient)(c, &m, a->d_w, c->rows[0], l->logits, d_step, c->columns, c->I, steps, step0 == 0);
+        if (a->d_b)
+            NAME(bias_gradient)(c, &m, a->d_b, c->rows[0], l->logits, d_step, steps, step0 == 0);
+        for (int64_t k0 = 0; a->d_x && k0 < c->H; k0 += DEPTH)
+            for (int64_t s = 0; s < steps; s++)
+                NAME(add_product)(c, c->d_x + s * size, c->I, m.i0, m.i1, &transposed, l->logits + s * d_step, k0,
+                                  k0 == 0);
+        for (int64_t s = 0; a->d_x && s < steps; s++) {
+            int64_t row0 = (step0 + s) * PANEL;
+            NAME(transpose)((REAL *)a->d_x + row0 * c->I + m.i0, c->I, c->d_x + s * size + m.i0 * PANEL, PANEL,
+                            m.i1 - m.i0, min(PANEL, a->rows - row0));
+        }
+        wait_for_team(c->team, m.size);
+    }
+}
+
+static void NAME(lay_out_loss)(struct NAME(loss) *l, struct arena *arena)
+{
+    call_t *c = &l->call;
+    int64_t slack = TILE * (c->threads + 1);
+    c->w_ih[0] = NAME(take_reals)(arena, (c->H + slack) * c->I);
+    c->w_hh[0] = NAME(take_reals)(arena, l->arguments->d_x ? (c->I + slack) * c->H : 0);
+    c->x = NAME(take_reals)(arena, c->chunk * c->I * PANEL);
+    c->d_x = NAME(take_reals)(arena, c->chunk * c->I * PANEL);
+    c->columns = NAME(take_reals)(arena, c->chunk * PANEL * round_up(c->I, PANEL));
+    l->logits = NAME(take_reals)(arena, c->chunk * c->gate_step[0] + TILE * PANEL);
+}
+
+static int NAME(loss)(const struct loss_arguments *a)
+{
+    struct team team = {0};
+    int64_t steps = round_up(a->rows, PANEL) / PANEL;
+    int64_t longest = min(16, LOGITS / (PANEL * a->classes)); /* steps of a chunk, of nearly the same length */
+    longest = longest < 8 ? 8 : longest;
+    int64_t chunks = (steps + longest - 1) / longest;
+    struct NAME(loss) l = {.arguments = a,
+                           .call = {.team = &team, .T = steps, .B = PANEL, .I = a->features, .H = a->classes,
+                                    .lanes = PANEL, .threads = parallel ? a->threads : 1, .sets = 1,
+                                    .rows = {{0, 1}}, .chunk = (steps + chunks - 1) / chunks,
+                                    .gate_step = {a->classes * PANEL + TILE * PANEL}}};
+    struct arena arena = {0};
+    NAME(lay_out_loss)(&l, &arena);
+    struct storage *storage = get_storage(arena.used);
+    if (storage == NULL)
+        return 1;
+    arena = (struct arena){storage->data, 0};
+    NAME(lay_out_loss)(&l, &arena);
+    if (l.call.threads == 1)
+        NAME(loss_member)(&l);
+    else
+        parallel(NAME(loss_member), &l, (unsigned)l.call.threads, 0);
+    give_back(storage);
+    return 0;
+}
 
 #undef vec
 #undef ivec

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, unpack_sequence
 
 from rnndrop_plugin.modules import GRU, LSTM, RNN, recurrent
-from rnndrop_plugin.ops import Mask, Masks
+from rnndrop_plugin.ops import Mask, Masks, cpu
 
 INPUT, HIDDEN, BATCH, TIME = 3, 5, 4, 6
 # Our class, torch.nn's, and what makes ours the same.
@@ -113,6 +113,32 @@ def test_torchs_own_kernel_serves_where_nothing_is_dropped(name, form, training,
     result = tensors(ours(input))
     torch.manual_seed(seed)
     assert all(torch.equal(a, b) for a, b in zip(result, tensors(theirs(input)), strict=True))
+
+
+@pytest.mark.skipif(cpu.unavailable() is not None or cpu.instructions() == "plain", reason="torch's kernel is faster")
+@pytest.mark.parametrize("name", TORCHS)
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_the_compiled_kernel_trains_full_vectors(name, batch_first, monkeypatch):
+    """torch's own does all else: other batches, evaluation, ``vendor``, half types."""
+    calls = []
+    original = recurrent.recurrence
+    monkeypatch.setattr(recurrent, "recurrence", lambda *a, **k: calls.append(a[0]) or original(*a, **k))
+    ours, theirs = pair(name, {"batch_first": batch_first}, "auto")
+    for batch, compiled in ((16, True), (32, True), (15, False), (24, False)):
+        input = torch.randn(*((batch, 3) if batch_first else (3, batch)), INPUT)
+        calls.clear()
+        torch.testing.assert_close(tensors(ours(input)), tensors(theirs(input)), rtol=0, atol=1e-6)
+        assert calls == [ours.cell] * compiled
+    input = torch.randn(16, 16, INPUT)
+    calls.clear()
+    ours.backend = "vendor"
+    ours(input)
+    ours.backend = "auto"
+    ours.eval()(input)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours.train()(input)
+    ours.bfloat16()(input.bfloat16())
+    assert not calls
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rnndrop_plugin.ops import cross_entropy, linear_cross_entropy, linear_cross_entropy_ref
+from rnndrop_plugin.ops import cpu, cross_entropy, linear_cross_entropy, linear_cross_entropy_ref
 
 PAD = 1
 TOLERANCES = {torch.float32: 2e-6, torch.float64: 1e-14}
 
 
+needs_library = pytest.mark.skipif(cpu.unavailable() is not None, reason=f"{cpu.unavailable()}")
+
+
+@pytest.fixture(params=["torch", pytest.param("compiled", marks=needs_library)])
+def form(request, monkeypatch):
+    """Which of the two forms runs."""
+    if request.param == "torch":
+        monkeypatch.setattr(cpu, "unavailable", lambda: "a test of the form in torch operations")
+
+
 @pytest.fixture
-def chunks(monkeypatch):
-    """Chunks of three rows at the sizes below, and no way around them."""
+def chunks(form, monkeypatch):
+    """Both forms, the one in torch operations in chunks of three rows at the sizes below, and no way around them."""
     monkeypatch.setattr(cross_entropy, "SMALL", 0)
     monkeypatch.setattr(cross_entropy, "ROWS", 1)
     monkeypatch.setattr(cross_entropy, "CHUNK", 40)
@@ -60,7 +70,7 @@ def test_sizes(chunks, batch, time, vocabulary):
     assert_close(found, gradients(linear_cross_entropy_ref, *inputs, label_smoothing=0.2), 1e-14)
 
 
-def test_default_chunks():
+def test_default_chunks(form):
     """At a size that is cut without being told to; the logits are not among what autograd keeps."""
     features, weight, bias, target = problem(10, 33, 8, 20_000, dtype=torch.float32)
     kept = []
@@ -69,6 +79,31 @@ def test_default_chunks():
     assert max(kept) == weight.numel() < target.numel() * weight.size(0)
     found = gradients(linear_cross_entropy, features, weight, bias, target)
     assert_close(found, gradients(linear_cross_entropy_ref, features, weight, bias, target), 1e-5)
+
+
+@needs_library
+@pytest.mark.parametrize("instructions", ["plain", "avx2", "avx512"])
+@pytest.mark.parametrize(("size", "vocabulary"), [(19, 101), (521, 40)])
+def test_instruction_sets(instructions, size, vocabulary, monkeypatch):
+    """Sizes that fill neither vectors nor tiles, sums longer than a block, several chunks, any number of threads."""
+    monkeypatch.setattr(cross_entropy, "SMALL", 0)
+    library, _ = cpu._load()
+    inputs = problem(30, 35, size, vocabulary)
+    expected = gradients(linear_cross_entropy_ref, *inputs, label_smoothing=0.1)
+    threads = torch.get_num_threads()
+    try:
+        if not library.rnndrop_set_instructions(instructions.encode()):
+            pytest.skip(f"this machine does not have {instructions}")
+        found = []
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            found.append(gradients(linear_cross_entropy, *inputs, label_smoothing=0.1))
+    finally:
+        library.rnndrop_set_instructions(None)
+        torch.set_num_threads(threads)
+    assert_close(found[0], expected, 1e-13)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0][2:], other[2:], strict=True))
 
 
 def test_plain_equals_torch_and_fairseq():
@@ -180,8 +215,9 @@ def test_autocast(chunks):
         torch.testing.assert_close(a, b, rtol=0.05, atol=0.05 * float(b.detach().abs().max()))
 
 
-def test_impossible_target(chunks):
+@pytest.mark.parametrize("impossible", [13, -1])
+def test_impossible_target(chunks, impossible):
     features, weight, bias, target = problem()
-    target[0, 0] = 13
-    with pytest.raises((IndexError, RuntimeError), match="13 is out of bounds"):
+    target[0, 0] = impossible
+    with pytest.raises((IndexError, RuntimeError), match=f"{impossible} is out of bounds"):
         linear_cross_entropy(features, weight, bias, target, PAD)
