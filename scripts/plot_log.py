@@ -30,14 +30,11 @@ def entries(path: Path) -> Iterator[dict]:
 def curve(path: Path, metric: str, prefixes: Sequence[str]) -> tuple[list[int], list[float]]:
     """The values of ``metric`` ("ppl", say) by number of updates, both sorted by it.
 
-    Where a resumed run logged an update again, its value counts.
+    Where a resumed run logged an update again, its value counts. Both are empty where the log has none.
 
     Args:
         prefixes: which statistics, the first that the log has: "" are the means of --log-interval updates, "train_"
             those of an epoch, "valid_" the validations.
-
-    Raises:
-        ValueError: the log has none.
     """
     for prefix in prefixes:
         values = {
@@ -47,7 +44,21 @@ def curve(path: Path, metric: str, prefixes: Sequence[str]) -> tuple[list[int], 
         }
         if values:
             return sorted(values), [values[update] for update in sorted(values)]
-    raise ValueError(f"{path}: has no {prefixes[-1]}{metric}; was it written with --log-format json?")
+    return [], []
+
+
+def both_curves(path: Path, metric: str) -> list[tuple[list[int], list[float]]]:
+    """The curves of the training and of the validation, one of which may be empty.
+
+    Raises:
+        ValueError: both are.
+    """
+    curves = [curve(path, metric, ("", "train_")), curve(path, metric, ("valid_",))]
+    if not any(updates for updates, _ in curves):
+        raise ValueError(
+            f"{path}: has neither train_{metric} nor valid_{metric}; was it written with --log-format json?"
+        )
+    return curves
 
 
 def main() -> None:
@@ -62,7 +73,7 @@ def main() -> None:
     )
     parser.add_argument("--labels", nargs="+", metavar="LABEL", help="names of the runs (default: of the files)")
     parser.add_argument(
-        "--metric", default="ppl", help="what to plot, as the log calls it: ppl, nll_loss, loss ... (default: ppl)"
+        "--metric", default="ppl", help="what to plot, as the log calls it: ppl, nll_loss, f1 ... (default: ppl)"
     )
     parser.add_argument(
         "--max", type=float, metavar="Y", help="upper end of the axis, where the first epochs dwarf the rest"
@@ -72,7 +83,7 @@ def main() -> None:
     if args.labels and len(args.labels) != len(args.logs):
         parser.error(f"{len(args.logs)} logs and {len(args.labels)} --labels")
     labels = args.labels or ([path.stem for path in args.logs] if len(args.logs) > 1 else [""])
-    curves = [(curve(path, args.metric, ("", "train_")), curve(path, args.metric, ("valid_",))) for path in args.logs]
+    curves = [both_curves(path, args.metric) for path in args.logs]
 
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells when it builds its font cache
     import matplotlib
@@ -83,8 +94,10 @@ def main() -> None:
     names = {"ppl": "perplexity", "nll_loss": "bits per token"}
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
     for number, (label, (training, validation)) in enumerate(zip(labels, curves, strict=True)):
-        axes.plot(*training, "--", linewidth=1, color=f"C{number}", label=f"{label} training".strip())
-        axes.plot(*validation, "-", marker=".", color=f"C{number}", label=f"{label} validation".strip())
+        if training[0]:
+            axes.plot(*training, "--", linewidth=1, color=f"C{number}", label=f"{label} training".strip())
+        if validation[0]:
+            axes.plot(*validation, "-", marker=".", color=f"C{number}", label=f"{label} validation".strip())
     axes.set(xlabel="updates", ylabel=names.get(args.metric, args.metric), title=args.title)
     axes.set_ylim(top=args.max)
     axes.grid(alpha=0.3)

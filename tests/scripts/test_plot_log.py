@@ -37,10 +37,17 @@ def test_picture(call, log, tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_metric_of_the_validation_alone(call, log, tmp_path):
+    log.write_text(log.read_text() + "\n" + json.dumps({"valid_f1": "80", "valid_num_updates": "40"}))
+    assert call(plot_log, log, "--metric", "f1", "--output", tmp_path / "f1.svg") == (0, "", "")
+    svg = (tmp_path / "f1.svg").read_text()
+    assert "<!-- validation -->" in svg and "<!-- training -->" not in svg
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--metric", "f1"], "train.log: has no train_f1; was it written with --log-format json?"),
+        (["--metric", "f1"], "train.log: has neither train_f1 nor valid_f1; was it written with --log-format json?"),
         (["--labels", "a", "b"], "1 logs and 2 --labels"),
         (["--output", "curves.xyz"], "xyz"),
     ],
