@@ -49,8 +49,8 @@ TWITTER_TRAIN = (
     "--optimizer rnndrop_rmsprop --lr 0.001 --lr-scheduler fixed --force-anneal 2 --lr-shrink 0.99 --clip-norm 5 "
     "--best-checkpoint-metric f1 --maximize-best-checkpoint-metric --no-epoch-checkpoints --batch-size-valid 100"
 ).split()
-TWITTER_PRETRAINING = "--batch-size 64 --max-epoch 2 --seed 1".split()
-TWITTER_FINE_TUNING = "--batch-size 32 --max-epoch 6 --decoder-freeze-embed".split()
+TWITTER_PRETRAINING = "--batch-size 32 --max-epoch 1 --seed 1".split()
+TWITTER_FINE_TUNING = "--batch-size 32 --max-epoch 10 --decoder-freeze-embed".split()
 TWITTER_SPLITS = {
     "twitter13": "Twitter13",
     "livejournal14": "LiveJournal14",
