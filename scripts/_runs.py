@@ -105,10 +105,7 @@ def epochs_to_target(run: Run, done: list[dict]) -> int | None:
 
 
 def is_trained(run: Run, arguments: list[str], done: list[dict]) -> bool:
-    """Whether a training has reached its target or its --max-update.
-
-    (fairseq-train would make one more update if it were started again at --max-update.)
-    """
+    """Whether a training has reached its target or its --max-update."""
     if epochs_to_target(run, done):
         return True
     if not done or "--max-update" not in arguments:
