@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 SPLITS = ("train", "valid", "test")
 MARKER = "prepared.json"
+STDIN = Path("<stdin>")  # where read_lines is to read standard input
 UNK = "<unk>"
 RESERVED = frozenset(("<s>", "<pad>", "</s>"))  # with <unk> the symbols that every fairseq dictionary has
 
@@ -88,13 +89,13 @@ def find_file(folder: Path, names: Sequence[str]) -> Path:
 
 
 def read_lines(path: Path, encoding: str = "UTF-8") -> list[str]:
-    """The lines of a text file, gzip-compressed if its name ends in .gz.
+    """The lines of a text file, gzip-compressed if its name ends in .gz, or of ``STDIN``.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is damaged, empty or not of this encoding.
     """
-    data = path.read_bytes()
+    data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
     if path.suffix == ".gz":
         try:
             data = gzip.decompress(data)

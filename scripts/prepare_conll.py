@@ -28,7 +28,7 @@ class Tagged(NamedTuple):
     Attributes:
         path: the file it stands in.
         line: the line of its first word.
-        words, tags: equally many.
+        words, tags: equally many, or no tags where none are read.
     """
 
     path: Path
@@ -41,12 +41,15 @@ class Tagged(NamedTuple):
         return f"{self.path}, line {self.line + i}"
 
 
-def read_sentences(path: Path, encoding: str, separator: str | None, word_column: int, tag_column: int) -> list[Tagged]:
+def read_sentences(
+    path: Path, encoding: str, separator: str | None, word_column: int, tag_column: int | None
+) -> list[Tagged]:
     """The sentences of a file, which blank lines and ``-DOCSTART-`` lines separate.
 
     Args:
         separator: what is between two columns; None for any number of blanks and tabs.
-        word_column, tag_column: counted from 0, or from the last one, which is -1.
+        word_column, tag_column: counted from 0, or from the last one, which is -1; without a tag_column no tags are
+            read.
 
     Raises:
         OSError: the file cannot be read.
@@ -68,19 +71,21 @@ def read_sentences(path: Path, encoding: str, separator: str | None, word_column
         if columns is None:
             columns = len(fields)
             for flag, column in (("--word-column", word_column), ("--tag-column", tag_column)):
-                if not -columns <= column < columns:
+                if column is not None and not -columns <= column < columns:
                     raise ValueError(f"{place}: has {columns} columns, and {flag} asks for column {column}")
-            if word_column % columns == tag_column % columns:
+            if tag_column is not None and word_column % columns == tag_column % columns:
                 raise ValueError(f"{place}: has {columns} columns, and word and tag would be the same")
         if len(fields) != columns:
             raise ValueError(f"{place}: has {len(fields)} columns, the file's first line has {columns}")
-        word, tag = fields[word_column], fields[tag_column]
+        word = fields[word_column]
         if not word or set(word) & set(BLANKS):
             raise ValueError(f"{place}: {word!r} is not a word" if word else f"{place}: has no word")
-        if not TAG.fullmatch(tag):
-            raise ValueError(f"{place}: {tag!r} is not a tag, which is O or B-, I-, E- or S- and the entity's type")
         words.append(word)
-        tags.append(tag)
+        if tag_column is not None:
+            tag = fields[tag_column]
+            if not TAG.fullmatch(tag):
+                raise ValueError(f"{place}: {tag!r} is not a tag, which is O or B-, I-, E- or S- and the entity's type")
+            tags.append(tag)
     if not sentences:
         raise ValueError(f"{path}: has no sentence")
     return sentences
@@ -101,11 +106,14 @@ def tag_scheme(sentences: list[Tagged]) -> str:
     return "IOB1" if any(tag[0] == "I" and not continues(before, tag) for before, tag in pairwise(tags)) else "IOB2"
 
 
-def to_iob2(sentence: Tagged, scheme: str) -> Tagged:
+def to_iob2(sentence: Tagged, scheme: str, scheme_of: str = "the training file") -> Tagged:
     """The sentence in IOB2: an entity's first tag is B-, its others are I-.
 
     IOB1 and IOB2 are read alike, as the task's own evaluation does: an entity begins at B-, and at an I- that continues
     none. So a B- after O in IOB1, of which CoNLL-2003 has two, begins one as well.
+
+    Args:
+        scheme: the one that :func:`tag_scheme` found in ``scheme_of``.
 
     Raises:
         ValueError: E- or S- where the scheme has none, or an order of tags that IOBES does not have.
@@ -115,9 +123,9 @@ def to_iob2(sentence: Tagged, scheme: str) -> Tagged:
         if scheme == "IOBES" and continues(before, tag) != (before[0] in "BI" or tag[0] in "IE"):
             after = tag if i < len(sentence.tags) else "the sentence's end"
             place = sentence.place(min(i, len(sentence.tags) - 1))
-            raise ValueError(f"{place}: {after} after {before} is not in IOBES, the scheme of the training file")
+            raise ValueError(f"{place}: {after} after {before} is not in IOBES, the scheme of {scheme_of}")
         if scheme != "IOBES" and tag[0] in "ES":
-            raise ValueError(f"{sentence.place(i)}: {tag} is not in {scheme}, the scheme of the training file")
+            raise ValueError(f"{sentence.place(i)}: {tag} is not in {scheme}, the scheme of {scheme_of}")
         tags.append("O" if tag == "O" else f"{'I' if continues(before, tag) else 'B'}-{tag[2:]}")
     return sentence._replace(tags=tags[:-1])
 
@@ -167,6 +175,33 @@ def separator(text: str) -> str:
     return text.replace("\\t", "\t")
 
 
+def add_column_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that say how files of columns are read."""
+    parser.add_argument(
+        "--word-column",
+        type=int,
+        default=0,
+        metavar="N",
+        help="which column has the words: from 0, or from -1 backwards for the last ones (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tag-column", type=int, default=-1, metavar="N", help="which has the tags (default: %(default)s, the last)"
+    )
+    parser.add_argument(
+        "--separator",
+        type=separator,
+        metavar="TEXT",
+        help="what is between two columns, \\t for a tab (default: any number of blanks and tabs)",
+    )
+    parser.add_argument(
+        "--encoding",
+        type=encoding,
+        default="utf-8",
+        metavar="NAME",
+        help="of the files, such as latin-1, which CoNLL-2002 has (default: %(default)s)",
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Prepare CoNLL-2003, or other files with a word and its entity tag on each line, for tagging with "
@@ -191,29 +226,7 @@ def main() -> None:
         parser.add_argument(
             f"--{split}", default=name, metavar="NAME", help=f"file for {split} in --source (default: %(default)s)"
         )
-    parser.add_argument(
-        "--word-column",
-        type=int,
-        default=0,
-        metavar="N",
-        help="which column has the words: from 0, or from -1 backwards for the last ones (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--tag-column", type=int, default=-1, metavar="N", help="which has the tags (default: %(default)s, the last)"
-    )
-    parser.add_argument(
-        "--separator",
-        type=separator,
-        metavar="TEXT",
-        help="what is between two columns, \\t for a tab (default: any number of blanks and tabs)",
-    )
-    parser.add_argument(
-        "--encoding",
-        type=encoding,
-        default="utf-8",
-        metavar="NAME",
-        help="of the files, such as latin-1, which CoNLL-2002 has (default: %(default)s)",
-    )
+    add_column_arguments(parser)
     parser.add_argument(
         "--vectors",
         metavar="FILE_OR_PACKAGE",

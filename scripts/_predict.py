@@ -1,0 +1,132 @@
+"""What tag.py and classify.py share: flags, the model of a checkpoint, and what it says of sequences of words."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from _common import STDIN, positive
+from _words import capitalisation
+from tqdm import tqdm
+
+if TYPE_CHECKING:  # torch and the plugin take seconds to import: not before the input has been read
+    from fairseq.data import Dictionary
+    from torch import Tensor
+
+    from rnndrop_plugin.models.sequences import SequenceModel
+    from rnndrop_plugin.tasks.sequences import SequencesTask
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of both scripts."""
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="*",
+        default=[STDIN],
+        metavar="FILE",
+        help="what to read, files as they are or .gz (default: standard input)",
+    )
+    parser.add_argument(
+        "--path", type=Path, required=True, metavar="CHECKPOINT", help="the model, made by fairseq-train"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="the data folder that the model was trained on, for its dictionaries (default: where it was then)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="sequences at a time, which changes the speed alone (default: %(default)s)",
+    )
+
+
+def load(path: Path, data: Path | None, expected: str) -> tuple["SequencesTask", "SequenceModel"]:
+    """The task and the model of a checkpoint, ready to predict, on a GPU if there is one.
+
+    Args:
+        data: the data folder, None for the one that the checkpoint names.
+        expected: the name of the task that the checkpoint must be of.
+
+    Raises:
+        OSError: the data folder is not there.
+        ValueError: the checkpoint cannot be loaded, is of another task, or of other dictionaries than the folder's.
+    """
+    import torch
+    from fairseq import checkpoint_utils
+
+    import rnndrop_plugin  # noqa: F401  registers the tasks, and keeps the loading safe
+
+    overrides = {"data": str(data)} if data else {}
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(path), overrides)
+    cfg = state["cfg"].task
+    if cfg._name != expected:
+        raise ValueError(f"{path}: a checkpoint of the task {cfg._name}, expected {expected}")
+    if not Path(cfg.data).is_dir():
+        hint = "" if data else f"; {path} was trained on it, --data says where it is now"
+        raise FileNotFoundError(f"{cfg.data}: no such folder{hint}")
+    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], overrides, state=state)
+    return task, model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def encode(symbols: Iterable[str], dictionary: "Dictionary") -> "Tensor":
+    """The ids ``(length,)`` of symbols, that of ``<unk>`` for fairseq's own and those that the dictionary lacks."""
+    import torch
+
+    ids = (dictionary.indices.get(symbol, dictionary.unk()) for symbol in symbols)
+    return torch.tensor([i if i >= dictionary.nspecial else dictionary.unk() for i in ids])
+
+
+def predict(
+    task: "SequencesTask",
+    model: "SequenceModel",
+    sequences: list[list[str]],
+    batch_size: int,
+    decode: Callable[["Tensor", "Tensor"], "Tensor"],
+) -> list[list]:
+    """What a model says of each of ``sequences``, lists of words, in their order.
+
+    Args:
+        decode: makes of the logits and the lengths of a batch a tensor with a row for each sequence.
+
+    Returns:
+        Those rows, ``[]`` for a sequence without words.
+    """
+    import torch
+
+    from rnndrop_plugin.data.sequences import Sequences, batch_iterator
+    from rnndrop_plugin.tasks.sequences import CAPITALISATION
+
+    results: list[list] = [[] for _ in sequences]
+    places = [i for i, words in enumerate(sequences) if words]
+    if not places:
+        return results
+    words = [encode(sequences[i], task.source_dictionary) for i in places]
+    capitals = None
+    if CAPITALISATION in task.dictionaries:
+        dictionary = task.dictionaries[CAPITALISATION]
+        capitals = [encode(map(capitalisation, sequences[i]), dictionary) for i in places]
+    dataset = Sequences(words, capitals, None, task.source_dictionary.pad())
+    batches = batch_iterator(dataset, max_tokens=None, max_sentences=batch_size, seed=1).next_epoch_itr(shuffle=False)
+    device = next(model.parameters()).device
+    with torch.no_grad(), tqdm(total=len(places), desc="predict", unit=" sequences", leave=False, disable=None) as bar:
+        for batch in batches:
+            net_input = {name: tensor.to(device) for name, tensor in batch["net_input"].items()}
+            rows = decode(model(**net_input), net_input["src_lengths"])
+            for i, row in zip(batch["id"].tolist(), rows.tolist(), strict=True):
+                results[places[i]] = row
+            bar.update(batch["nsentences"])
+    return results
+
+
+def write(text: str) -> None:
+    """Write to standard output, in UTF-8 whatever the locale; a reader that stops early (head) ends the script."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()
