@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import omegaconf
 import torch
-from fairseq import checkpoint_utils, utils
+from fairseq import checkpoint_utils, options, utils
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed import utils as distributed_utils
@@ -79,11 +79,14 @@ def apply() -> None:
         check_pretrained_model,
         use_newest_that_loads,
         check_restore_file,
+        check_best_metric,
     ):
         checkpoint_utils.load_checkpoint = patch(checkpoint_utils.load_checkpoint)
+    Trainer.__init__ = check_precision(Trainer.__init__)
     Trainer.save_checkpoint = save_progress(Trainer.save_checkpoint)
     PathManager.copy = staticmethod(copy_whole(PathManager.copy))
     save_bad_epochs()
+    options.parse_args_and_arch = ask_for_task(options.parse_args_and_arch)
     distributed_utils.call_main = report_input_errors(distributed_utils.call_main)
     generate.main = functools.partial(_run, generate.main)  # the one command that does without call_main
 
@@ -195,6 +198,61 @@ def check_restore_file(load_checkpoint):
         return load_checkpoint(cfg, trainer, **kwargs)
 
     return load
+
+
+def check_best_metric(load_checkpoint):
+    """fairseq_cli/train.py, validate, ends with a KeyError, after an epoch, where --best-checkpoint-metric is none of
+    what a validation logs: the first batch of one tells what that is."""
+
+    @functools.wraps(load_checkpoint)
+    def load(cfg, trainer, **kwargs):
+        loaded = load_checkpoint(cfg, trainer, **kwargs)
+        dataset, metric = trainer.cfg.dataset, cfg.best_checkpoint_metric
+        if not dataset.disable_validation and metric != "loss":  # which is always logged
+            subset = "valid" if dataset.combine_valid_subsets else dataset.valid_subset.split(",")[0]
+            batches = trainer.get_valid_iterator(subset).next_epoch_itr(shuffle=False, set_dataset_epoch=False)
+            with metrics.aggregate(new_root=True) as validation:
+                trainer.valid_step(next(batches))
+            names = validation.get_smoothed_values()
+            if metric not in names:
+                raise InputError(f"--best-checkpoint-metric {metric} is none of what is logged: {', '.join(names)}")
+        return loaded
+
+    return load
+
+
+def check_precision(init):
+    """fairseq/trainer.py, Trainer.__init__: --bf16 implies --tpu, which ends in an AttributeError without torch_xla;
+    --fp16 fails within torch without a GPU."""
+
+    @functools.wraps(init)
+    def check(trainer, cfg, *args, **kwargs):
+        if cfg.common.tpu and utils.xm is None:
+            raise InputError(
+                f"{'--bf16' if cfg.common.bf16 else '--tpu'} asks fairseq for a TPU, and torch_xla is not installed: "
+                "to train in bfloat16 without one, use fairseq-hydra-train with common.bf16=true"
+            )
+        if cfg.common.fp16 and (cfg.common.cpu or not torch.cuda.is_available()):
+            raise InputError("--fp16 needs a GPU, and there is none (or --cpu is given)")
+        init(trainer, cfg, *args, **kwargs)
+
+    return check
+
+
+def ask_for_task(parse_args_and_arch):
+    """fairseq/options.py, parse_args_and_arch: fairseq-validate, the one command without a task of its own, ends with
+    KeyError: None where none is given."""
+
+    @functools.wraps(parse_args_and_arch)
+    def parse(*args, **kwargs):
+        try:
+            return parse_args_and_arch(*args, **kwargs)
+        except KeyError as error:
+            if error.args != (None,):
+                raise
+            _end("give the task that the model was trained for by --task")
+
+    return parse
 
 
 def check_pretrained_model(load_checkpoint):
@@ -383,8 +441,12 @@ def _run(main, cfg, **kwargs):
         if line is None:
             raise
         logger.debug("the error below was raised here", exc_info=error)
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
+        _end(line)
+
+
+def _end(line: str) -> typing.NoReturn:
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _input_error_line(error: Exception) -> str | None:
