@@ -4,6 +4,7 @@ Each patch names the place upstream that it mends.
 """
 
 import argparse
+import ast
 import collections
 import copy
 import functools
@@ -310,6 +311,31 @@ def check_processes(cfg) -> None:
         raise InputError(f"each of {processes} processes would train alone: add --distributed-world-size {processes}")
 
 
+def check_flags(cfg) -> None:
+    """What fairseq ends with a traceback for: fairseq_cli/train.py gives the seed to numpy and the rate to torch,
+    iterators.py divides by --update-freq, and --model-overrides goes to Python's eval in eval_lm.py and validate.py.
+
+    Raises:
+        InputError: one of these flags cannot be used.
+    """
+    for flag, text in (
+        ("--model-overrides", cfg.common_eval.model_overrides),
+        ("--optimizer-overrides", cfg.checkpoint.optimizer_overrides),
+    ):
+        try:
+            overrides = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            overrides = None
+        if not isinstance(overrides, dict):
+            raise InputError(f"{flag} must be a dictionary such as {{'name': 1}}, got {text}")
+    if not 0 <= cfg.common.seed < 2**32:
+        raise InputError(f"--seed must be in [0, 2**32), got {cfg.common.seed}")
+    if min(cfg.optimization.update_freq) < 1:
+        raise InputError(f"--update-freq must be at least 1, got {min(cfg.optimization.update_freq)}")
+    if min(cfg.optimization.lr) < 0:
+        raise InputError(f"--lr must not be negative, got {min(cfg.optimization.lr)}")
+
+
 def use_newest_that_loads(load_checkpoint):
     """checkpoint_utils.load_checkpoint knows checkpoint_last.pt alone: a damaged one ends the run.
 
@@ -426,6 +452,7 @@ def report_input_errors(call_main):
 
     @functools.wraps(call_main)
     def call(cfg, main, **kwargs):
+        _run(check_flags, cfg)
         _run(check_processes, cfg)
         # A partial of a module's function can be sent to the processes that fairseq starts for several GPUs.
         return call_main(cfg, functools.partial(_run, main), **kwargs)
@@ -460,6 +487,8 @@ def _input_error_line(error: Exception) -> str | None:
         reasons.append(str(cause))
     elif isinstance(error, OSError) and error.filename:
         reasons = [f"{error.filename}: {error.strerror}"]
+    elif isinstance(error, UnicodeDecodeError):  # fairseq-interactive names no file
+        reasons = [f"a text is not {error.encoding} (byte 0x{error.object[error.start]:02x})"]
     elif isinstance(error, OSError) or type(error) in (AssertionError, Exception) and str(error):
         reasons = [str(error)]  # fairseq's own words for flags and files that it cannot use
     else:
