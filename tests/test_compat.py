@@ -384,6 +384,25 @@ def test_fairseq_validate_needs_a_task(command, stream_data, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("--arch", "absent"), "argument --arch/-a: invalid choice: 'absent'"),
+        (("--task", "absent"), "argument --task: invalid choice: 'absent'"),
+        (("--optimizer", "absent"), "argument --optimizer: invalid choice: 'absent'"),
+        (("--recurrent-dropout-sampling", "absent"), "invalid choice: 'absent' (choose from 'step', 'sequence')"),
+        (("--absent", 1), "unrecognized arguments: --absent 1"),
+        (("--update-dropout", "x"), "argument --update-dropout: invalid float value: 'x'"),
+        (("--tokens-per-sample", "1.5"), "argument --tokens-per-sample: invalid int value: '1.5'"),
+    ],
+)
+def test_flags_that_are_not_known(command, stream_data, tmp_path, capsys, flags, line):
+    with pytest.raises(SystemExit) as end:
+        command("train", stream_data, *FLAGS, *flags, "--save-dir", tmp_path / "run")
+    assert end.value.code == 2 and line in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
     ("flags", "line", "upstream"),
     [
         (("--seed", -1), "--seed must be in [0, 2**32), got -1", ValueError),
