@@ -4,6 +4,7 @@ Each patch names the place upstream that it mends.
 """
 
 import argparse
+import ast
 import collections
 import copy
 import functools
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import omegaconf
 import torch
-from fairseq import checkpoint_utils, utils
+from fairseq import checkpoint_utils, options, utils
 from fairseq.data.indexed_dataset import MMapIndexedDataset
 from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed import utils as distributed_utils
@@ -79,11 +80,14 @@ def apply() -> None:
         check_pretrained_model,
         use_newest_that_loads,
         check_restore_file,
+        check_best_metric,
     ):
         checkpoint_utils.load_checkpoint = patch(checkpoint_utils.load_checkpoint)
+    Trainer.__init__ = check_precision(Trainer.__init__)
     Trainer.save_checkpoint = save_progress(Trainer.save_checkpoint)
     PathManager.copy = staticmethod(copy_whole(PathManager.copy))
     save_bad_epochs()
+    options.parse_args_and_arch = ask_for_task(options.parse_args_and_arch)
     distributed_utils.call_main = report_input_errors(distributed_utils.call_main)
     generate.main = functools.partial(_run, generate.main)  # the one command that does without call_main
 
@@ -197,6 +201,61 @@ def check_restore_file(load_checkpoint):
     return load
 
 
+def check_best_metric(load_checkpoint):
+    """fairseq_cli/train.py, validate, ends with a KeyError, after an epoch, where --best-checkpoint-metric is none of
+    what a validation logs: the first batch of one tells what that is."""
+
+    @functools.wraps(load_checkpoint)
+    def load(cfg, trainer, **kwargs):
+        loaded = load_checkpoint(cfg, trainer, **kwargs)
+        dataset, metric = trainer.cfg.dataset, cfg.best_checkpoint_metric
+        if not dataset.disable_validation and metric != "loss":  # which is always logged
+            subset = "valid" if dataset.combine_valid_subsets else dataset.valid_subset.split(",")[0]
+            batches = trainer.get_valid_iterator(subset).next_epoch_itr(shuffle=False, set_dataset_epoch=False)
+            with metrics.aggregate(new_root=True) as validation:
+                trainer.valid_step(next(batches))
+            names = validation.get_smoothed_values()
+            if metric not in names:
+                raise InputError(f"--best-checkpoint-metric {metric} is none of what is logged: {', '.join(names)}")
+        return loaded
+
+    return load
+
+
+def check_precision(init):
+    """fairseq/trainer.py, Trainer.__init__: --bf16 implies --tpu, which ends in an AttributeError without torch_xla;
+    --fp16 fails within torch without a GPU."""
+
+    @functools.wraps(init)
+    def check(trainer, cfg, *args, **kwargs):
+        if cfg.common.tpu and utils.xm is None:
+            raise InputError(
+                f"{'--bf16' if cfg.common.bf16 else '--tpu'} asks fairseq for a TPU, and torch_xla is not installed: "
+                "to train in bfloat16 without one, use fairseq-hydra-train with common.bf16=true"
+            )
+        if cfg.common.fp16 and (cfg.common.cpu or not torch.cuda.is_available()):
+            raise InputError("--fp16 needs a GPU, and there is none (or --cpu is given)")
+        init(trainer, cfg, *args, **kwargs)
+
+    return check
+
+
+def ask_for_task(parse_args_and_arch):
+    """fairseq/options.py, parse_args_and_arch: fairseq-validate, the one command without a task of its own, ends with
+    KeyError: None where none is given."""
+
+    @functools.wraps(parse_args_and_arch)
+    def parse(*args, **kwargs):
+        try:
+            return parse_args_and_arch(*args, **kwargs)
+        except KeyError as error:
+            if error.args != (None,):
+                raise
+            _end("give the task that the model was trained for by --task")
+
+    return parse
+
+
 def check_pretrained_model(load_checkpoint):
     """checkpoint_utils.load_checkpoint takes any --finetune-from-model whose parameters have the right sizes: it does
     not show the task what the checkpoint holds of one, such as other dictionaries."""
@@ -250,6 +309,31 @@ def check_processes(cfg) -> None:
         )
     if cfg.distributed_world_size == 1:  # torchrun with several GPUs sets it, with one on each machine not
         raise InputError(f"each of {processes} processes would train alone: add --distributed-world-size {processes}")
+
+
+def check_flags(cfg) -> None:
+    """What fairseq ends with a traceback for: fairseq_cli/train.py gives the seed to numpy and the rate to torch,
+    iterators.py divides by --update-freq, and --model-overrides goes to Python's eval in eval_lm.py and validate.py.
+
+    Raises:
+        InputError: one of these flags cannot be used.
+    """
+    for flag, text in (
+        ("--model-overrides", cfg.common_eval.model_overrides),
+        ("--optimizer-overrides", cfg.checkpoint.optimizer_overrides),
+    ):
+        try:
+            overrides = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            overrides = None
+        if not isinstance(overrides, dict):
+            raise InputError(f"{flag} must be a dictionary such as {{'name': 1}}, got {text}")
+    if not 0 <= cfg.common.seed < 2**32:
+        raise InputError(f"--seed must be in [0, 2**32), got {cfg.common.seed}")
+    if min(cfg.optimization.update_freq) < 1:
+        raise InputError(f"--update-freq must be at least 1, got {min(cfg.optimization.update_freq)}")
+    if min(cfg.optimization.lr) < 0:
+        raise InputError(f"--lr must not be negative, got {min(cfg.optimization.lr)}")
 
 
 def use_newest_that_loads(load_checkpoint):
@@ -368,6 +452,7 @@ def report_input_errors(call_main):
 
     @functools.wraps(call_main)
     def call(cfg, main, **kwargs):
+        _run(check_flags, cfg)
         _run(check_processes, cfg)
         # A partial of a module's function can be sent to the processes that fairseq starts for several GPUs.
         return call_main(cfg, functools.partial(_run, main), **kwargs)
@@ -383,8 +468,12 @@ def _run(main, cfg, **kwargs):
         if line is None:
             raise
         logger.debug("the error below was raised here", exc_info=error)
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(2)
+        _end(line)
+
+
+def _end(line: str) -> typing.NoReturn:
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _input_error_line(error: Exception) -> str | None:
@@ -398,6 +487,8 @@ def _input_error_line(error: Exception) -> str | None:
         reasons.append(str(cause))
     elif isinstance(error, OSError) and error.filename:
         reasons = [f"{error.filename}: {error.strerror}"]
+    elif isinstance(error, UnicodeDecodeError):  # fairseq-interactive names no file
+        reasons = [f"a text is not {error.encoding} (byte 0x{error.object[error.start]:02x})"]
     elif isinstance(error, OSError) or type(error) in (AssertionError, Exception) and str(error):
         reasons = [str(error)]  # fairseq's own words for flags and files that it cannot use
     else:

@@ -1,12 +1,12 @@
 """Plot how an LSTM's memory fares over time under each recurrent dropout, for the nets of reproduce.py table1."""
 
 import argparse
-import json
 import logging
 import os
 from pathlib import Path
 
 from _common import positive, run
+from _runs import read_json
 from tqdm import tqdm
 
 MODES = {"evaluation": False, "training": True}
@@ -72,12 +72,12 @@ def find(out: Path, length: int, seed: int) -> dict[str, Path]:
     """The tested checkpoints of a length and seed, by what follows the length in their cell's name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or a result is damaged.
     """
     found = {}
     for path in out.glob(f"{length}-*/seed{seed}/result.json"):
         name = path.parts[-3].removeprefix(f"{length}-")
-        found[name] = path.with_name(Path(json.loads(path.read_text(encoding="utf-8"))["checkpoint"]).name)
+        found[name] = path.with_name(Path(read_json(path)["checkpoint"]).name)
     if not found:
         raise ValueError(f"{out}: has no finished run of length {length}, seed {seed}, by reproduce.py table1")
     return dict(sorted(found.items(), key=lambda item: ([*COLOURS].index(item[0].split("-")[0]), item[0])))

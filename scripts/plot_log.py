@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from _common import read_lines, run
@@ -21,7 +22,7 @@ def entries(path: Path) -> Iterator[dict]:
         found = re.search(r"\{.*\}$", line.strip())
         try:
             entry = json.loads(found.group()) if found else None
-        except ValueError:  # a line of another kind, or one cut short
+        except (ValueError, RecursionError):  # a line of another kind, or one cut short
             continue
         if isinstance(entry, dict):
             yield entry
@@ -37,11 +38,10 @@ def curve(path: Path, metric: str, prefixes: Sequence[str]) -> tuple[list[int], 
             those of an epoch, "valid_" the validations.
     """
     for prefix in prefixes:
-        values = {
-            int(entry[f"{prefix}num_updates"]): float(entry[f"{prefix}{metric}"])
-            for entry in entries(path)
-            if f"{prefix}{metric}" in entry and f"{prefix}num_updates" in entry
-        }
+        values = {}
+        for entry in entries(path):
+            with suppress(KeyError, TypeError, ValueError, OverflowError):  # other statistics, or none of fairseq's
+                values[int(float(entry[f"{prefix}num_updates"]))] = float(entry[f"{prefix}{metric}"])
         if values:
             return sorted(values), [values[update] for update in sorted(values)]
     return [], []

@@ -137,8 +137,10 @@ def batch_iterator(
     fairseq's loader would not be told of a new epoch.
 
     Raises:
-        InputError: a sequence is longer than ``max_tokens``.
+        InputError: a sequence is longer than ``max_tokens``, or ``max_sentences`` is less than 1.
     """
+    if max_sentences is not None and max_sentences < 1:
+        raise InputError(f"--batch-size and --batch-size-valid must be at least 1, got {max_sentences}")
     if max_tokens is not None and dataset.sizes.max() > max_tokens:
         raise InputError(f"a sequence has {dataset.sizes.max()} words: raise --max-tokens, which is {max_tokens}")
     with data_utils.numpy_seed(seed):

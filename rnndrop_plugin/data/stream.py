@@ -37,10 +37,12 @@ class ContiguousWindows(FairseqDataset):
         num_shards, shard: this process reads the ``shard``-th of ``num_shards`` equal blocks of rows.
 
     Raises:
-        InputError: there are more rows than tokens.
+        InputError: there are no rows, or more than tokens.
     """
 
     def __init__(self, tokens: Tensor, dictionary: Dictionary, rows: int, steps: int, num_shards=1, shard=0):
+        if rows < 1:
+            raise InputError(f"--batch-size and --batch-size-valid must be at least 1, got {rows // num_shards}")
         if rows > len(tokens):
             raise InputError(
                 f"{rows} rows are more than {len(tokens)} tokens can fill: lower --batch-size or --batch-size-valid"

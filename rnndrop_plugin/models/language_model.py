@@ -16,6 +16,7 @@ from rnndrop_plugin.models.recurrent import (
     RecurrentConfig,
     ScalingChoice,
     build_recurrent,
+    check_sizes,
     init_embeddings,
     init_uniform,
 )
@@ -77,6 +78,8 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         super().__init__(dictionary)
         vocabulary, hidden, embed = len(dictionary), cfg.decoder_hidden_size, cfg.decoder_embed_dim
         shared = cfg.share_decoder_input_output_embed
+        if cfg.decoder_out_embed_dim is not None:
+            check_sizes(cfg, "decoder_out_embed_dim")
         out_embed = cfg.decoder_out_embed_dim or (embed if shared else hidden)
         if shared and out_embed != embed:
             raise InputError(

@@ -1,6 +1,7 @@
 """What all models share: the flags of embeddings and recurrent layers, and how they are built and loaded."""
 
 import logging
+import math
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -146,10 +147,10 @@ def init_uniform(model: nn.Module, init_range: float) -> None:
     """Initialise all trained parameters uniformly in [-init_range, init_range], padding embeddings with zero.
 
     Raises:
-        InputError: the range is negative.
+        InputError: the range is negative or not finite.
     """
-    if init_range < 0:
-        raise InputError(f"--init-range must not be negative, got {init_range}")
+    if not 0 <= init_range < math.inf:
+        raise InputError(f"--init-range must be a number of at least 0, got {init_range}")
     for parameter in model.parameters():
         if parameter.requires_grad:
             nn.init.uniform_(parameter, -init_range, init_range)

@@ -101,11 +101,13 @@ class RnndropLanguageModelingTask(RnndropTask):
         """Build the criterion of ``cfg``.
 
         Raises:
-            InputError: --criterion adaptive_loss without an adaptive softmax.
+            InputError: --criterion adaptive_loss without an adaptive softmax, or another with one.
         """
         adaptive = self.model is not None and self.model.decoder.adaptive_softmax is not None
         if cfg._name == "adaptive_loss" and not adaptive:
             raise InputError("--criterion adaptive_loss needs --adaptive-softmax-cutoff")
+        if adaptive and cfg._name != "adaptive_loss":
+            raise InputError("the model has an adaptive softmax: use --criterion adaptive_loss")
         return super().build_criterion(cfg, from_checkpoint)
 
     def get_batch_iterator(self, dataset, max_sentences=None, num_shards=1, shard_id=0, epoch=1, **kwargs):

@@ -142,7 +142,7 @@ def test_a_crf_adds_its_parameters_and_decodes_paths(tagging_data):
         ({"decoder_embed_dim": 0}, "--decoder-embed-dim must be at least 1"),
         ({"decoder_dropout_in": 1.0}, "--decoder-dropout-in must be in"),
         ({"update_dropout": -0.1}, "--update-dropout must be in"),
-        ({"init_range": -1.0}, "--init-range must not be negative"),
+        ({"init_range": -1.0}, "--init-range must be a number of at least 0"),
     ],
 )
 def test_flags_that_cannot_be(tagging_data, changes, message):

@@ -3,6 +3,7 @@ import signal
 import sys
 
 import pytest
+from hypothesis import given, settings
 
 
 @pytest.fixture
@@ -22,6 +23,16 @@ def call(monkeypatch, capsys):
         return status, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture(params=[pytest.param(300, id="some"), pytest.param(10_000, id="many", marks=pytest.mark.slow)])
+def fuzz(request):
+    """Runs a check with many inputs: ``fuzz(check, name=strategy)`` calls ``check(name=input)`` for each."""
+
+    def fuzz(check, **strategies):
+        settings(max_examples=request.param, deadline=None)(given(**strategies)(check))()
+
+    return fuzz
 
 
 @pytest.fixture

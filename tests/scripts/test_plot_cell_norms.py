@@ -41,3 +41,12 @@ def test_no_runs(call, tmp_path):
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "has no finished run of length 30, seed 1, by reproduce.py table1" in err
     assert not (tmp_path / "c.png").exists()
+
+
+def test_damaged_result(call, tmp_path):
+    folder = tmp_path / "30-none" / "seed1"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text("{")
+    status, out, err = call(plot_cell_norms, tmp_path, "--length", 30, "--output", tmp_path / "c.png")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "result.json: is damaged (not JSON)" in err

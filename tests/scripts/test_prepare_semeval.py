@@ -11,7 +11,6 @@ import prepare_semeval
 import pytest
 from _common import read_lines
 from _tweets import clean, tokenize
-from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).parents[2]
@@ -481,30 +480,12 @@ rows = st.lists(st.sampled_from([b"1", b"\t", b"positive", b"T131", b"\n", b"\r"
 )
 
 
-@settings(max_examples=200, deadline=None)
-@given(texts)
-def test_any_text(text):
-    check_any_text(text)
+def test_any_text(fuzz):
+    fuzz(check_any_text, text=texts)
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.binary() | rows)
-def test_any_bytes(data):
-    check_any_bytes(data)
-
-
-@pytest.mark.slow
-@settings(max_examples=10_000, deadline=None)
-@given(texts)
-def test_any_text_long(text):
-    check_any_text(text)
-
-
-@pytest.mark.slow
-@settings(max_examples=10_000, deadline=None)
-@given(st.binary() | rows)
-def test_any_bytes_long(data):
-    check_any_bytes(data)
+def test_any_bytes(fuzz):
+    fuzz(check_any_bytes, data=st.binary() | rows)
 
 
 @real_data

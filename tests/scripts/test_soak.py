@@ -44,6 +44,20 @@ def test_kill(tmp_path):
     assert soak.kill(subprocess.Popen([sys.executable, "-c", writes, path]), tmp_path, 0, aim=True) is True
 
 
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--kills", 0), "'0' is not a whole number of at least 1"),
+        (("--data", "absent"), "absent"),
+        (("--update-dropout", 2), "fairseq-train: exit status 2: error: --update-dropout must be in [0, 1), got 2.0"),
+    ],
+)
+def test_bad_input(call, stream_data, args, words):
+    status, out, err = call(soak, "--data", stream_data, *args)
+    assert (status, out) == (2, "")
+    assert words in err.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_three_kills(call, stream_data):
     sizes = ("--decoder-embed-dim", 8, "--decoder-hidden-size", 8, "--save-interval-updates", 3)

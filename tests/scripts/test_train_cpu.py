@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import train_cpu
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_cpu.py"
 PLUGIN = ("--user-dir", "rnndrop_plugin")
@@ -122,6 +123,13 @@ def test_a_run_ends_with_one_of_its_processes_and_all_end_with_it(stream_data, t
     assert process.returncode == (1 if how == "a process dies" else 130)
     assert ("train_cpu.py: error: process 1 terminated with signal SIGKILL" in stderr) == (how == "a process dies")
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.parametrize("processes", ["0", "-1", "two", ""])
+def test_bad_arguments(call, processes):
+    status, out, err = call(train_cpu, "--processes", processes, "data")
+    assert (status, out) == (2, "")
+    assert "is not a whole number of at least 1" in err or "expected one argument" in err
 
 
 @pytest.mark.slow

@@ -333,6 +333,10 @@ def damage(data: Path, how: str) -> None:
         (data / "dict.txt").unlink()
     elif how == "a malformed dictionary":
         (data / "dict.txt").write_text("w0 many\n")
+    elif how == "a mis-encoded dictionary":
+        (data / "dict.txt").write_bytes(b"caf\xe9 1\n")
+    elif how == "a word twice in the dictionary":
+        (data / "dict.txt").write_text("w0 1\nw0 1\n")
     elif how == "a smaller dictionary":
         (data / "dict.txt").write_text("w0 1\n")
     elif how == "no valid":
@@ -354,6 +358,8 @@ def damage(data: Path, how: str) -> None:
         ("no folder", "damaged/dict.txt: no such file"),
         ("no dictionary", "damaged/dict.txt: no such file"),
         ("a malformed dictionary", "damaged/dict.txt: not a dictionary"),
+        ("a mis-encoded dictionary", "damaged/dict.txt: not a dictionary"),
+        ("a word twice in the dictionary", "damaged/dict.txt: not a dictionary"),
         ("a smaller dictionary", "is beyond the 5 types of dict.txt"),
         ("no valid", "damaged/valid.bin, .idx: no such files"),
         ("an empty valid", "damaged/valid.bin: there is no text in it"),
@@ -385,6 +391,12 @@ def test_damaged_data_end_the_command_in_one_line(refused, own_data, tmp_path):
         (("--arch", "rnn_rnndrop"), "--update-dropout"),
         (("--batch-size", 1000), "train: 1000 rows are more than"),
         (("--batch-size-valid", 1000), "valid: 1000 rows are more than"),
+        (("--batch-size", 0), "train: --batch-size and --batch-size-valid must be at least 1, got 0"),
+        (("--batch-size-valid", -2), "must be at least 1, got -2"),
+        (("--adaptive-softmax-cutoff", "5"), "the model has an adaptive softmax: use --criterion adaptive_loss"),
+        (("--valid-subset", "absent"), "absent.bin, .idx: no such files"),
+        (("--train-subset", "absent"), "absent.bin, .idx: no such files"),
+        (("--decoder-embed-path", "absent.txt"), "--decoder-embed-path absent.txt: No such file"),
         (("--tokens-per-sample", 0), "--tokens-per-sample"),
         (("--lr", "1,0.5"), "takes one learning rate, got 2"),
         (("--restore-file", "absent.pt"), "--restore-file absent.pt: no such file"),
@@ -477,3 +489,6 @@ def test_evaluation_that_would_lose_the_state_is_refused(trained, refused, strea
     assert "absent.pt" in refused("eval_lm", stream_data, *TASK, "--path", tmp_path / "absent.pt")
     assert "test5.bin, .idx: no such files" in refused("eval_lm", *plain, *TASK, "--gen-subset", "test5")
     assert "rows are more than" in refused("eval_lm", *plain, *TASK, "--batch-size", 1000)
+    assert "must be at least 1, got 0" in refused("validate", *plain, *TASK, "--batch-size", 0)
+    prompt.write_bytes(b"caf\xe9\n")
+    assert "a text is not utf-8 (byte 0xe9)" in refused("interactive", *plain, *TASK, "--input", prompt)

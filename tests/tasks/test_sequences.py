@@ -169,6 +169,9 @@ def test_data_that_cannot_be_used_are_refused(damage, message, refused, own_data
         ("tagging", ("--criterion", "rnndrop_classification"), "use --criterion rnndrop_tagging"),
         ("classification", ("--f1-classes", "people,animals"), "--f1-classes: 'animals' is not one of the labels"),
         ("tagging", ("--max-tokens", 3), "raise --max-tokens, which is 3"),
+        ("classification", ("--batch-size", 0), "--batch-size and --batch-size-valid must be at least 1, got 0"),
+        ("tagging", ("--valid-subset", "absent"), "word/absent.bin, .idx: no such files"),
+        ("tagging", ("--decoder-embed-path", "absent.txt"), "--decoder-embed-path absent.txt: No such file"),
         (
             "tagging",
             ("--optimizer", "rnndrop_rmsprop", "--rmsprop-alpha", 2),
