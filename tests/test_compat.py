@@ -255,7 +255,7 @@ def test_fairseq_starts_afresh_where_the_file_to_restore_is_missing(command, str
     with pytest.raises(SystemExit):
         command(*arguments, "--restore-file", tmp_path / "absent.pt")
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr(checkpoint_utils, "load_checkpoint", checkpoint_utils.load_checkpoint.__wrapped__)
+    monkeypatch.setattr(checkpoint_utils, "load_checkpoint", inspect.unwrap(checkpoint_utils.load_checkpoint))
     command(*arguments, "--restore-file", tmp_path / "absent.pt")
     assert (tmp_path / "checkpoint_last.pt").exists()
 
