@@ -100,19 +100,23 @@ def predict(
     """
     import torch
 
-    from rnndrop_plugin.data.sequences import Sequences, batch_iterator
-    from rnndrop_plugin.tasks.sequences import CAPITALISATION
+    from rnndrop_plugin.data.sequences import Sequences, batch_iterator, spellings
+    from rnndrop_plugin.tasks.sequences import CAPITALISATION, CHARACTERS
 
     results: list[list] = [[] for _ in sequences]
     places = [i for i, words in enumerate(sequences) if words]
     if not places:
         return results
+    pad = task.source_dictionary.pad()
     words = [encode(sequences[i], task.source_dictionary) for i in places]
-    capitals = None
+    features = {}
     if CAPITALISATION in task.dictionaries:
         dictionary = task.dictionaries[CAPITALISATION]
-        capitals = [encode(map(capitalisation, sequences[i]), dictionary) for i in places]
-    dataset = Sequences(words, capitals, None, task.source_dictionary.pad())
+        features[CAPITALISATION] = [encode(map(capitalisation, sequences[i]), dictionary) for i in places]
+    if CHARACTERS in task.dictionaries:
+        characters = [encode(word, task.dictionaries[CHARACTERS]) for i in places for word in sequences[i]]
+        features[CHARACTERS] = spellings(characters, [len(sequence) for sequence in words], pad)
+    dataset = Sequences(words, features, None, pad)
     batches = batch_iterator(dataset, max_tokens=None, max_sentences=batch_size, seed=1).next_epoch_itr(shuffle=False)
     device = next(model.parameters()).device
     with torch.no_grad(), tqdm(total=len(places), desc="predict", unit=" sequences", leave=False, disable=None) as bar:

@@ -205,11 +205,12 @@ def add_column_arguments(parser: argparse.ArgumentParser) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Prepare CoNLL-2003, or other files with a word and its entity tag on each line, for tagging with "
-        "fairseq: writes the words, their capitalisation and the tags to DIR/word, DIR/capitalisation and DIR/tag "
-        "(dict.txt and {train,valid,test}.{bin,idx} in each), and with --vectors the words' vectors to "
-        "DIR/vectors.txt. A blank line ends a sentence; lines that begin with -DOCSTART- are left out. The tags may be "
-        "IOB1, IOB2 (BIO) or IOBES, which the training file tells, and become IOB2. Words that are neither in the "
-        "training file nor have a vector, and those that are fairseq's own symbols, such as <pad>, become <unk>.",
+        "fairseq: writes the words, their characters, their capitalisation and the tags to DIR/word, DIR/characters, "
+        "DIR/capitalisation and DIR/tag (dict.txt and {train,valid,test}.{bin,idx} in each), and with --vectors the "
+        "words' vectors to DIR/vectors.txt. A blank line ends a sentence; lines that begin with -DOCSTART- are left "
+        "out. The tags may be IOB1, IOB2 (BIO) or IOBES, which the training file tells, and become IOB2. Words that "
+        "are neither in the training file nor have a vector, those that are fairseq's own symbols, such as <pad>, and "
+        "characters that the training file does not have twice become <unk>.",
     )
     parser.add_argument(
         "--source", type=Path, required=True, metavar="DIR", help="folder with the files, each as it is or as .gz"
@@ -282,6 +283,12 @@ def main() -> None:
                 for split, part in splits.items()
             }
             entries[stream], _ = write_splits(folder / stream, parts, symbols=symbols)
+        (folder / "characters").mkdir()
+        parts = {
+            split: [Sentence(sentence.place(i), word) for sentence in part for i, word in enumerate(sentence.words)]
+            for split, part in splits.items()
+        }
+        entries["characters"], _ = write_splits(folder / "characters", parts, min_count=2)  # the others are <unk>
     for split, path in paths.items():
         print(f"{split}: {describe(splits[split], kept, path)}")
     for line in coverages:

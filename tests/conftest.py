@@ -85,6 +85,9 @@ def write_tagging_data(folder: Path, sizes: dict[str, int], seed: int = 1, longe
             streams["tag"][split].append(tags)
             people, places = (sum(tag.endswith(type) for tag in tags) for type in ("PER", "LOC"))
             streams["label"][split].append(["people" if people > places else "places" if places > people else "none"])
+    streams["characters"] = {
+        split: [list(word) for words in sentences for word in words] for split, sentences in streams["word"].items()
+    }
     for name, splits in streams.items():
         write_sequences(folder / name, splits)
     return folder

@@ -1,5 +1,7 @@
 """Sequences of words with what is to be predicted of them: a tag for each word, or one label."""
 
+from itertools import islice
+
 import numpy as np
 import torch
 from fairseq.data import Dictionary, FairseqDataset, data_utils, iterators
@@ -9,27 +11,26 @@ from torch.nn.utils.rnn import pad_sequence
 from rnndrop_plugin.errors import InputError
 
 NO_TARGET = -100  # where a batch of tags is padded; torch's cross entropy ignores it
+LONGEST_WORD = 32  # characters; what follows is not read, so that one endless word does not fill the memory
 
 
 class Sequences(FairseqDataset):
     """Sequences of words, their features and their targets.
 
     A batch is ``{"id", "nsentences", "ntokens", "net_input", "target"}``; its net_input has ``src_tokens``
-    ``(batch, time)``, padded at the right, ``src_lengths`` ``(batch,)`` and, where the data have it,
-    ``capitalisation`` ``(batch, time)``.
+    ``(batch, time)``, padded at the right, ``src_lengths`` ``(batch,)`` and the features by their names,
+    ``(batch, time)`` or ``(batch, time, characters)``.
 
     Args:
         words: ``(length,)`` each, without ``</s>``.
-        capitalisation: for each sequence a class a word, or None.
+        features: of each sequence one ``(length,)`` or ``(length, characters)``, by the name of the feature.
         targets: the classes to predict, or None where there is nothing to compare with.
-        pad: what words and capitalisation are padded with.
+        pad: what words and features are padded with.
     """
 
-    def __init__(
-        self, words: list[Tensor], capitalisation: list[Tensor] | None, targets: list[Tensor] | None, pad: int
-    ):
+    def __init__(self, words: list[Tensor], features: dict[str, list[Tensor]], targets: list[Tensor] | None, pad: int):
         self.words = words
-        self.capitalisation = capitalisation
+        self.features = features
         self.targets = targets
         self.pad = pad
         self.sizes = np.array([len(sequence) for sequence in words])  # the steps that a model takes
@@ -55,8 +56,7 @@ class Sequences(FairseqDataset):
             return {}
         lengths = torch.from_numpy(self.sizes[samples])
         net_input = {"src_tokens": self._pad(self.words, samples), "src_lengths": lengths}
-        if self.capitalisation is not None:
-            net_input["capitalisation"] = self._pad(self.capitalisation, samples)
+        net_input |= {name: self._pad(feature, samples) for name, feature in self.features.items()}
         batch = {
             "id": torch.tensor(samples),
             "nsentences": len(samples),
@@ -68,7 +68,11 @@ class Sequences(FairseqDataset):
         return batch
 
     def _pad(self, sequences: list[Tensor], samples: list[int]) -> Tensor:
-        return pad_sequence([sequences[i] for i in samples], batch_first=True, padding_value=self.pad)
+        longest = map(max, *(sequences[i].shape for i in samples), [0] * sequences[samples[0]].dim())
+        batch = torch.full((len(samples), *longest), self.pad)
+        for row, i in zip(batch, samples, strict=True):
+            row[tuple(map(slice, sequences[i].shape))] = sequences[i]
+        return batch
 
     def _collate_targets(self, samples: list[int]) -> Tensor:
         raise NotImplementedError
@@ -85,9 +89,9 @@ class TaggedSentences(Sequences):
     """Sentences with one tag a word: a batch's target is ``(batch, time)``, padded with NO_TARGET.
 
     With ``extract_length`` a model reads an extract of at most so many words of each sentence, drawn anew each
-    epoch (section 4.4); the seed, the epoch and the sentence determine which. ``src_tokens`` and
-    ``capitalisation`` hold the whole sentences all the same, so that the extract's first and last words have
-    their context; net_input's ``starts`` ``(batch,)`` and ``src_lengths`` say where the extract is, and the
+    epoch (section 4.4); the seed, the epoch and the sentence determine which. ``src_tokens`` and the features
+    are those of the whole sentences all the same, so that the extract's first and last words have their
+    context; net_input's ``starts`` ``(batch,)`` and ``src_lengths`` say where the extract is, and the
     target is the extract's.
     """
 
@@ -151,6 +155,18 @@ def batch_iterator(
     return iterators.EpochBatchIterator(
         dataset, dataset.collater, batches, seed=seed, num_shards=num_shards, shard_id=shard_id, epoch=epoch
     )
+
+
+def spellings(words: list[Tensor], lengths: list[int], pad: int) -> list[Tensor]:
+    """The characters of each sequence's words, ``(length, characters)``, from those of all words in their order.
+
+    Args:
+        words: ``(characters,)`` each.
+        lengths: the words of each sequence.
+        pad: what shorter words are padded with.
+    """
+    rest = (word[:LONGEST_WORD] for word in words)
+    return [pad_sequence(list(islice(rest, length)), batch_first=True, padding_value=pad) for length in lengths]
 
 
 def classes(sequences: list[Tensor], dictionary: Dictionary) -> list[Tensor]:

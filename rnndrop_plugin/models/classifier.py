@@ -31,9 +31,9 @@ class RecurrentClassifier(SequenceModel):
         model.initialise(cfg, task.dictionaries["word"])
         return model
 
-    def forward(self, src_tokens: Tensor, src_lengths: Tensor, capitalisation: Tensor | None = None) -> Tensor:
+    def forward(self, src_tokens: Tensor, src_lengths: Tensor, **features: Tensor) -> Tensor:
         """The logits ``(batch, classes)``; the arguments are those of :meth:`read`."""
-        _, last = self.read(src_tokens, src_lengths, capitalisation)
+        _, last = self.read(src_tokens, src_lengths, **features)
         return self.output_projection(last)
 
 

@@ -6,6 +6,7 @@ from fairseq.models import BaseFairseqModel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.recurrent import (
     ChecksParameters,
     RecurrentConfig,
@@ -13,30 +14,49 @@ from rnndrop_plugin.models.recurrent import (
     init_embeddings,
     init_uniform,
 )
+from rnndrop_plugin.modules import CharacterCNN
 
 
 class WordFeatures(nn.Module):
-    """Embeddings of words, followed by their capitalisation, one number a class, where the data have it.
+    """Embeddings of words, followed by what a convolution makes of their characters, if it has filters, and by their
+    capitalisation, one number a class, where the data have it.
 
     Args:
-        dictionaries: those of the task, ``word`` and, if there is one, ``capitalisation``.
+        dictionaries: those of the task, ``word`` and, if there are such, ``capitalisation`` and ``characters``.
+        character_filters: see :class:`CharacterCNN`.
+
+    Raises:
+        InputError: a size below 1, or filters without a dictionary of characters.
     """
 
-    def __init__(self, cfg: RecurrentConfig, dictionaries: dict[str, Dictionary]):
+    def __init__(self, cfg: RecurrentConfig, dictionaries: dict[str, Dictionary], character_filters: int = 0):
         super().__init__()
         words, capitalisation = dictionaries["word"], dictionaries.get("capitalisation")
         check_sizes(cfg, "decoder_embed_dim")
         self.embed_tokens = nn.Embedding(len(words), cfg.decoder_embed_dim, words.pad())
         self.kinds = range(capitalisation.nspecial, len(capitalisation)) if capitalisation is not None else range(0)
-        self.output_size = cfg.decoder_embed_dim + len(self.kinds)
+        self.characters = None
+        if character_filters:
+            characters = dictionaries.get("characters")
+            if character_filters < 0 or characters is None:
+                must = "must be at least 0" if character_filters < 0 else "needs data with the words' characters"
+                raise InputError(f"--character-filters {must}, got {character_filters}")
+            self.characters = CharacterCNN(len(characters), character_filters, characters.pad())
+        self.output_size = cfg.decoder_embed_dim + character_filters + len(self.kinds)
 
-    def forward(self, src_tokens: Tensor, capitalisation: Tensor | None = None) -> Tensor:
-        """``(batch, time)`` to ``(batch, time, output_size)``, all zeros where there is padding."""
-        x = self.embed_tokens(src_tokens)
+    def forward(
+        self, src_tokens: Tensor, capitalisation: Tensor | None = None, characters: Tensor | None = None
+    ) -> Tensor:
+        """``(batch, time)`` and ``(batch, time, characters)`` to ``(batch, time, output_size)``, all zeros where there
+        is padding.
+        """
+        x = [self.embed_tokens(src_tokens)]
+        if self.characters is not None:
+            x.append(self.characters(characters))
         if self.kinds:
-            kinds = torch.tensor(self.kinds, device=x.device)
-            x = torch.cat([x, (capitalisation.unsqueeze(2) == kinds).to(x)], dim=2)
-        return x
+            kinds = torch.tensor(self.kinds, device=src_tokens.device)
+            x.append((capitalisation.unsqueeze(2) == kinds).to(x[0]))
+        return torch.cat(x, dim=2)
 
 
 class SequenceModel(ChecksParameters, BaseFairseqModel):
@@ -80,21 +100,22 @@ class SequenceModel(ChecksParameters, BaseFairseqModel):
         self,
         src_tokens: Tensor,
         src_lengths: Tensor,
-        capitalisation: Tensor | None = None,
         starts: Tensor | None = None,
+        **features: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Run the recurrence over sequences, or over extracts of them.
 
         Args:
-            src_tokens, capitalisation: ``(batch, time)``, ids, padded at the right.
+            src_tokens: ``(batch, time)``, ids, padded at the right.
             src_lengths: ``(batch,)``, the steps that the recurrence takes of each sequence.
             starts: ``(batch,)``, the word that it begins with, the first if None.
+            features: those of the words that the data have, see :class:`WordFeatures`.
 
         Returns:
             The output ``(batch, steps, features)``, zero past the end, and that of the last layer after each
             sequence's own last step, ``(batch, hidden)`` of its last direction.
         """
-        x = self.features(src_tokens, capitalisation)
+        x = self.features(src_tokens, **features)
         if self.context is not None:
             x = self.context(x)
         if starts is not None:

@@ -34,6 +34,13 @@ class TaggerConfig(RecurrentConfig):
         default=5, metadata={"help": "words that --context sees, the word itself in the middle: an odd number"}
     )
     context_filters: int = field(default=256, metadata={"help": "filters of --context conv"})
+    character_filters: int = field(
+        default=0,
+        metadata={
+            "help": "filters of a convolution over each word's characters, whose largest values stand beside its "
+            "embedding; 0 for none"
+        },
+    )
     bidirectional: bool = field(default=False, metadata={"help": "read sentences in both directions"})
     crf: bool = field(
         default=False, metadata={"help": "score whole paths of tags by a conditional random field over the outputs"}
@@ -60,7 +67,7 @@ class RecurrentTagger(SequenceModel):
         Raises:
             InputError: flags that cannot be, or an unusable file of embeddings.
         """
-        features = WordFeatures(cfg, task.dictionaries)
+        features = WordFeatures(cfg, task.dictionaries, cfg.character_filters)
         context = _build_context(cfg, features.output_size)
         rnn = build_recurrent(cls.recurrent, cfg, (context or features).output_size, cfg.bidirectional)
         model = cls(cfg, features, rnn, len(task.classes), context, crf=cfg.crf)
@@ -68,14 +75,10 @@ class RecurrentTagger(SequenceModel):
         return model
 
     def forward(
-        self,
-        src_tokens: Tensor,
-        src_lengths: Tensor,
-        capitalisation: Tensor | None = None,
-        starts: Tensor | None = None,
+        self, src_tokens: Tensor, src_lengths: Tensor, starts: Tensor | None = None, **features: Tensor
     ) -> Tensor:
         """The logits ``(batch, steps, tags)``; the arguments are those of :meth:`read`."""
-        output, _ = self.read(src_tokens, src_lengths, capitalisation, starts)
+        output, _ = self.read(src_tokens, src_lengths, starts, **features)
         return self.output_projection(output)
 
     def loss(self, logits: Tensor, target: Tensor, lengths: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """torch.nn modules with recurrent dropout, and what stands before and after them. Nothing here needs fairseq."""
 
+from rnndrop_plugin.modules.characters import CharacterCNN
 from rnndrop_plugin.modules.context import ConcatContext, ConvContext
 from rnndrop_plugin.modules.crf import CRF
 from rnndrop_plugin.modules.recurrent import GRU, LSTM, RNN
 
-__all__ = ["CRF", "GRU", "LSTM", "RNN", "ConcatContext", "ConvContext"]
+__all__ = ["CRF", "GRU", "LSTM", "RNN", "CharacterCNN", "ConcatContext", "ConvContext"]

@@ -27,5 +27,5 @@ class RnndropClassificationTask(SequencesTask):
     def targets_of(self, words: Tensor) -> int:
         return 1
 
-    def make_dataset(self, words, capitalisation, targets, split) -> LabelledSequences:
-        return LabelledSequences(words, capitalisation, targets, self.source_dictionary.pad())
+    def make_dataset(self, words, features, targets, split) -> LabelledSequences:
+        return LabelledSequences(words, features, targets, self.source_dictionary.pad())

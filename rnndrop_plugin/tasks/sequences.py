@@ -11,13 +11,13 @@ from omegaconf import II, MISSING
 from torch import Tensor
 
 from rnndrop_plugin.data.indexed import load_split
-from rnndrop_plugin.data.sequences import Sequences, batch_iterator, classes
+from rnndrop_plugin.data.sequences import Sequences, batch_iterator, classes, spellings
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.tasks.base import RnndropTask
 
 logger = logging.getLogger(__name__)
 
-WORD, CAPITALISATION = "word", "capitalisation"
+WORD, CAPITALISATION, CHARACTERS = "word", "capitalisation", "characters"
 
 
 @dataclass
@@ -35,7 +35,8 @@ class SequencesTask(RnndropTask):
     """A task that predicts classes from sequences of words; the subclasses say which.
 
     The data folder has one sub-folder a stream, each with dict.txt and the splits as fairseq-preprocess writes
-    them: ``word``, optionally ``capitalisation`` (a class for each word), and ``target_stream``.
+    them: ``word``, optionally ``capitalisation`` (a class for each word) and ``characters`` (those of each word, the
+    words of all sequences in a row), and ``target_stream``.
     """
 
     target_stream: str
@@ -50,8 +51,8 @@ class SequencesTask(RnndropTask):
             InputError: one of them is missing or cannot be read, or there is nothing to choose from.
         """
         dictionaries = cls.load_dictionaries(cfg, WORD, cls.target_stream)
-        if os.path.isdir(os.path.join(cfg.data, CAPITALISATION)):
-            dictionaries |= cls.load_dictionaries(cfg, CAPITALISATION)
+        features = [name for name in (CAPITALISATION, CHARACTERS) if os.path.isdir(os.path.join(cfg.data, name))]
+        dictionaries |= cls.load_dictionaries(cfg, *features)
         task = cls(cfg, dictionaries, **kwargs)
         if len(task.classes) < 2:
             raise InputError(f"{cfg.data}/{cls.target_stream}/dict.txt: two classes or more are needed")
@@ -76,6 +77,12 @@ class SequencesTask(RnndropTask):
             sequences = load_split(folder, split, dictionary, self.cfg.dataset_impl, combine)
             streams[name] = [sequence[:-1].long() for sequence in sequences]  # without </s>
         words = streams[WORD]
+        if CHARACTERS in streams:
+            lengths = [len(sequence) for sequence in words]
+            if len(streams[CHARACTERS]) != sum(lengths):
+                path = os.path.join(self.cfg.data, CHARACTERS, split)
+                raise InputError(f"{path}.bin: {len(streams[CHARACTERS])} words, but there are {sum(lengths)}")
+            streams[CHARACTERS] = spellings(streams[CHARACTERS], lengths, self.source_dictionary.pad())
         for name, sequences in streams.items():
             path = os.path.join(self.cfg.data, name, split)
             if len(sequences) != len(words):
@@ -90,14 +97,15 @@ class SequencesTask(RnndropTask):
         if min(int(sequence.min()) for sequence in target) < self.dictionaries[self.target_stream].nspecial:
             raise InputError(f"{self.cfg.data}/{self.target_stream}/{split}.bin: a class that dict.txt does not have")
         targets = classes(target, self.dictionaries[self.target_stream])
-        self.datasets[split] = self.make_dataset(words, streams.get(CAPITALISATION), targets, split)
+        features = {name: streams[name] for name in (CAPITALISATION, CHARACTERS) if name in streams}
+        self.datasets[split] = self.make_dataset(words, features, targets, split)
 
     def targets_of(self, words: Tensor) -> int:
         """How many targets a sequence has."""
         raise NotImplementedError
 
     def make_dataset(
-        self, words: list[Tensor], capitalisation: list[Tensor] | None, targets: list[Tensor], split: str
+        self, words: list[Tensor], features: dict[str, list[Tensor]], targets: list[Tensor], split: str
     ) -> Sequences:
         """The dataset of a split."""
         raise NotImplementedError

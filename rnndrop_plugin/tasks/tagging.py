@@ -40,11 +40,11 @@ class RnndropTaggingTask(SequencesTask):
     def targets_of(self, words: Tensor) -> int:
         return len(words)
 
-    def make_dataset(self, words, capitalisation, targets, split) -> TaggedSentences:
+    def make_dataset(self, words, features, targets, split) -> TaggedSentences:
         extract_length = self.cfg.extract_length if split == self.cfg.train_subset else None
         return TaggedSentences(
             words,
-            capitalisation,
+            features,
             targets,
             self.source_dictionary.pad(),
             extract_length=extract_length,

@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from rnndrop_plugin.data.sequences import NO_TARGET, LabelledSequences, TaggedSentences, batch_iterator
+from rnndrop_plugin.data.sequences import (
+    LONGEST_WORD,
+    NO_TARGET,
+    LabelledSequences,
+    TaggedSentences,
+    batch_iterator,
+    spellings,
+)
 from rnndrop_plugin.errors import InputError
 
 PAD = 1
@@ -12,7 +19,7 @@ def sentences(lengths, extract_length=None, seed=1) -> TaggedSentences:
     """Sentence i has the words 100 i + 10, 100 i + 11, ..., and each word's tag is its place."""
     words = [torch.arange(length) + 100 * i + 10 for i, length in enumerate(lengths)]
     tags = [torch.arange(length) for length in lengths]
-    return TaggedSentences(words, words, tags, PAD, extract_length=extract_length, seed=seed)
+    return TaggedSentences(words, {"capitalisation": words}, tags, PAD, extract_length=extract_length, seed=seed)
 
 
 def test_a_batch_is_padded_at_the_right():
@@ -28,15 +35,27 @@ def test_a_batch_is_padded_at_the_right():
 
 def test_labels_of_a_batch():
     words = [torch.tensor([5, 6]), torch.tensor([7])]
-    dataset = LabelledSequences(words, None, [torch.tensor([2]), torch.tensor([0])], PAD)
+    dataset = LabelledSequences(words, {}, [torch.tensor([2]), torch.tensor([0])], PAD)
     batch = dataset.collater([0, 1])
     assert batch["target"].tolist() == [2, 0]
-    assert "capitalisation" not in batch["net_input"]
+    assert batch["net_input"].keys() == {"src_tokens", "src_lengths"}
     assert batch["net_input"]["src_lengths"].tolist() == [2, 1]
 
 
 def test_without_targets_there_is_nothing_to_compare_with():
-    assert "target" not in LabelledSequences([torch.tensor([5])], None, None, PAD).collater([0])
+    assert "target" not in LabelledSequences([torch.tensor([5])], {}, None, PAD).collater([0])
+
+
+def test_characters_are_of_each_sequence_and_padded_both_ways():
+    words = [torch.arange(10, 10 + length) for length in (2, 1, 3, LONGEST_WORD + 5)]
+    first, second = spellings(words, [3, 1], PAD)
+    assert first.tolist() == [[10, 11, PAD], [10, PAD, PAD], [10, 11, 12]]
+    assert second.tolist() == [list(range(10, 10 + LONGEST_WORD))]  # the rest of an endless word is not read
+    dataset = LabelledSequences([torch.arange(3), torch.arange(1)], {"characters": [first, second]}, None, PAD)
+    characters = dataset.collater([1, 0])["net_input"]["characters"]
+    assert characters.shape == (2, 3, LONGEST_WORD)
+    assert torch.equal(characters[0, :1], second) and (characters[0, 1:] == PAD).all()
+    assert torch.equal(characters[1, :, :3], first) and (characters[1, :, 3:] == PAD).all()
 
 
 @pytest.mark.parametrize("extract_length", [1, 5, 15])

@@ -14,33 +14,36 @@ CELLS = ("lstm", "gru", "rnn")
 class Task:
     """What a model asks of its task."""
 
-    def __init__(self, data, target: str, capitalisation: bool = True):
-        names = ["word", target, *(["capitalisation"] if capitalisation else [])]
+    def __init__(self, data, target: str, features=("capitalisation", "characters")):
+        names = ["word", target, *features]
         self.dictionaries = {name: Dictionary.load(str(data / name / "dict.txt")) for name in names}
         self.classes = self.dictionaries[target].symbols[self.dictionaries[target].nspecial :]
 
 
-def build(kind: str, data, cell: str = "lstm", capitalisation: bool = True, **changes):
+def build(kind: str, data, cell: str = "lstm", features=("capitalisation", "characters"), **changes):
     module, config, target = {
         "tagger": (tagger, tagger.TaggerConfig, "tag"),
         "classifier": (classifier, classifier.ClassifierConfig, "label"),
     }[kind]
     cls = getattr(module, f"{cell.upper()}{kind.capitalize()}")
     cfg = OmegaConf.merge(OmegaConf.structured(config), SMALL, changes)
-    return cls.build_model(cfg, Task(data, target, capitalisation)).eval()
+    return cls.build_model(cfg, Task(data, target, features)).eval()
 
 
 def batch(lengths, words: int = 9, longest: int | None = None):
-    """Random words and capitalisation, padded to ``longest``."""
+    """Random words and features, padded to ``longest``; words of up to five characters, padded to seven."""
     longest = longest or max(lengths)
     src_tokens = torch.randint(4, words, (len(lengths), longest))
     capitalisation = torch.randint(4, 6, (len(lengths), longest))
+    characters = torch.randint(4, 12, (len(lengths), longest, 7))
+    characters[torch.arange(7) >= torch.randint(1, 6, (len(lengths), longest, 1))] = 1
     for i, length in enumerate(lengths):
-        src_tokens[i, length:] = capitalisation[i, length:] = 1
+        src_tokens[i, length:] = capitalisation[i, length:] = characters[i, length:] = 1
     return {
         "src_tokens": src_tokens,
         "src_lengths": torch.tensor(lengths),
         "capitalisation": capitalisation,
+        "characters": characters,
     }
 
 
@@ -49,7 +52,8 @@ def batch(lengths, words: int = 9, longest: int | None = None):
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 def test_a_sequence_is_read_the_same_in_any_batch(tagging_data, kind, cell, nonlinearity):
     """Padding must not leak: neither into the last step's state nor into the context of the last words."""
-    changes = {"context": "conv", "bidirectional": True} if kind == "tagger" else {"decoder_layers": 2}
+    tagger = {"context": "conv", "character_filters": 5, "bidirectional": True}
+    changes = tagger if kind == "tagger" else {"decoder_layers": 2}
     model = build(kind, tagging_data, cell, recurrent_nonlinearity=nonlinearity, **changes)
     lengths = [7, 1, 12, 3]
     inputs = batch(lengths, longest=14)
@@ -59,6 +63,7 @@ def test_a_sequence_is_read_the_same_in_any_batch(tagging_data, kind, cell, nonl
             "src_tokens": inputs["src_tokens"][i : i + 1, :length],
             "src_lengths": torch.tensor([length]),
             "capitalisation": inputs["capitalisation"][i : i + 1, :length],
+            "characters": inputs["characters"][i : i + 1, :length, :5],
         }
         expected = model(**alone)[0]
         torch.testing.assert_close(together[i, :length] if kind == "tagger" else together[i], expected)
@@ -95,7 +100,22 @@ def test_features_are_the_embedding_and_one_number_a_class(tagging_data):
     features = model.features(torch.tensor([[5, 1]]), torch.tensor([[5, 1]]))
     assert torch.equal(features[0, 0], torch.cat([model.features.embed_tokens.weight[5], torch.tensor([0.0, 1.0])]))
     assert torch.equal(features[0, 1], torch.zeros(8))
-    assert build("tagger", tagging_data, capitalisation=False).features.output_size == 6
+    assert build("tagger", tagging_data, features=()).features.output_size == 6
+
+
+def test_characters_stand_between_the_embedding_and_the_capitalisation(tagging_data):
+    model = build("tagger", tagging_data, character_filters=5)
+    inputs = batch([3])
+    features = model.features(inputs["src_tokens"], inputs["capitalisation"], inputs["characters"])
+    assert features.size(2) == model.features.output_size == 6 + 5 + 2
+    assert torch.equal(features[..., 6:11], model.features.characters(inputs["characters"]))
+    plain = build("tagger", tagging_data)  # without filters the characters are not read
+    assert torch.equal(plain(**inputs), plain(**{**inputs, "characters": inputs["characters"].flip(2)}))
+
+
+def test_filters_need_characters(tagging_data):
+    with pytest.raises(InputError, match="--character-filters needs data with the words' characters, got 5"):
+        build("tagger", tagging_data, features=("capitalisation",), character_filters=5)
 
 
 def test_static_embeddings_are_read_and_not_trained(tagging_data, tmp_path):
@@ -139,6 +159,7 @@ def test_a_crf_adds_its_parameters_and_decodes_paths(tagging_data):
         ({"context": "conv", "context_width": 4}, "--context-width must be odd.* got 4"),
         ({"context": "concat", "context_width": 0}, "--context-width must be odd.* got 0"),
         ({"context_filters": 0}, "--context-filters must be at least 1, got 0"),
+        ({"character_filters": -1}, "--character-filters must be at least 0, got -1"),
         ({"decoder_embed_dim": 0}, "--decoder-embed-dim must be at least 1"),
         ({"decoder_dropout_in": 1.0}, "--decoder-dropout-in must be in"),
         ({"update_dropout": -0.1}, "--update-dropout must be in"),

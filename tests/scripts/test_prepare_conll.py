@@ -72,8 +72,13 @@ def test_streams(prepare, tmp_path, read):
     assert read("capitalisation", "valid") == ["upper lower mixed", "lower"]
     assert read("word", "test") == ["Peter", "<unk> <unk>"]
     assert read("tag", "test") == ["B-PER", "B-PER O"]
+    # the characters of each word, but those that the training file has once
+    assert read("characters", "train")[:3] == ["<unk> <unk>", "r e <unk> e c t s", "<unk> e r m a n"]
+    assert len(read("characters", "train")) == 7
+    assert read("characters", "test")[0] == "<unk> e t e r"
     assert sorted(path.name for path in (tmp_path / "dest").iterdir()) == [
         "capitalisation",
+        "characters",
         "prepared.json",
         "tag",
         "word",
@@ -81,7 +86,9 @@ def test_streams(prepare, tmp_path, read):
     assert "train: 2 sentences, 7 words, 4 entities (2 MISC, 1 ORG, 1 PER); 0 words are <unk>; the published" in out
     assert "valid: 2 sentences, 4 words, 2 entities (1 ORG, 1 PER); 2 words are <unk>; the published" in out
     assert "published file has 14,041 sentences, 203,621 words, 23,499 entities (7,140 LOC, 3,438 MISC" in out
-    assert "tags of IOB1 as IOB2; dictionary entries: 11 of word, 9 of capitalisation, 11 of tag" in out
+    assert (
+        "tags of IOB1 as IOB2; dictionary entries: 11 of word, 9 of capitalisation, 11 of tag, 14 of characters" in out
+    )
 
 
 def test_dictionaries_have_all_tags_and_classes(prepare, tmp_path):

@@ -13,12 +13,25 @@ COMMON = ("--user-dir", "rnndrop_plugin", "--task", "rnndrop_tagging", "--cpu")
 
 @pytest.fixture(scope="module")
 def checkpoint(command, tagging_data, tmp_path_factory):
-    """A small tagger with all that looks at a word's neighbours: convolution, both directions, a CRF."""
+    """A small tagger with all that looks at a word and its neighbours: convolutions, both directions, a CRF."""
     folder = tmp_path_factory.mktemp("tagger")
     command(
         *("train", tagging_data, *COMMON, "--criterion", "rnndrop_tagging", "--arch", "lstm_rnndrop_tagger"),
         *("--decoder-embed-dim", 12, "--decoder-hidden-size", 16, "--context", "conv", "--context-filters", 16),
-        *("--bidirectional", "--crf", "--optimizer", "adam", "--lr", 0.01, "--batch-size", 8, "--max-epoch", 10),
+        *(
+            "--character-filters",
+            8,
+            "--bidirectional",
+            "--crf",
+            "--optimizer",
+            "adam",
+            "--lr",
+            0.01,
+            "--batch-size",
+            8,
+            "--max-epoch",
+            10,
+        ),
         *("--save-dir", folder, "--log-format", "json"),
     )
     return folder / "checkpoint_best.pt"

@@ -20,7 +20,7 @@ def flags(task: str, data: Path, save_dir: Path, *options) -> list:
 
 
 DROPOUT = ("--update-dropout", 0.25, "--decoder-dropout-in", 0.1, "--decoder-dropout-out", 0.1)
-EXTRACTS = {"tagging": ("--extract-length", 4, *DROPOUT), "classification": DROPOUT}
+EXTRACTS = {"tagging": ("--extract-length", 4, "--character-filters", 3, *DROPOUT), "classification": DROPOUT}
 
 
 def parameters(path: Path) -> dict[str, torch.Tensor]:
@@ -141,6 +141,20 @@ def own_data(tagging_data, tmp_path) -> Path:
         (lambda data: (data / "tag" / "dict.txt").write_text("O 1\nB-PER 1\n"), "is beyond the 6 types of dict.txt"),
         (lambda data: (data / "word" / "valid.idx").write_bytes(b""), "word/valid.bin, .idx: damaged"),
         (lambda data: (data / "word" / "valid.bin").write_bytes(b""), "word/valid.bin: there is no text in it"),
+        (lambda data: (data / "characters" / "train.bin").unlink(), "characters/train.bin, .idx: no such files"),
+        (
+            lambda data: [
+                shutil.copy(data / "word" / f"train.{e}", data / "characters" / f"train.{e}") for e in ("bin", "idx")
+            ],
+            "is beyond the 13 types of dict.txt",
+        ),
+        (
+            lambda data: [
+                shutil.copy(data / "capitalisation" / f"train.{e}", data / "characters" / f"train.{e}")
+                for e in ("bin", "idx")
+            ],
+            "characters/train.bin: 120 words, but there are 5",
+        ),
         (
             lambda data: [shutil.copy(data / "tag" / f"test.{e}", data / "tag" / f"train.{e}") for e in ("bin", "idx")],
             "tag/train.bin: 31 sequences, but there are 120 of words",
@@ -168,6 +182,7 @@ def test_data_that_cannot_be_used_are_refused(damage, message, refused, own_data
         ("classification", ("--criterion", "cross_entropy"), "use --criterion rnndrop_classification"),
         ("tagging", ("--criterion", "rnndrop_classification"), "use --criterion rnndrop_tagging"),
         ("classification", ("--f1-classes", "people,animals"), "--f1-classes: 'animals' is not one of the labels"),
+        ("tagging", ("--character-filters", -1), "--character-filters must be at least 0, got -1"),
         ("tagging", ("--max-tokens", 3), "raise --max-tokens, which is 3"),
         ("classification", ("--batch-size", 0), "--batch-size and --batch-size-valid must be at least 1, got 0"),
         ("tagging", ("--valid-subset", "absent"), "word/absent.bin, .idx: no such files"),
