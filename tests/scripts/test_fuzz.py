@@ -72,6 +72,11 @@ def test_conll(fuzz, attempt, tmp_path, read_split):
             lengths = [[len(sentence) for sentence in sentences] for sentences in streams]
             assert lengths[0] == lengths[1] == lengths[2] != []
             assert not any(symbol == "<unk>" for sentences in streams[1:] for line in sentences for symbol in line)
+            words = [word for sentence in streams[0] for word in sentence[:-1]]
+            for word, spelling in zip(words, read_split(dest / "characters", split), strict=True):
+                if word != "<unk>":
+                    assert len(spelling) == len(word) + 1
+                    assert all(symbol in (c, "<unk>") for c, symbol in zip(word, spelling[:-1], strict=True))
 
     fuzz(check, training=columns, other=columns, encoding=encodings)
 
