@@ -25,7 +25,7 @@ class ConvContext(nn.Module):
         ValueError: an even width.
     """
 
-    def __init__(self, input_size: int, filters: int, width: int = 5, nonlinearity: str = "relu"):
+    def __init__(self, input_size: int, filters: int, width: int = 5, nonlinearity: str = "relu") -> None:
         super().__init__()
         _check_width(width)
         self.convolution = nn.Conv1d(input_size, filters, width, padding=width // 2)
@@ -48,7 +48,7 @@ class ConcatContext(nn.Module):
         ValueError: an even width.
     """
 
-    def __init__(self, input_size: int, width: int = 5):
+    def __init__(self, input_size: int, width: int = 5) -> None:
         super().__init__()
         _check_width(width)
         self.width = width

@@ -13,7 +13,7 @@ class CRF(nn.Module):
         tags: how many there are.
     """
 
-    def __init__(self, tags: int):
+    def __init__(self, tags: int) -> None:
         super().__init__()
         self.transitions = nn.Parameter(torch.zeros(tags, tags))
         self.start = nn.Parameter(torch.zeros(tags))

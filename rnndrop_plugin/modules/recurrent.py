@@ -1,6 +1,7 @@
 """LSTM, GRU and RNN layers with recurrent dropout, otherwise used like those of torch.nn."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ class _RecurrentDropout(nn.RNNBase):
         nonlinearity: str = "tanh",
         backend: str = "auto",
         proj_size: int = 0,
-    ):
+    ) -> None:
         if proj_size != 0:
             raise ValueError("proj_size is not supported: the paper's cells have no projection")
         super().__init__(
@@ -81,7 +82,12 @@ class _RecurrentDropout(nn.RNNBase):
         check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
         check_choice("backend", backend, BACKENDS)
 
-    def forward(self, input, hx=None, masks: Sequence[Masks] | None = None):
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | tuple[Tensor, Tensor] | None = None,
+        masks: Sequence[Masks] | None = None,
+    ) -> tuple[Tensor | PackedSequence, Tensor | tuple[Tensor, Tensor]]:
         """Run all layers, as torch.nn does.
 
         Args:
@@ -288,7 +294,7 @@ class GRU(_RecurrentDropout, nn.GRU):
     The other arguments are those of :class:`LSTM`; ``cell_dropout`` drops the new h.
     """
 
-    def __init__(self, *args, reset_after: bool = False, **kwargs):
+    def __init__(self, *args: Any, reset_after: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.cell = "gru_reset_after" if reset_after else "gru"
         if not reset_after:
@@ -310,6 +316,7 @@ class GRU(_RecurrentDropout, nn.GRU):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def extra_repr(self) -> str:
+        """The sizes and what is not at its default, as torch.nn shows it."""
         return super().extra_repr() + (", reset_after=True" if self.cell == "gru_reset_after" else "")
 
 
@@ -325,7 +332,7 @@ class RNN(_RecurrentDropout, nn.RNN):
 
     cell = "rnn"
 
-    def __init__(self, *args, nonlinearity: str = "tanh", **kwargs):
+    def __init__(self, *args: Any, nonlinearity: str = "tanh", **kwargs: Any) -> None:
         super().__init__(*args, nonlinearity=nonlinearity, **kwargs)
         self.mode = f"RNN_{nonlinearity.upper()}"  # which of its kernels torch.nn.RNN's forward calls
         for kind in ("update", "cell"):

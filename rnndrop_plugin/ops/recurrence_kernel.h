@@ -706,8 +706,8 @@ static void NAME(lstm_gradients)(const call_t *c, int64_t t, REAL *d_gates, int6
             vec d_h = NAME(load)(c->d_h + offset), d_c = NAME(load)(c->d_c + offset);
             vec d_y = d_h + NAME(load)(c->d_output + offset);
             vec d = (d_c + d_y * o * NAME(phi_slope)(y, relu)) * NAME(factor)(c, NAME(CELL), offset);
-            vec d_i = d * (g * update) * (i * (1 - i)), d_f = d * NAME(load)(old_c + offset) * (f * (1 - f));
-            vec d_g = d * i * update * NAME(phi_slope)(g, relu), d_o = d_y * y * (o * (1 - o));
+            vec d_i = d * (g * update * (i * (1 - i))), d_f = d * (NAME(load)(old_c + offset) * (f * (1 - f)));
+            vec d_g = d * (i * update * NAME(phi_slope)(g, relu)), d_o = d_y * (y * (o * (1 - o)));
             NAME(store)(d_gate, NAME(select)(running, d_i, zero));
             NAME(store)(d_gate + width, NAME(select)(running, d_f, zero));
             NAME(store)(d_gate + 2 * width, NAME(select)(running, d_g, zero));
@@ -746,15 +746,15 @@ static void NAME(gru_gradients)(const call_t *c, int64_t t, REAL *d_gates, REAL 
             vec d_h = NAME(load)(c->d_h + offset);
             vec d = (d_h + NAME(load)(c->d_output + offset)) * NAME(factor)(c, NAME(CELL), offset);
             d = NAME(select)(running, d, zero);
-            vec d_z = d * (NAME(load)(c->previous_h + offset) - n * update) * (z * (1 - z));
-            vec d_n = d * (1 - z) * update * NAME(phi_slope)(n, c->relu);
+            vec d_z = d * ((NAME(load)(c->previous_h + offset) - n * update) * (z * (1 - z)));
+            vec d_n = d * ((1 - z) * update * NAME(phi_slope)(n, c->relu));
             d_z = NAME(select)(running, d_z, zero);
             d_n = NAME(select)(running, d_n, zero);
             NAME(store)(d_gates + row + width, d_z);
             NAME(store)(d_n_rows + offset, d_n);
             if (d_hn_rows) {
                 vec hn = NAME(load)(c->hn + t * H * c->lanes + offset);
-                NAME(store)(d_gates + row, NAME(select)(running, d_n * hn * (r * (1 - r)), zero));
+                NAME(store)(d_gates + row, NAME(select)(running, d_n * (hn * (r * (1 - r))), zero));
                 NAME(store)(d_hn_rows + offset, d_n * r);
             }
             NAME(store)(c->d_h + offset, NAME(select)(running, d * z, d_h));
@@ -771,7 +771,7 @@ static void NAME(gru_reset_gradients)(const call_t *c, int64_t t, REAL *d_gates,
             int64_t offset = NAME(at)(p, width, H, u) + j, row = 2 * NAME(at)(p, width, H, u) + j;
             vec r = NAME(load)(c->gates[0] + t * 2 * H * c->lanes + row), d = NAME(load)(c->d_reset + offset);
             vec h = NAME(load)(c->previous_h + offset) * NAME(factor)(c, NAME(HIDDEN), offset), zero = {0};
-            NAME(store)(d_gates + row, NAME(select)(NAME(running)(c, p + j, t), d * h * (r * (1 - r)), zero));
+            NAME(store)(d_gates + row, NAME(select)(NAME(running)(c, p + j, t), d * (h * (r * (1 - r))), zero));
             NAME(store)(c->d_reset + offset, d * r);
             NAME(store)(reset_h + offset, r * h);
         }
