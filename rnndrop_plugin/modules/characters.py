@@ -15,7 +15,7 @@ class CharacterCNN(nn.Module):
         padding_idx: what stands for no character.
     """
 
-    def __init__(self, characters: int, filters: int, padding_idx: int):
+    def __init__(self, characters: int, filters: int, padding_idx: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(characters, 30, padding_idx)
         self.convolution = nn.Conv1d(30, filters, 3, padding=1)
