@@ -126,7 +126,8 @@ def test_failure(plan, table1, tmp_path):
 
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell that runs the tests in the background ignores
 sys.path.insert(0, {scripts!r})
 import _common, _runs, reproduce
 fake = [sys.executable, {fake!r}, {plan!r}]
