@@ -35,12 +35,13 @@ class WordFeatures(nn.Module):
         check_sizes(cfg, "decoder_embed_dim")
         self.embed_tokens = nn.Embedding(len(words), cfg.decoder_embed_dim, words.pad())
         self.kinds = range(capitalisation.nspecial, len(capitalisation)) if capitalisation is not None else range(0)
+        characters = dictionaries.get("characters")
+        if character_filters < 0:
+            raise InputError(f"--character-filters must be at least 0, got {character_filters}")
+        if character_filters and characters is None:
+            raise InputError(f"--character-filters needs data with the words' characters, got {character_filters}")
         self.characters = None
         if character_filters:
-            characters = dictionaries.get("characters")
-            if character_filters < 0 or characters is None:
-                must = "must be at least 0" if character_filters < 0 else "needs data with the words' characters"
-                raise InputError(f"--character-filters {must}, got {character_filters}")
             self.characters = CharacterCNN(len(characters), character_filters, characters.pad())
         self.output_size = cfg.decoder_embed_dim + character_filters + len(self.kinds)
 
