@@ -39,11 +39,11 @@ class build_recurrence(Command):
         target.parent.mkdir(parents=True, exist_ok=True)
         # The name is changed last, so that nobody loads half a library.
         unfinished = target.with_suffix(f".{os.getpid()}.tmp")
-        digest = hashlib.sha256(b"".join((OPS / name).read_bytes() for name in SOURCES)).hexdigest()[:16]
+        digest = hashlib.sha256(b"".join((OPS / "csrc" / name).read_bytes() for name in SOURCES)).hexdigest()[:16]
         command = [
             *shlex.split(os.environ.get("CC", "cc")),
             *("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"),
-            *(f'-DDIGEST="{digest}"', str(OPS / SOURCES[0]), "-o", str(unfinished)),
+            *(f'-DDIGEST="{digest}"', str(OPS / "csrc" / SOURCES[0]), "-o", str(unfinished)),
         ]
         try:
             subprocess.run(command, check=True)
@@ -57,7 +57,7 @@ class build_recurrence(Command):
 
     # What setuptools asks of a build's sub-command.
     def get_source_files(self):
-        return [str(OPS / name) for name in SOURCES]
+        return [str(OPS / "csrc" / name) for name in SOURCES]
 
     def get_outputs(self):
         target = Path(self.build_lib) / OPS / LIBRARY

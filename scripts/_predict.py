@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # torch and the plugin take seconds to import: not before the
     from fairseq.data import Dictionary
     from torch import Tensor
 
-    from rnndrop_plugin.models.sequences import SequenceModel
-    from rnndrop_plugin.tasks.sequences import SequencesTask
+    from rnndrop_plugin.models.sequence_model import SequenceModel
+    from rnndrop_plugin.tasks.sequence_task import SequencesTask
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,8 +100,8 @@ def predict(
     """
     import torch
 
-    from rnndrop_plugin.data.sequences import Sequences, batch_iterator, spellings
-    from rnndrop_plugin.tasks.sequences import CAPITALISATION, CHARACTERS
+    from rnndrop_plugin.data.sequence_dataset import Sequences, batch_iterator, spellings
+    from rnndrop_plugin.tasks.sequence_task import CAPITALISATION, CHARACTERS
 
     results: list[list] = [[] for _ in sequences]
     places = [i for i, words in enumerate(sequences) if words]

@@ -23,8 +23,8 @@ if __name__ in ("__main__", "__mp_main__"):  # the script or a process of it
     sys.modules["fairseq"] = None  # takes seconds to import, and layers do without it
 
 from rnndrop_plugin import modules  # noqa: E402
-from rnndrop_plugin.ops import Mask, Masks, choose_backend, cpu  # noqa: E402
-from rnndrop_plugin.ops.dispatch import compiled_trains_faster  # noqa: E402
+from rnndrop_plugin.ops import Mask, Masks, c_library, choose_backend  # noqa: E402
+from rnndrop_plugin.ops.recurrence.dispatch import compiled_trains_faster  # noqa: E402
 
 RATE = 0.25
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -419,12 +419,12 @@ def write(path: Path, save: Callable) -> None:
 
 def machine() -> dict:
     """What the figures were measured on."""
-    instructions = None if cpu.unavailable() else cpu.instructions()
+    instructions = None if c_library.unavailable() else c_library.instructions()
     return {
         "processor": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "compiled recurrence": instructions or f"not available: {cpu.unavailable()}",
+        "compiled recurrence": instructions or f"not available: {c_library.unavailable()}",
     }
 
 

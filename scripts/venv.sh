@@ -32,7 +32,7 @@ venv_build() {
     local have want base
     exec 9<. && flock 9 # one build at a time
     have=$(cat $built 2>/dev/null) && .venv/bin/python -c "" 2>/dev/null || have=""
-    want=$(cat pyproject.toml constraints.txt $(ls setup.py rnndrop_plugin/ops/*.[ch] 2>/dev/null) | cksum)
+    want=$(cat pyproject.toml constraints.txt $(ls setup.py rnndrop_plugin/ops/csrc/*.[ch] 2>/dev/null) | cksum)
     want="$want $PWD" # an environment does not move: its scripts name its folder
     if [ "$have" != "$want" ]; then
         if [ -n "$have" ] && [ "${have#* * }" = "$PWD" ]; then

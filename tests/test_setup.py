@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from rnndrop_plugin.ops import cpu
+from rnndrop_plugin.ops import c_library
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
 def tree(tmp_path):
-    (tmp_path / "rnndrop_plugin" / "ops").mkdir(parents=True)
+    (tmp_path / "rnndrop_plugin" / "ops" / "csrc").mkdir(parents=True)
     shutil.copy(ROOT / "setup.py", tmp_path)
-    for name in cpu.SOURCES:
-        shutil.copy(ROOT / "rnndrop_plugin" / "ops" / name, tmp_path / "rnndrop_plugin" / "ops")
+    for name in c_library.SOURCES:
+        shutil.copy(ROOT / "rnndrop_plugin" / "ops" / "csrc" / name, tmp_path / "rnndrop_plugin" / "ops" / "csrc")
     return tmp_path
 
 
@@ -44,13 +44,14 @@ def test_a_failing_compiler_does_not_fail_the_build(tree, compiler):
 def test_the_library_depends_on_the_c_library_alone(tree, monkeypatch):
     assert build(tree, "cc -O0").returncode == 0
     (library,) = tree.rglob("librecurrence.so")
-    for name in cpu.SOURCES:
-        shutil.copy(tree / "rnndrop_plugin" / "ops" / name, library.parent)
-    monkeypatch.setattr(cpu, "LIBRARY", library)
-    cpu._load.cache_clear()
+    for name in c_library.SOURCES:
+        (library.parent / "csrc").mkdir(exist_ok=True)
+        shutil.copy(tree / "rnndrop_plugin" / "ops" / "csrc" / name, library.parent / "csrc")
+    monkeypatch.setattr(c_library, "LIBRARY", library)
+    c_library.load.cache_clear()
     try:
-        assert cpu.unavailable() is None
+        assert c_library.unavailable() is None
     finally:
-        cpu._load.cache_clear()
+        c_library.load.cache_clear()
     names = [b"libgomp", b"libtorch", b"libpython", b"libm.so"]
     assert not [name for name in names if name in library.read_bytes()]

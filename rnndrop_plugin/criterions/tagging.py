@@ -12,7 +12,7 @@ from omegaconf import II
 from torch import Tensor
 
 from rnndrop_plugin.criterions.scores import f1_score, log_scores, ratio
-from rnndrop_plugin.data.sequences import NO_TARGET
+from rnndrop_plugin.data.sequence_dataset import NO_TARGET
 
 
 @dataclass

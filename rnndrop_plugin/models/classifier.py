@@ -6,8 +6,8 @@ from fairseq.models import register_model
 from torch import Tensor
 
 from rnndrop_plugin import modules
-from rnndrop_plugin.models.recurrent import NonlinearityChoice, RecurrentConfig, ScalingChoice, build_recurrent
-from rnndrop_plugin.models.sequences import SequenceModel, WordFeatures
+from rnndrop_plugin.models.config import NonlinearityChoice, RecurrentConfig, ScalingChoice, build_recurrent
+from rnndrop_plugin.models.sequence_model import SequenceModel, WordFeatures
 
 
 @dataclass

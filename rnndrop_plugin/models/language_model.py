@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rnndrop_plugin import modules
 from rnndrop_plugin.errors import InputError
-from rnndrop_plugin.models.recurrent import (
+from rnndrop_plugin.models.config import (
     ChecksParameters,
     RecurrentConfig,
     ScalingChoice,

@@ -7,16 +7,16 @@ from fairseq.models import register_model
 from torch import Tensor, nn
 
 from rnndrop_plugin import modules
-from rnndrop_plugin.data.sequences import NO_TARGET
+from rnndrop_plugin.data.sequence_dataset import NO_TARGET
 from rnndrop_plugin.errors import InputError
-from rnndrop_plugin.models.recurrent import (
+from rnndrop_plugin.models.config import (
     NonlinearityChoice,
     RecurrentConfig,
     ScalingChoice,
     build_recurrent,
     check_sizes,
 )
-from rnndrop_plugin.models.sequences import SequenceModel, WordFeatures
+from rnndrop_plugin.models.sequence_model import SequenceModel, WordFeatures
 
 ContextChoice = ChoiceEnum(["none", "conv", "concat"])
 

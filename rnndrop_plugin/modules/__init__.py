@@ -3,6 +3,6 @@
 from rnndrop_plugin.modules.characters import CharacterCNN
 from rnndrop_plugin.modules.context import ConcatContext, ConvContext
 from rnndrop_plugin.modules.crf import CRF
-from rnndrop_plugin.modules.recurrent import GRU, LSTM, RNN
+from rnndrop_plugin.modules.layers import GRU, LSTM, RNN
 
 __all__ = ["CRF", "GRU", "LSTM", "RNN", "CharacterCNN", "ConcatContext", "ConvContext"]

@@ -1,10 +1,10 @@
 """Pure functions on tensors: dropout masks, the recurrences that read them, output layers with their losses."""
 
 from rnndrop_plugin.ops.crf import crf_decode, crf_nll
-from rnndrop_plugin.ops.cross_entropy import linear_cross_entropy, linear_cross_entropy_ref
-from rnndrop_plugin.ops.dispatch import BACKENDS, choose_backend, recurrence
+from rnndrop_plugin.ops.cross_entropy.dispatch import linear_cross_entropy, linear_cross_entropy_ref
 from rnndrop_plugin.ops.masks import NO_MASKS, SAMPLINGS, SCALINGS, Mask, Masks, draw_mask
-from rnndrop_plugin.ops.reference import NONLINEARITIES, State, Weights
+from rnndrop_plugin.ops.recurrence.dispatch import BACKENDS, choose_backend, recurrence
+from rnndrop_plugin.ops.recurrence.reference import NONLINEARITIES, State, Weights
 
 __all__ = [
     "BACKENDS",

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from fairseq.tasks import register_task
 from torch import Tensor
 
-from rnndrop_plugin.data.sequences import LabelledSequences
+from rnndrop_plugin.data.sequence_dataset import LabelledSequences
 from rnndrop_plugin.models.classifier import RecurrentClassifier
-from rnndrop_plugin.tasks.sequences import SequencesConfig, SequencesTask
+from rnndrop_plugin.tasks.sequence_task import SequencesConfig, SequencesTask
 
 
 @dataclass

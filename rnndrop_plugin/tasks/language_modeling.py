@@ -24,7 +24,7 @@ from rnndrop_plugin.data.indexed import load_split
 from rnndrop_plugin.data.stream import ContiguousWindows, TokenStream, WindowIterator
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.language_model import RecurrentLanguageModel
-from rnndrop_plugin.tasks.base import RnndropTask
+from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from typing import Optional
 from fairseq.tasks import register_task
 from torch import Tensor
 
-from rnndrop_plugin.data.sequences import TaggedSentences
+from rnndrop_plugin.data.sequence_dataset import TaggedSentences
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.tagger import RecurrentTagger
-from rnndrop_plugin.tasks.sequences import SequencesConfig, SequencesTask
+from rnndrop_plugin.tasks.sequence_task import SequencesConfig, SequencesTask
 
 
 @dataclass

@@ -9,7 +9,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.logging import metrics
 
 from rnndrop_plugin.criterions import RnndropCrossEntropy
-from rnndrop_plugin.ops import cross_entropy
+from rnndrop_plugin.ops.cross_entropy import dispatch as cross_entropy
 
 ARGUMENTS = (
     "--user-dir rnndrop_plugin --cpu --batch-size 4 --tokens-per-sample 6 --optimizer sgd --lr 1 --clip-norm 5 "

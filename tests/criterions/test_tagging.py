@@ -5,7 +5,7 @@ import torch
 from fairseq.logging import metrics
 
 from rnndrop_plugin.criterions.tagging import RnndropTagging, entities, entity_types
-from rnndrop_plugin.data.sequences import NO_TARGET
+from rnndrop_plugin.data.sequence_dataset import NO_TARGET
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 

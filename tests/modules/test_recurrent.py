@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, unpack_sequence
 
-from rnndrop_plugin.modules import GRU, LSTM, RNN, recurrent
-from rnndrop_plugin.ops import Mask, Masks, cpu
+from rnndrop_plugin.modules import GRU, LSTM, RNN, layers
+from rnndrop_plugin.ops import Mask, Masks, c_library
 
 INPUT, HIDDEN, BATCH, TIME = 3, 5, 4, 6
 # Our class, torch.nn's, and what makes ours the same.
@@ -102,7 +102,7 @@ def test_the_reference_equals_torch(name, configuration, form, with_state):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", TORCHS)
 def test_torchs_own_kernel_serves_where_nothing_is_dropped(name, form, training, monkeypatch):
-    monkeypatch.setattr(recurrent, "recurrence", lambda *_, **__: pytest.fail("not torch's kernel"))
+    monkeypatch.setattr(layers, "recurrence", lambda *_, **__: pytest.fail("not torch's kernel"))
     ours, theirs = pair(name, {"num_layers": 2, "bidirectional": True, "dropout": 0.5}, "auto")
     if not training:
         for kind in RATES[type(ours)]:
@@ -115,14 +115,16 @@ def test_torchs_own_kernel_serves_where_nothing_is_dropped(name, form, training,
     assert all(torch.equal(a, b) for a, b in zip(result, tensors(theirs(input)), strict=True))
 
 
-@pytest.mark.skipif(cpu.unavailable() is not None or cpu.instructions() == "plain", reason="torch's kernel is faster")
+@pytest.mark.skipif(
+    c_library.unavailable() is not None or c_library.instructions() == "plain", reason="torch's kernel is faster"
+)
 @pytest.mark.parametrize("name", TORCHS)
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_the_compiled_kernel_trains_full_vectors(name, batch_first, monkeypatch):
     """torch's own does all else: other batches, evaluation, ``vendor``, half types."""
     calls = []
-    original = recurrent.recurrence
-    monkeypatch.setattr(recurrent, "recurrence", lambda *a, **k: calls.append(a[0]) or original(*a, **k))
+    original = layers.recurrence
+    monkeypatch.setattr(layers, "recurrence", lambda *a, **k: calls.append(a[0]) or original(*a, **k))
     ours, theirs = pair(name, {"batch_first": batch_first}, "auto")
     for batch, compiled in ((16, True), (32, True), (15, False), (24, False)):
         input = torch.randn(*((batch, 3) if batch_first else (3, batch)), INPUT)
@@ -156,8 +158,8 @@ def test_the_compiled_kernel_trains_full_vectors(name, batch_first, monkeypatch)
 )
 def test_torchs_kernel_does_not_serve_what_it_lacks(module, monkeypatch):
     calls = []
-    original = recurrent.recurrence
-    monkeypatch.setattr(recurrent, "recurrence", lambda *a, **k: calls.append(a[0]) or original(*a, **k))
+    original = layers.recurrence
+    monkeypatch.setattr(layers, "recurrence", lambda *a, **k: calls.append(a[0]) or original(*a, **k))
     module(make_input("batched"))
     assert calls == [module.cell]
 

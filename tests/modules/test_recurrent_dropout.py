@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rnndrop_plugin.modules import GRU, LSTM, RNN, recurrent
+from rnndrop_plugin.modules import GRU, LSTM, RNN, layers
 from rnndrop_plugin.ops import Mask, Masks
 
 OPEN, CLOSED = 100.0, -100.0  # biases that make a gate 1 and 0
@@ -79,13 +79,13 @@ def test_seeds_reproduce_masks_and_calls_differ(module, options, kind, sampling)
 def drawn(monkeypatch):
     """The masks of each layer and direction that a module hands to its recurrence."""
     masks = []
-    original = recurrent.recurrence
+    original = layers.recurrence
 
     def spy(cell, input, state, weights, mask, **options):
         masks.append(mask)
         return original(cell, input, state, weights, mask, **options)
 
-    monkeypatch.setattr(recurrent, "recurrence", spy)
+    monkeypatch.setattr(layers, "recurrence", spy)
     return masks
 
 

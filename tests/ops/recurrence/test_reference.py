@@ -12,7 +12,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from rnndrop_plugin.ops import NONLINEARITIES, Mask, Masks, Weights
-from rnndrop_plugin.ops.reference import STEPS, recurrence
+from rnndrop_plugin.ops.recurrence.reference import STEPS, recurrence
 
 INPUT, HIDDEN = 3, 4
 GATES = {"lstm": "ifgo", "gru": "rzg", "gru_reset_after": "rzg", "rnn": "h"}  # in torch.nn's order

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnndrop_plugin.errors import InputError
-from rnndrop_plugin.models.recurrent import (
+from rnndrop_plugin.models.config import (
     ChecksParameters,
     RecurrentConfig,
     check_sizes,

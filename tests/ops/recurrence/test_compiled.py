@@ -10,9 +10,10 @@ import textwrap
 import pytest
 import torch
 
-from rnndrop_plugin.ops import Mask, Masks, Weights, choose_backend, cpu, recurrence
+from rnndrop_plugin.ops import Mask, Masks, Weights, c_library, choose_backend, recurrence
+from rnndrop_plugin.ops.recurrence import compiled
 
-needs_library = pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))
+needs_library = pytest.mark.skipif(c_library.unavailable() is not None, reason=str(c_library.unavailable()))
 CELLS = {"lstm": 4, "gru": 3, "gru_reset_after": 3, "rnn": 1}
 
 
@@ -57,18 +58,18 @@ def assert_close(found, expected, tolerance):
 @pytest.mark.parametrize("instructions", [b"plain", b"avx2", b"avx512"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_instruction_set(cell, instructions):
-    library, _ = cpu._load()
+    loaded, _ = c_library.load()
     try:
-        if not library.rnndrop_set_instructions(instructions):
+        if not loaded.rnndrop_set_instructions(instructions):
             pytest.skip(f"this machine does not have {instructions.decode()}")
         for batch in (3, 20, 45):
             problem = random_problem(cell, 6, batch, 9, 37)
             assert_close(results(problem), results(problem, "reference"), 2e-5)
             problem = random_problem(cell, 6, batch, 9, 37, torch.float64)
             assert_close(results(problem), results(problem, "reference"), 1e-12)
-        assert library.rnndrop_instructions() == instructions
+        assert loaded.rnndrop_instructions() == instructions
     finally:
-        library.rnndrop_set_instructions(None)
+        loaded.rnndrop_set_instructions(None)
 
 
 @needs_library
@@ -123,12 +124,12 @@ def test_sigmoid_and_tanh_are_accurate(dtype, tolerance):
 @needs_library
 @pytest.mark.parametrize("cell", CELLS)
 def test_saves_nothing_without_gradient(cell):
-    from rnndrop_plugin.ops.autograd import Options
+    from rnndrop_plugin.ops.recurrence.autograd import Options
 
     _, input, state, weights, masks = random_problem(cell, 4, 3, 5, 6)
     options = Options(cell, masks, "tanh", None, False)
     with torch.no_grad():
-        assert cpu.forward(options, input, state, weights, save=False)[2] == ()
+        assert compiled.forward(options, input, state, weights, save=False)[2] == ()
 
 
 def run_python(code: str) -> str:
@@ -192,15 +193,16 @@ def test_denormal_numbers_stay():
 @pytest.fixture
 def library_path(tmp_path, monkeypatch):
     """Where the backend looks for its library and sources, in a new folder that has the sources."""
-    for name in cpu.SOURCES:
-        shutil.copy(cpu.LIBRARY.parent / name, tmp_path)
-    path = tmp_path / cpu.LIBRARY.name
-    monkeypatch.setattr(cpu, "LIBRARY", path)
-    cpu._load.cache_clear()
-    cpu.warn_unavailable.cache_clear()
+    (tmp_path / "csrc").mkdir()
+    for name in c_library.SOURCES:
+        shutil.copy(c_library.LIBRARY.parent / "csrc" / name, tmp_path / "csrc")
+    path = tmp_path / c_library.LIBRARY.name
+    monkeypatch.setattr(c_library, "LIBRARY", path)
+    c_library.load.cache_clear()
+    c_library.warn_unavailable.cache_clear()
     yield path
-    cpu._load.cache_clear()
-    cpu.warn_unavailable.cache_clear()
+    c_library.load.cache_clear()
+    c_library.warn_unavailable.cache_clear()
 
 
 def expect_torch_operations(caplog, reason):
@@ -227,10 +229,10 @@ def test_broken_library(library_path, caplog):
 
 @needs_library
 def test_stale_library(library_path, caplog):
-    shutil.copy(cpu.__file__.replace("cpu.py", library_path.name), library_path)
-    assert cpu.unavailable() is None
-    cpu._load.cache_clear()
-    with (library_path.parent / cpu.SOURCES[0]).open("a") as source:
+    shutil.copy(c_library.__file__.replace("c_library.py", library_path.name), library_path)
+    assert c_library.unavailable() is None
+    c_library.load.cache_clear()
+    with (library_path.parent / "csrc" / c_library.SOURCES[0]).open("a") as source:
         source.write("/* changed */\n")
     expect_torch_operations(caplog, "was compiled from other sources")
 

@@ -5,9 +5,9 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops import reference
 from rnndrop_plugin.ops.masks import Masks
-from rnndrop_plugin.ops.reference import State, Weights
+from rnndrop_plugin.ops.recurrence import reference
+from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
 
 class Options(NamedTuple):
@@ -21,7 +21,7 @@ class Options(NamedTuple):
 
 
 class Kernel(Protocol):
-    """A recurrence and its gradient; the modules ``bptt`` and ``cpu`` are such kernels."""
+    """A recurrence and its gradient; the modules ``bptt`` and ``compiled`` are such kernels."""
 
     def forward(
         self, options: Options, input: Tensor, state: State, weights: Weights, save: bool

@@ -4,20 +4,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rnndrop_plugin.ops import cpu, cross_entropy, linear_cross_entropy, linear_cross_entropy_ref
+from rnndrop_plugin.ops import c_library, linear_cross_entropy, linear_cross_entropy_ref
+from rnndrop_plugin.ops.cross_entropy import dispatch as cross_entropy
 
 PAD = 1
 TOLERANCES = {torch.float32: 2e-6, torch.float64: 1e-14}
 
 
-needs_library = pytest.mark.skipif(cpu.unavailable() is not None, reason=f"{cpu.unavailable()}")
+needs_library = pytest.mark.skipif(c_library.unavailable() is not None, reason=f"{c_library.unavailable()}")
 
 
 @pytest.fixture(params=["torch", pytest.param("compiled", marks=needs_library)])
 def form(request, monkeypatch):
     """Which of the two forms runs."""
     if request.param == "torch":
-        monkeypatch.setattr(cpu, "unavailable", lambda: "a test of the form in torch operations")
+        monkeypatch.setattr(c_library, "unavailable", lambda: "a test of the form in torch operations")
 
 
 @pytest.fixture
@@ -87,19 +88,19 @@ def test_default_chunks(form):
 def test_instruction_sets(instructions, size, vocabulary, monkeypatch):
     """Sizes that fill neither vectors nor tiles, sums longer than a block, several chunks, any number of threads."""
     monkeypatch.setattr(cross_entropy, "SMALL", 0)
-    library, _ = cpu._load()
+    loaded, _ = c_library.load()
     inputs = problem(30, 35, size, vocabulary)
     expected = gradients(linear_cross_entropy_ref, *inputs, label_smoothing=0.1)
     threads = torch.get_num_threads()
     try:
-        if not library.rnndrop_set_instructions(instructions.encode()):
+        if not loaded.rnndrop_set_instructions(instructions.encode()):
             pytest.skip(f"this machine does not have {instructions}")
         found = []
         for n in (1, 2, 3):
             torch.set_num_threads(n)
             found.append(gradients(linear_cross_entropy, *inputs, label_smoothing=0.1))
     finally:
-        library.rnndrop_set_instructions(None)
+        loaded.rnndrop_set_instructions(None)
         torch.set_num_threads(threads)
     assert_close(found[0], expected, 1e-13)
     for other in found[1:]:

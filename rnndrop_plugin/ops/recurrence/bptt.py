@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rnndrop_plugin.ops.autograd import Options
-from rnndrop_plugin.ops.reference import NONLINEARITIES, State, Weights
+from rnndrop_plugin.ops.recurrence.autograd import Options
+from rnndrop_plugin.ops.recurrence.reference import NONLINEARITIES, State, Weights
 
 IN_PLACE = {"tanh": torch.tanh_, "relu": torch.relu_}
 
@@ -72,7 +72,7 @@ def _bias(weights: Weights) -> Tensor | None:
 def forward(
     options: Options, input: Tensor, state: State, weights: Weights, save: bool
 ) -> tuple[Tensor, State, tuple[Tensor, ...]]:
-    """See :class:`rnndrop_plugin.ops.autograd.Kernel`."""
+    """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
     steps = _Steps(options, input.size(0))
     hs = steps.buffer(state[0], input.dtype)
     with torch.no_grad():
@@ -92,7 +92,7 @@ def backward(
     grad_state: State,
     input_needs_grad: bool,
 ) -> tuple[Tensor | None, State, Weights]:
-    """See :class:`rnndrop_plugin.ops.autograd.Kernel`."""
+    """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
     hs, *saved = saved
     steps = _Steps(options, input.size(0))
     hidden = options.masks.hidden(steps.read(hs))

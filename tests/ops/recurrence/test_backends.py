@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops import NO_MASKS, Mask, Masks, State, Weights, choose_backend, cpu, draw_mask, recurrence
+from rnndrop_plugin.ops import NO_MASKS, Mask, Masks, State, Weights, c_library, choose_backend, draw_mask, recurrence
 
 GATES = {"lstm": 4, "gru": 3, "gru_reset_after": 3, "rnn": 1}
 BACKENDS = [
     "torch",
-    pytest.param("cpu", marks=pytest.mark.skipif(cpu.unavailable() is not None, reason=str(cpu.unavailable()))),
+    pytest.param(
+        "cpu", marks=pytest.mark.skipif(c_library.unavailable() is not None, reason=str(c_library.unavailable()))
+    ),
 ]
 KINDS = [(), ("update",), ("hidden",), ("cell",), ("update", "hidden", "cell")]
 

@@ -19,8 +19,8 @@ from rnndrop_plugin.ops import (
     draw_mask,
     recurrence,
 )
-from rnndrop_plugin.ops.dispatch import compiled_trains_faster, in_autocast
 from rnndrop_plugin.ops.masks import check_choice, check_rate
+from rnndrop_plugin.ops.recurrence.dispatch import compiled_trains_faster, in_autocast
 
 
 class _RecurrentDropout(nn.RNNBase):

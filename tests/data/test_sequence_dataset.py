@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from rnndrop_plugin.data.sequences import (
+from rnndrop_plugin.data.sequence_dataset import (
     LONGEST_WORD,
     NO_TARGET,
     LabelledSequences,

@@ -11,9 +11,9 @@ from omegaconf import II, MISSING
 from torch import Tensor
 
 from rnndrop_plugin.data.indexed import load_split
-from rnndrop_plugin.data.sequences import Sequences, batch_iterator, classes, spellings
+from rnndrop_plugin.data.sequence_dataset import Sequences, batch_iterator, classes, spellings
 from rnndrop_plugin.errors import InputError
-from rnndrop_plugin.tasks.base import RnndropTask
+from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class SequencesTask(RnndropTask):
     def get_batch_iterator(
         self, dataset, max_tokens=None, max_sentences=None, seed=1, num_shards=1, shard_id=0, epoch=1, **kwargs
     ):
-        """Batches of sequences of like length, see :func:`rnndrop_plugin.data.sequences.batch_iterator`."""
+        """Batches of sequences of like length, see :func:`rnndrop_plugin.data.sequence_dataset.batch_iterator`."""
         return batch_iterator(
             dataset,
             max_tokens=max_tokens,

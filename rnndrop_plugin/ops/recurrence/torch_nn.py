@@ -9,9 +9,9 @@ import torch
 from torch import _VF, Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from rnndrop_plugin.ops.autograd import Options
 from rnndrop_plugin.ops.masks import IDENTITY, Masks
-from rnndrop_plugin.ops.reference import State, Weights
+from rnndrop_plugin.ops.recurrence.autograd import Options
+from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
 CLOSED = -1e4  # the sigmoid and its derivative are exactly 0 here, in half precision, too
 

@@ -5,9 +5,10 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops import autograd, bptt, cpu, reference, vendor
+from rnndrop_plugin.ops import c_library
 from rnndrop_plugin.ops.masks import NO_MASKS, Masks
-from rnndrop_plugin.ops.reference import State, Weights
+from rnndrop_plugin.ops.recurrence import autograd, bptt, compiled, reference, torch_nn
+from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
 #: auto: the fastest of the others that can do what is asked;
 #: reference: the paper's equations, step by step;
@@ -38,19 +39,19 @@ def choose_backend(
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     device = torch.device(device).type
-    obstacle = vendor.obstacle(cell, masks, nonlinearity)
+    obstacle = torch_nn.obstacle(cell, masks, nonlinearity)
     if backend == "vendor" and obstacle:
         raise ValueError(f"backend 'vendor' cannot run this recurrence: {obstacle}")
     if backend == "cpu" and device != "cpu":
         raise ValueError(f"backend 'cpu' cannot run this recurrence: its tensors are on {device}")
-    if backend == "cpu" and cpu.unavailable():
-        raise ValueError(f"backend 'cpu' cannot run this recurrence: {cpu.unavailable()}")
+    if backend == "cpu" and c_library.unavailable():
+        raise ValueError(f"backend 'cpu' cannot run this recurrence: {c_library.unavailable()}")
     if backend != "auto":
         return backend
     if device != "cpu":
         return "torch" if obstacle else "vendor"
-    if cpu.unavailable():
-        cpu.warn_unavailable()
+    if c_library.unavailable():
+        c_library.warn_unavailable()
         return "torch"
     return "cpu"
 
@@ -61,10 +62,10 @@ def compiled_trains_faster(batch: int, device: torch.device | str, dtype: torch.
     Measured: on a CPU whose batch fills the kernel's vectors it does, but for an LSTM on AVX2, 2 % slower. A smaller
     batch costs the compiled recurrence as much as a full one.
     """
-    full = batch > 0 and batch % cpu.LANES == 0 and dtype in cpu.DTYPES
+    full = batch > 0 and batch % compiled.LANES == 0 and dtype in c_library.DTYPES
     if not full or torch.device(device).type != "cpu" or in_autocast("cpu"):
         return False
-    return cpu.unavailable() is None and cpu.instructions() != "plain"
+    return c_library.unavailable() is None and c_library.instructions() != "plain"
 
 
 def recurrence(
@@ -79,7 +80,7 @@ def recurrence(
     reverse: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, State]:
-    """:func:`rnndrop_plugin.ops.reference.recurrence` on the backend asked for.
+    """:func:`rnndrop_plugin.ops.recurrence.reference.recurrence` on the backend asked for.
 
     Under autocast the result has autocast's dtype, as that of torch's own recurrent kernels has. On a
     CPU half types are computed in float32.
@@ -113,9 +114,9 @@ def recurrence(
             del arguments["cell"]
             output, state = reference.recurrence(cell, input, state, weights, **arguments)
         elif backend == "vendor":
-            output, state = vendor.forward(options, input, state, weights)
+            output, state = torch_nn.forward(options, input, state, weights)
         else:
-            kernel = cpu if backend == "cpu" and batch > 0 else bptt
+            kernel = compiled if backend == "cpu" and batch > 0 else bptt
             output, state = autograd.run(kernel, options, input, state, weights)
     return output.to(dtype), tuple(s.to(dtype) for s in state)
 

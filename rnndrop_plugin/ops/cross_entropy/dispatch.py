@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rnndrop_plugin.ops import cpu
+from rnndrop_plugin.ops import c_library
+from rnndrop_plugin.ops.cross_entropy import compiled
 
 SMALL = 2**20  # up to this many logits the plain operations are as fast
 CHUNK = 2**22  # logits at a time: 16 MB, so that the softmax and the products find them in the cache
@@ -90,8 +91,8 @@ def _plain(
 
 def _compute(features: Tensor, *arguments) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """:func:`_chunked`, compiled where it can be."""
-    compiled = features.device.type == "cpu" and cpu.unavailable() is None and len(features) > 0
-    return (cpu.linear_cross_entropy if compiled else _chunked)(features, *arguments)
+    in_c = features.device.type == "cpu" and c_library.unavailable() is None and len(features) > 0
+    return (compiled.linear_cross_entropy if in_c else _chunked)(features, *arguments)
 
 
 def _chunked(

@@ -1,0 +1,1 @@
+"""The output layer and its loss as one function, without keeping the logits."""
