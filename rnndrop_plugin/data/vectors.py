@@ -24,7 +24,9 @@ _NOT_NUMBERS = rb"[\0-\x08\x0b\x0c\x0e-\x1f]|\A[^\n]*[\x80-\xff]"  # what no lin
 _Row = tuple[str, str, Sequence]  # where it stands, the word, its numbers
 
 
-def read_vectors(path: str | os.PathLike, words: Container[str], size: int | None = None) -> dict[str, Tensor]:
+def read_vectors(
+    path: str | os.PathLike, words: Container[str], size: int | None = None, *, name: str | None = None
+) -> dict[str, Tensor]:
     """Read the vectors of ``words`` from a file of word2vec (text or binary) or GloVe, compressed if it ends in .gz.
 
     The content tells which: word2vec's files begin with a line of two numbers, how many words follow and the numbers of
@@ -33,7 +35,8 @@ def read_vectors(path: str | os.PathLike, words: Container[str], size: int | Non
 
     Args:
         words: those to read. Of others only the length of the line is checked, and nothing is kept.
-        size: the numbers of a vector; None for what the file has.
+        size: the numbers of a vector, which --decoder-embed-dim has set; None for what the file has.
+        name: how errors call the file, its path if None.
 
     Returns:
         The vectors found, each ``(size,)``, float32.
@@ -42,6 +45,7 @@ def read_vectors(path: str | os.PathLike, words: Container[str], size: int | Non
         InputError: the file cannot be read, is damaged or malformed, or has none of ``words``.
     """
     vectors, count = {}, 0
+    name = name or str(path)
     try:
         with (
             open(path, "rb") as raw,
@@ -61,29 +65,30 @@ def read_vectors(path: str | os.PathLike, words: Container[str], size: int | Non
                 if word in words:
                     vectors[word] = _vector(place, values)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path}: not a whole gzip file ({error})") from error
+        raise InputError(f"{name}: not a whole gzip file ({error})") from error
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
+        raise InputError(f"{name}: {error.strerror}") from error
     except ValueError as error:
-        raise InputError(f"{path}, {error}") from error
+        raise InputError(f"{name}, {error}") from error
     if not count:
-        raise InputError(f"{path}: has no vectors")
+        raise InputError(f"{name}: has no vectors")
     if not vectors:
-        raise InputError(f"{path}: no word of the data is among its {count:,}")
+        raise InputError(f"{name}: no word of the data is among its {count:,}")
     return vectors
 
 
 def _rows(file: BinaryIO, size: int | None) -> Iterator[_Row]:
+    flag = "" if size is None else " (--decoder-embed-dim)"
     first = file.readline().removeprefix(codecs.BOM_UTF8)
     header = re.fullmatch(_HEADER, first)
     if header is None:
-        yield from _text_rows(itertools.chain([first] if first else [], file), 1, size)
+        yield from _text_rows(itertools.chain([first] if first else [], file), 1, size, flag)
         return
     announced, found = map(int, header.groups())
     if size not in (None, found):
-        raise ValueError(f"line 1: vectors of {found} numbers, expected {size}")
+        raise ValueError(f"line 1: vectors of {found} numbers, expected {size}{flag}")
     count = 0
-    for row in _binary_rows(file, found) if _is_binary(file, found) else _text_rows(file, 2, found):
+    for row in _binary_rows(file, found) if _is_binary(file, found) else _text_rows(file, 2, found, flag):
         count += 1
         yield row
     if count != announced:
@@ -98,7 +103,7 @@ def _is_binary(file: BinaryIO, size: int) -> bool:
     return re.search(_NOT_NUMBERS, numbers[: 4 * size]) is not None
 
 
-def _text_rows(lines: Iterable[bytes], first: int, size: int | None) -> Iterator[_Row]:
+def _text_rows(lines: Iterable[bytes], first: int, size: int | None, flag: str) -> Iterator[_Row]:
     for number, line in enumerate(lines, first):
         fields = _decode(f"line {number}", line).rstrip(" \r\n").split(" ")
         if size is None:
@@ -107,7 +112,7 @@ def _text_rows(lines: Iterable[bytes], first: int, size: int | None) -> Iterator
         # A word may have blanks in it (GloVe's largest file has some such), but one more number is a mistake.
         if not word or len(word) > 1 and _is_number(word[-1]):
             raise ValueError(
-                f"line {number}: {len(fields) - 1} numbers after {reprlib.repr(fields[0])}, expected {size}"
+                f"line {number}: {len(fields) - 1} numbers after {reprlib.repr(fields[0])}, expected {size}{flag}"
             )
         yield f"line {number}", " ".join(word), values
 

@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
-from fairseq.models import register_model
 from torch import Tensor
 
-from rnndrop_plugin import modules
-from rnndrop_plugin.models.config import NonlinearityChoice, RecurrentConfig, ScalingChoice, build_recurrent
+from rnndrop_plugin.models.config import (
+    NonlinearityChoice,
+    RecurrentConfig,
+    ScalingChoice,
+    build_recurrent,
+    register_architectures,
+)
 from rnndrop_plugin.models.sequence_model import SequenceModel, WordFeatures
 
 
@@ -26,7 +30,7 @@ class RecurrentClassifier(SequenceModel):
             InputError: flags that cannot be, or an unusable file of embeddings.
         """
         features = WordFeatures(cfg, task.dictionaries)
-        rnn = build_recurrent(cls.recurrent, cfg, features.output_size)
+        rnn = build_recurrent(cls.rnn_class, cfg, features.output_size)
         model = cls(cfg, features, rnn, len(task.classes))
         model.initialise(cfg, task.dictionaries["word"])
         return model
@@ -35,21 +39,6 @@ class RecurrentClassifier(SequenceModel):
         """The logits ``(batch, classes)``; the arguments are those of :meth:`read`."""
         _, last = self.read(src_tokens, src_lengths, **features)
         return self.output_projection(last)
-
-
-@register_model("lstm_rnndrop_classifier", dataclass=ClassifierConfig)
-class LSTMClassifier(RecurrentClassifier):
-    recurrent = modules.LSTM
-
-
-@register_model("gru_rnndrop_classifier", dataclass=ClassifierConfig)
-class GRUClassifier(RecurrentClassifier):
-    recurrent = modules.GRU
-
-
-@register_model("rnn_rnndrop_classifier", dataclass=ClassifierConfig)
-class RNNClassifier(RecurrentClassifier):
-    recurrent = modules.RNN
 
 
 @dataclass
@@ -81,31 +70,6 @@ class SemEvalConfig(ClassifierConfig):
     init_range: float = 0.05
 
 
-@register_model("lstm_rnndrop_classifier_temporal_order", dataclass=TemporalOrderConfig)
-class LSTMTemporalOrder(LSTMClassifier):
-    pass
-
-
-@register_model("gru_rnndrop_classifier_temporal_order", dataclass=TemporalOrderConfig)
-class GRUTemporalOrder(GRUClassifier):
-    pass
-
-
-@register_model("rnn_rnndrop_classifier_temporal_order", dataclass=TemporalOrderConfig)
-class RNNTemporalOrder(RNNClassifier):
-    pass
-
-
-@register_model("lstm_rnndrop_classifier_semeval", dataclass=SemEvalConfig)
-class LSTMSemEval(LSTMClassifier):
-    pass
-
-
-@register_model("gru_rnndrop_classifier_semeval", dataclass=SemEvalConfig)
-class GRUSemEval(GRUClassifier):
-    pass
-
-
-@register_model("rnn_rnndrop_classifier_semeval", dataclass=SemEvalConfig)
-class RNNSemEval(RNNClassifier):
-    pass
+register_architectures("rnndrop_classifier", RecurrentClassifier, ClassifierConfig)
+register_architectures("rnndrop_classifier_temporal_order", RecurrentClassifier, TemporalOrderConfig)
+register_architectures("rnndrop_classifier_semeval", RecurrentClassifier, SemEvalConfig)

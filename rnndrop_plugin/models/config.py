@@ -2,19 +2,26 @@
 
 import logging
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Optional
 
 import torch
 from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models import BaseFairseqModel, register_model
 from torch import nn
 
+from rnndrop_plugin import modules
 from rnndrop_plugin.data.vectors import read_vectors
 from rnndrop_plugin.errors import InputError
-from rnndrop_plugin.ops import BACKENDS, NONLINEARITIES, SAMPLINGS, SCALINGS, Masks
+from rnndrop_plugin.ops import BACKENDS, NONLINEARITIES, SAMPLINGS, SCALINGS
+from rnndrop_plugin.ops.masks import ArgumentError, check_rate
 
 logger = logging.getLogger(__name__)
+
+CELLS = {"lstm": modules.LSTM, "gru": modules.GRU, "rnn": modules.RNN}
 
 SamplingChoice = ChoiceEnum(list(SAMPLINGS))
 ScalingChoice = ChoiceEnum(list(SCALINGS))
@@ -81,6 +88,46 @@ class RecurrentConfig(FairseqDataclass):
     init_range: float = field(default=0.1, metadata={"help": "initialise all parameters uniformly in [-R, R]"})
 
 
+def register_architectures(
+    name: str, base: type[BaseFairseqModel], config: type[RecurrentConfig], cells: Iterable[str] = CELLS
+) -> None:
+    """Register the architectures ``lstm_NAME``, ``gru_NAME`` and ``rnn_NAME``: a subclass of ``base`` for each cell.
+
+    fairseq keeps the configuration as an attribute of the class, so each architecture has a class of its own.
+
+    Args:
+        base: builds its recurrent layers from its attribute ``rnn_class``.
+        config: the flags with their defaults.
+        cells: those of ``CELLS`` that the architecture has.
+    """
+    for cell in cells:
+        rnn_class = CELLS[cell]
+        class_name = rnn_class.__name__ + base.__name__.removeprefix("Recurrent")
+        cls = type(
+            class_name, (base,), {"rnn_class": rnn_class, "__module__": base.__module__, "__doc__": base.__doc__}
+        )
+        register_model(f"{cell}_{name}", dataclass=config)(cls)
+
+
+@contextmanager
+def name_flags(**flags: str) -> Iterator[None]:
+    """Turn a module's ValueError into an InputError that names the flag by which the user set the argument.
+
+    Args:
+        flags: the fields of the configuration, by the names of the module's arguments where these differ.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        raise InputError(f"{_flag(flags.get(error.argument, error.argument))} {error.problem}") from error
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _flag(field_name: str) -> str:
+    return f"--{field_name.replace('_', '-')}"
+
+
 def build_recurrent(cls: type[nn.Module], cfg: RecurrentConfig, input_size: int, bidirectional: bool = False):
     """The layers of ``cfg`` as a module of ``cls`` (LSTM, GRU or RNN of rnndrop_plugin.modules).
 
@@ -88,14 +135,13 @@ def build_recurrent(cls: type[nn.Module], cfg: RecurrentConfig, input_size: int,
         InputError: a rate outside [0, 1), a size below 1, a kind of dropout that the cell does not have, or
             a backend that cannot run it.
     """
-    for name in ("decoder_dropout_in", "decoder_dropout_out"):
-        rate = getattr(cfg, name)
-        if not 0 <= rate < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be in [0, 1), got {rate}")
+    with name_flags():
+        for name in ("decoder_dropout_in", "decoder_dropout_out"):
+            check_rate(name, getattr(cfg, name))
     check_sizes(cfg, "decoder_embed_dim", "decoder_hidden_size", "decoder_layers")
     if cfg.recurrent_biases not in (1, 2):
         raise InputError(f"--recurrent-biases must be 1 or 2, got {cfg.recurrent_biases}")
-    try:
+    with name_flags(backend="recurrent_backend"):
         rnn = cls(
             input_size,
             cfg.decoder_hidden_size,
@@ -114,11 +160,6 @@ def build_recurrent(cls: type[nn.Module], cfg: RecurrentConfig, input_size: int,
             backend=str(cfg.recurrent_backend),
         )
         _try_backend(rnn)
-    except ValueError as error:
-        message = str(error)
-        for kind in Masks._fields:
-            message = message.replace(f"{kind}_dropout", f"--{kind}-dropout")
-        raise InputError(message.replace("backend '", "--recurrent-backend '")) from error
     if cfg.recurrent_biases == 1:
         for name, parameter in rnn.named_parameters():
             if name.startswith("bias_hh"):
@@ -130,7 +171,7 @@ def check_sizes(cfg: RecurrentConfig, *names: str) -> None:
     """Raise InputError unless the fields ``names`` of ``cfg`` are at least 1."""
     for name in names:
         if getattr(cfg, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(cfg, name)}")
+            raise InputError(f"{_flag(name)} must be at least 1, got {getattr(cfg, name)}")
 
 
 @torch.no_grad()
@@ -166,10 +207,8 @@ def init_embeddings(embedding: nn.Embedding, cfg: RecurrentConfig, dictionary: D
         InputError: the file cannot be used.
     """
     if cfg.decoder_embed_path:
-        try:
-            vectors = read_vectors(cfg.decoder_embed_path, dictionary, embedding.embedding_dim)
-        except InputError as error:
-            raise InputError(f"--decoder-embed-path {error} (--decoder-embed-dim {embedding.embedding_dim})") from error
+        path, size = cfg.decoder_embed_path, embedding.embedding_dim
+        vectors = read_vectors(path, dictionary, size, name=f"--decoder-embed-path {path}")
         with torch.no_grad():
             for word, vector in vectors.items():
                 embedding.weight[dictionary.index(word)] = vector
@@ -178,8 +217,8 @@ def init_embeddings(embedding: nn.Embedding, cfg: RecurrentConfig, dictionary: D
         embedding.weight.requires_grad_(False)
 
 
-class ChecksParameters:
-    """A model that says in one line why parameters are not its own; mixed into fairseq's model classes."""
+class CheckedLoading:
+    """Checks parameters before a model loads them; mixed into fairseq's model classes."""
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
         """Load parameters, as torch.nn.Module does.
@@ -189,19 +228,19 @@ class ChecksParameters:
         """
         own = self.state_dict()
         others = {name: value.shape for name, value in state_dict.items() if name in own}
-        misfits = [
+        problems = [
             f"{name} is {tuple(shape)}, expected {tuple(own[name].shape)}"
             for name, shape in others.items()
             if shape != own[name].shape
         ]
-        misfits += [f"{name} is missing" for name in own if name not in others]
-        misfits += [f"{name} is not known" for name in state_dict if name not in own]
-        if misfits:
-            raise InputError(f"the parameters do not fit this model ({self.describe()}): {misfits[0]}")
+        problems += [f"{name} is missing" for name in own if name not in others]
+        problems += [f"{name} is not known" for name in state_dict if name not in own]
+        if problems:
+            raise InputError(f"the parameters do not fit this model ({self.describe()}): {problems[0]}")
         return super().load_state_dict(state_dict, strict, model_cfg, args)
 
     def describe(self) -> str:
-        """What sort of model this is, in a few words."""
+        """The kind and size of the model in a few words, for error messages."""
         raise NotImplementedError
 
 

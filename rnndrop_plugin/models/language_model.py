@@ -5,20 +5,21 @@ from typing import Optional
 
 import torch
 import torch.nn.functional as F
-from fairseq.models import FairseqIncrementalDecoder, FairseqLanguageModel, register_model
+from fairseq.models import FairseqIncrementalDecoder, FairseqLanguageModel
 from fairseq.modules import AdaptiveSoftmax
 from torch import Tensor, nn
 
 from rnndrop_plugin import modules
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import (
-    ChecksParameters,
+    CheckedLoading,
     RecurrentConfig,
     ScalingChoice,
     build_recurrent,
     check_sizes,
     init_embeddings,
     init_uniform,
+    register_architectures,
 )
 
 
@@ -188,10 +189,10 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         return 10**9
 
 
-class RecurrentLanguageModel(ChecksParameters, FairseqLanguageModel):
-    """A language model over streams; the subclasses say which recurrent layer."""
+class RecurrentLanguageModel(CheckedLoading, FairseqLanguageModel):
+    """A language model over streams; the subclasses say which recurrent layers it has."""
 
-    rnn: type[nn.Module]
+    rnn_class: type[nn.Module]  # of rnndrop_plugin.modules
 
     @classmethod
     def build_model(cls, cfg: LanguageModelConfig, task):
@@ -205,7 +206,7 @@ class RecurrentLanguageModel(ChecksParameters, FairseqLanguageModel):
                 f"this model carries its state from batch to batch, and the task {type(task).__name__} does not: "
                 "pass --task rnndrop_language_modeling"
             )
-        rnn = build_recurrent(cls.rnn, cfg, cfg.decoder_embed_dim)
+        rnn = build_recurrent(cls.rnn_class, cfg, cfg.decoder_embed_dim)
         return cls(RecurrentDecoder(cfg, task.target_dictionary, rnn))
 
     def describe(self) -> str:
@@ -232,21 +233,6 @@ def _parse_cutoffs(text: str, dictionary, hidden: int) -> list[int]:
     return cutoffs
 
 
-@register_model("lstm_rnndrop", dataclass=LanguageModelConfig)
-class LSTMLanguageModel(RecurrentLanguageModel):
-    rnn = modules.LSTM
-
-
-@register_model("gru_rnndrop", dataclass=LanguageModelConfig)
-class GRULanguageModel(RecurrentLanguageModel):
-    rnn = modules.GRU
-
-
-@register_model("rnn_rnndrop", dataclass=LanguageModelConfig)
-class RNNLanguageModel(RecurrentLanguageModel):
-    rnn = modules.RNN
-
-
 @dataclass
 class PTBWordConfig(LanguageModelConfig):
     """Section 4.2, the upper half of Table 2: no forward dropout."""
@@ -269,21 +255,6 @@ class PTBCharConfig(LanguageModelConfig):
     init_range: float = 0.01
 
 
-@register_model("lstm_rnndrop_ptb_word", dataclass=PTBWordConfig)
-class LSTMPTBWord(LSTMLanguageModel):
-    pass
-
-
-@register_model("gru_rnndrop_ptb_word", dataclass=PTBWordConfig)
-class GRUPTBWord(GRULanguageModel):
-    pass
-
-
-@register_model("rnn_rnndrop_ptb_word", dataclass=PTBWordConfig)
-class RNNPTBWord(RNNLanguageModel):
-    pass
-
-
-@register_model("lstm_rnndrop_ptb_char", dataclass=PTBCharConfig)
-class LSTMPTBChar(LSTMLanguageModel):
-    pass
+register_architectures("rnndrop", RecurrentLanguageModel, LanguageModelConfig)
+register_architectures("rnndrop_ptb_word", RecurrentLanguageModel, PTBWordConfig)
+register_architectures("rnndrop_ptb_char", RecurrentLanguageModel, PTBCharConfig, cells=("lstm",))

@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import (
-    ChecksParameters,
+    CheckedLoading,
     RecurrentConfig,
     check_sizes,
     init_embeddings,
@@ -60,7 +60,7 @@ class WordFeatures(nn.Module):
         return torch.cat(x, dim=2)
 
 
-class SequenceModel(ChecksParameters, BaseFairseqModel):
+class SequenceModel(CheckedLoading, BaseFairseqModel):
     """Word features, recurrent layers and an output layer; the subclasses say which steps it is applied to.
 
     Args:
@@ -70,7 +70,7 @@ class SequenceModel(ChecksParameters, BaseFairseqModel):
         context: a layer between features and recurrence, if any.
     """
 
-    recurrent: type[nn.Module]  # of rnndrop_plugin.modules
+    rnn_class: type[nn.Module]  # of rnndrop_plugin.modules
 
     def __init__(
         self,

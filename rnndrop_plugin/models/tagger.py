@@ -3,18 +3,18 @@
 from dataclasses import dataclass, field
 
 from fairseq.dataclass import ChoiceEnum
-from fairseq.models import register_model
 from torch import Tensor, nn
 
 from rnndrop_plugin import modules
 from rnndrop_plugin.data.sequence_dataset import NO_TARGET
-from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import (
     NonlinearityChoice,
     RecurrentConfig,
     ScalingChoice,
     build_recurrent,
     check_sizes,
+    name_flags,
+    register_architectures,
 )
 from rnndrop_plugin.models.sequence_model import SequenceModel, WordFeatures
 
@@ -69,7 +69,7 @@ class RecurrentTagger(SequenceModel):
         """
         features = WordFeatures(cfg, task.dictionaries, cfg.character_filters)
         context = _build_context(cfg, features.output_size)
-        rnn = build_recurrent(cls.recurrent, cfg, (context or features).output_size, cfg.bidirectional)
+        rnn = build_recurrent(cls.rnn_class, cfg, (context or features).output_size, cfg.bidirectional)
         model = cls(cfg, features, rnn, len(task.classes), context, crf=cfg.crf)
         model.initialise(cfg, task.dictionaries["word"])
         return model
@@ -96,31 +96,14 @@ class RecurrentTagger(SequenceModel):
 
 def _build_context(cfg: TaggerConfig, input_size: int) -> nn.Module | None:
     check_sizes(cfg, "context_filters")
-    try:
+    with name_flags(width="context_width"):
         if cfg.context == "conv":
             return modules.ConvContext(
                 input_size, cfg.context_filters, cfg.context_width, str(cfg.recurrent_nonlinearity)
             )
         if cfg.context == "concat":
             return modules.ConcatContext(input_size, cfg.context_width)
-    except ValueError as error:
-        raise InputError(f"--context-{error}") from error
     return None
-
-
-@register_model("lstm_rnndrop_tagger", dataclass=TaggerConfig)
-class LSTMTagger(RecurrentTagger):
-    recurrent = modules.LSTM
-
-
-@register_model("gru_rnndrop_tagger", dataclass=TaggerConfig)
-class GRUTagger(RecurrentTagger):
-    recurrent = modules.GRU
-
-
-@register_model("rnn_rnndrop_tagger", dataclass=TaggerConfig)
-class RNNTagger(RecurrentTagger):
-    recurrent = modules.RNN
 
 
 @dataclass
@@ -143,31 +126,6 @@ class CoNLL2003ConcatConfig(CoNLL2003Config):
     context: ContextChoice = "concat"
 
 
-@register_model("lstm_rnndrop_tagger_conll2003", dataclass=CoNLL2003Config)
-class LSTMCoNLL2003(LSTMTagger):
-    pass
-
-
-@register_model("gru_rnndrop_tagger_conll2003", dataclass=CoNLL2003Config)
-class GRUCoNLL2003(GRUTagger):
-    pass
-
-
-@register_model("rnn_rnndrop_tagger_conll2003", dataclass=CoNLL2003Config)
-class RNNCoNLL2003(RNNTagger):
-    pass
-
-
-@register_model("lstm_rnndrop_tagger_conll2003_concat", dataclass=CoNLL2003ConcatConfig)
-class LSTMCoNLL2003Concat(LSTMTagger):
-    pass
-
-
-@register_model("gru_rnndrop_tagger_conll2003_concat", dataclass=CoNLL2003ConcatConfig)
-class GRUCoNLL2003Concat(GRUTagger):
-    pass
-
-
-@register_model("rnn_rnndrop_tagger_conll2003_concat", dataclass=CoNLL2003ConcatConfig)
-class RNNCoNLL2003Concat(RNNTagger):
-    pass
+register_architectures("rnndrop_tagger", RecurrentTagger, TaggerConfig)
+register_architectures("rnndrop_tagger_conll2003", RecurrentTagger, CoNLL2003Config)
+register_architectures("rnndrop_tagger_conll2003_concat", RecurrentTagger, CoNLL2003ConcatConfig)

@@ -5,11 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rnndrop_plugin.ops import NONLINEARITIES
+from rnndrop_plugin.ops.masks import ArgumentError
 
 
 def _check_width(width: int) -> None:
     if width < 1 or width % 2 == 0:
-        raise ValueError(f"width must be odd, the word and as many to its left as to its right, got {width}")
+        raise ArgumentError("width", f"must be odd, the word and as many to its left as to its right, got {width}")
 
 
 class ConvContext(nn.Module):

@@ -19,7 +19,7 @@ from rnndrop_plugin.ops import (
     draw_mask,
     recurrence,
 )
-from rnndrop_plugin.ops.masks import check_choice, check_rate
+from rnndrop_plugin.ops.masks import ArgumentError, check_choice, check_rate
 from rnndrop_plugin.ops.recurrence.dispatch import compiled_trains_faster, in_autocast
 
 
@@ -337,4 +337,4 @@ class RNN(_RecurrentDropout, nn.RNN):
         self.mode = f"RNN_{nonlinearity.upper()}"  # which of its kernels torch.nn.RNN's forward calls
         for kind in ("update", "cell"):
             if getattr(self, f"{kind}_dropout"):
-                raise ValueError(f"an RNN has no {kind} to drop ({kind}_dropout): use hidden_dropout (Eq. 2)")
+                raise ArgumentError(f"{kind}_dropout", f"must be 0: an RNN has no {kind} to drop (Eq. 2)")

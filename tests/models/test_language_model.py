@@ -5,7 +5,7 @@ import pytest
 import torch
 from fairseq.data import Dictionary
 from fairseq.dataclass.utils import gen_parser_from_dataclass
-from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
+from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.sequence_generator import SequenceGenerator
 from omegaconf import OmegaConf
 
@@ -233,8 +233,6 @@ def test_presets_are_the_papers():
         assert cfg.recurrent_dropout_scaling == "expected"
         rates = ("decoder_dropout_in", "decoder_dropout_out", "update_dropout", "hidden_dropout", "cell_dropout")
         assert not any(getattr(cfg, rate) for rate in rates)
-        base = name.split("_ptb")[0]
-        assert issubclass(ARCH_MODEL_REGISTRY[name], ARCH_MODEL_REGISTRY[base])
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -298,9 +296,8 @@ def test_embeddings_are_read_and_may_be_frozen(vectors):
 
 
 def test_embeddings_of_another_size_are_refused(vectors):
-    with pytest.raises(
-        InputError, match=r"--decoder-embed-path .*line 1: vectors of 3 numbers, .*\(--decoder-embed-dim 6\)"
-    ):
+    message = r"--decoder-embed-path .*, line 1: vectors of 3 numbers, expected 6 \(--decoder-embed-dim\)"
+    with pytest.raises(InputError, match=message):
         build(decoder_embed_path=str(vectors))
 
 

@@ -1,14 +1,14 @@
 import pytest
 import torch
 from fairseq.data import Dictionary
-from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
 
 from rnndrop_plugin.errors import InputError
-from rnndrop_plugin.models import classifier, tagger
 
 SMALL = {"decoder_embed_dim": 6, "decoder_hidden_size": 8, "init_range": 0.5}
 CELLS = ("lstm", "gru", "rnn")
+TARGETS = {"tagger": "tag", "classifier": "label"}
 
 
 class Task:
@@ -21,13 +21,10 @@ class Task:
 
 
 def build(kind: str, data, cell: str = "lstm", features=("capitalisation", "characters"), **changes):
-    module, config, target = {
-        "tagger": (tagger, tagger.TaggerConfig, "tag"),
-        "classifier": (classifier, classifier.ClassifierConfig, "label"),
-    }[kind]
-    cls = getattr(module, f"{cell.upper()}{kind.capitalize()}")
-    cfg = OmegaConf.merge(OmegaConf.structured(config), SMALL, changes)
-    return cls.build_model(cfg, Task(data, target, features)).eval()
+    arch = f"{cell}_rnndrop_{kind}"
+    cfg = OmegaConf.merge(OmegaConf.structured(MODEL_DATACLASS_REGISTRY[arch]), SMALL, changes)
+    task = Task(data, TARGETS[kind], features)
+    return ARCH_MODEL_REGISTRY[arch].build_model(cfg, task).eval()
 
 
 def batch(lengths, words: int = 9, longest: int | None = None):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rnndrop_plugin.ops import c_library
-from rnndrop_plugin.ops.masks import NO_MASKS, Masks
+from rnndrop_plugin.ops.masks import NO_MASKS, ArgumentError, Masks
 from rnndrop_plugin.ops.recurrence import autograd, bptt, compiled, reference, torch_nn
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
@@ -37,15 +37,15 @@ def choose_backend(
         ValueError: ``backend`` is unknown or cannot do what is asked.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        raise ArgumentError("backend", f"must be one of {', '.join(BACKENDS)}, got {backend!r}")
     device = torch.device(device).type
     obstacle = torch_nn.obstacle(cell, masks, nonlinearity)
     if backend == "vendor" and obstacle:
-        raise ValueError(f"backend 'vendor' cannot run this recurrence: {obstacle}")
+        raise ArgumentError("backend", f"'vendor' cannot run this recurrence: {obstacle}")
     if backend == "cpu" and device != "cpu":
-        raise ValueError(f"backend 'cpu' cannot run this recurrence: its tensors are on {device}")
+        raise ArgumentError("backend", f"'cpu' cannot run this recurrence: its tensors are on {device}")
     if backend == "cpu" and c_library.unavailable():
-        raise ValueError(f"backend 'cpu' cannot run this recurrence: {c_library.unavailable()}")
+        raise ArgumentError("backend", f"'cpu' cannot run this recurrence: {c_library.unavailable()}")
     if backend != "auto":
         return backend
     if device != "cpu":
