@@ -17,8 +17,18 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 
 OPS = Path("rnndrop_plugin", "ops")
-SOURCES = ("recurrence.c", "recurrence_kernel.h")
+SOURCES = sorted((OPS / "csrc").glob("*.[ch]"))
 LIBRARY = "librecurrence.so"
+FAILURE = "librecurrence.failure.txt"  # why there is no library, in one line; c_library.py reports it
+
+
+def describe_failure(compiled):
+    """Why a finished compiler made nothing: its own first line that reports an error; None if it succeeded."""
+    if compiled.returncode == 0:
+        return None
+    lines = [line for line in compiled.stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()] or lines[:1]
+    return errors[0].strip() if errors else f"{compiled.args[0]} ended with status {compiled.returncode}"
 
 
 class build_recurrence(Command):
@@ -39,29 +49,38 @@ class build_recurrence(Command):
         target.parent.mkdir(parents=True, exist_ok=True)
         # The name is changed last, so that nobody loads half a library.
         unfinished = target.with_suffix(f".{os.getpid()}.tmp")
-        digest = hashlib.sha256(b"".join((OPS / "csrc" / name).read_bytes() for name in SOURCES)).hexdigest()[:16]
+        digest = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES)).hexdigest()[:16]
+        failure = target.with_name(FAILURE)
+        failure.unlink(missing_ok=True)
         command = [
             *shlex.split(os.environ.get("CC", "cc")),
             *("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"),
-            *(f'-DDIGEST="{digest}"', str(OPS / "csrc" / SOURCES[0]), "-o", str(unfinished)),
+            *(f'-DDIGEST="{digest}"', str(OPS / "csrc" / "recurrence.c"), "-o", str(unfinished)),
         ]
         try:
-            subprocess.run(command, check=True)
+            compiled = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
+            sys.stderr.write(compiled.stderr)
+            reason = describe_failure(compiled)
+        except OSError as error:
+            reason = f"there is no C compiler: {error}"
+        if reason is None:
             unfinished.replace(target)
-        except (OSError, subprocess.CalledProcessError) as error:
-            unfinished.unlink(missing_ok=True)
-            target.unlink(missing_ok=True)
-            print(
-                f"warning: the compiled recurrence was not built, torch operations will serve: {error}", file=sys.stderr
-            )
+            return
+        unfinished.unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
+        failure.write_text(f"{reason}\n")
+        print(
+            f"warning: the compiled recurrence was not built, torch operations will serve, slower: {reason}",
+            file=sys.stderr,
+        )
 
     # What setuptools asks of a build's sub-command.
     def get_source_files(self):
-        return [str(OPS / "csrc" / name) for name in SOURCES]
+        return [str(source) for source in SOURCES]
 
     def get_outputs(self):
-        target = Path(self.build_lib) / OPS / LIBRARY
-        return [str(target)] if target.exists() else []
+        targets = [Path(self.build_lib) / OPS / name for name in (LIBRARY, FAILURE)]
+        return [str(target) for target in targets if target.exists()]
 
     def get_output_mapping(self):
         return {}

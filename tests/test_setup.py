@@ -1,6 +1,7 @@
 """The build of the compiled recurrence."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,8 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def tree(tmp_path):
-    (tmp_path / "rnndrop_plugin" / "ops" / "csrc").mkdir(parents=True)
     shutil.copy(ROOT / "setup.py", tmp_path)
-    for name in c_library.SOURCES:
-        shutil.copy(ROOT / "rnndrop_plugin" / "ops" / "csrc" / name, tmp_path / "rnndrop_plugin" / "ops" / "csrc")
+    shutil.copytree(ROOT / "rnndrop_plugin" / "ops" / "csrc", tmp_path / "rnndrop_plugin" / "ops" / "csrc")
     return tmp_path
 
 
@@ -32,21 +31,51 @@ def build(tree, compiler):
     )
 
 
-@pytest.mark.parametrize("compiler", ["/no/such/compiler", "false"])
-def test_a_failing_compiler_does_not_fail_the_build(tree, compiler):
+def write_compiler(folder, *lines):
+    path = folder / "compiler"
+    path.write_text("\n".join(["#!/bin/sh", *lines, "exit 1", ""]))
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (None, "there is no C compiler: .*'/no/such/compiler'"),
+        ([], r".*/compiler ended with status 1"),
+        (["echo 'x.c: In function f:' >&2", "echo 'x.c:7: error: no g' >&2", "echo >&2"], "x.c:7: error: no g"),
+        (["echo 'cc1 is missing' >&2", "echo 'see there' >&2"], "cc1 is missing"),
+    ],
+)
+def test_a_compiler_that_fails(tree, monkeypatch, lines, reason):
+    """The build goes on without the library; the reason is in its warning and in that of the package."""
+    compiler = "/no/such/compiler" if lines is None else write_compiler(tree, *lines)
     done = build(tree, compiler)
     assert done.returncode == 0
-    assert "the compiled recurrence was not built" in done.stderr
+    assert re.search(f"the compiled recurrence was not built.*: {reason}\n", done.stderr)
     assert not list(tree.rglob("*.so")) and not list(tree.rglob("*.tmp"))
+    (failure,) = tree.rglob(c_library.FAILURE)
+    monkeypatch.setattr(c_library, "LIBRARY", failure.with_name(c_library.LIBRARY.name))
+    c_library.load.cache_clear()
+    try:
+        assert re.fullmatch(f"it was not compiled when the package was installed: {reason}", c_library.unavailable())
+    finally:
+        c_library.load.cache_clear()
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+def test_a_build_that_succeeds_takes_back_the_reason(tree):
+    build(tree, "false")
+    assert list(tree.rglob(c_library.FAILURE))
+    build(tree, "cc -O0")
+    assert list(tree.rglob("librecurrence.so")) and not list(tree.rglob(c_library.FAILURE))
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_the_library_depends_on_the_c_library_alone(tree, monkeypatch):
     assert build(tree, "cc -O0").returncode == 0
     (library,) = tree.rglob("librecurrence.so")
-    for name in c_library.SOURCES:
-        (library.parent / "csrc").mkdir(exist_ok=True)
-        shutil.copy(tree / "rnndrop_plugin" / "ops" / "csrc" / name, library.parent / "csrc")
+    shutil.copytree(tree / "rnndrop_plugin" / "ops" / "csrc", library.parent / "csrc")
     monkeypatch.setattr(c_library, "LIBRARY", library)
     c_library.load.cache_clear()
     try:

@@ -11,9 +11,10 @@ import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 LIBRARY = Path(__file__).with_name("librecurrence.so")
-SOURCES = ("recurrence.c", "recurrence_kernel.h")
+FAILURE = "librecurrence.failure.txt"  # beside it, where it could not be compiled: why, written by setup.py
 DTYPES = (torch.float32, torch.float64)
 
 _logger = logging.getLogger(__name__)
@@ -33,16 +34,31 @@ def threads() -> int:
     return 1 if _forked else torch.get_num_threads()
 
 
+def address(x: Tensor, keep_alive: list[Tensor]) -> int:
+    """Where the elements of ``x`` are, one after the other and each aligned to its own size; a copy if need be.
+
+    Hooks of autograd may hand back what was saved in other strides and at any address. What the address is of is
+    appended to ``keep_alive``, which must live until the library is done with it.
+    """
+    x = x.contiguous()
+    if x.data_ptr() % x.element_size():
+        x = x.clone()
+    keep_alive.append(x)
+    return x.data_ptr()
+
+
 def source_digest(folder: Path) -> str:
     """What tells whether a library was compiled from the sources in ``folder``."""
-    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in SOURCES)).hexdigest()[:16]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sorted(folder.glob("*.[ch]")))).hexdigest()[:16]
 
 
 @functools.cache
 def load() -> tuple[ctypes.CDLL | None, str | None]:
     """The library, or why there is none."""
     if not LIBRARY.exists():
-        return None, "it was not compiled when the package was installed (no C compiler?)"
+        failure = LIBRARY.with_name(FAILURE)
+        reason = f": {failure.read_text().strip()}" if failure.exists() else ""
+        return None, f"it was not compiled when the package was installed{reason}"
     try:
         library = ctypes.CDLL(str(LIBRARY))
         library.rnndrop_digest.restype = library.rnndrop_instructions.restype = ctypes.c_char_p
@@ -79,5 +95,5 @@ def warn_unavailable() -> None:
     """Log once that the slower torch operations serve instead, and what to do about it."""
     _logger.warning(
         f"the compiled recurrence is not available ({unavailable()}): torch operations serve instead, slower. "
-        "To compile it, install a C compiler (gcc or clang) and rnndrop-plugin again with pip."
+        "To compile it, install rnndrop-plugin again with pip where there is a C compiler (gcc 11 or later, or clang)."
     )

@@ -42,7 +42,8 @@ def linear_cross_entropy(
         if not 0 <= extreme < classes:
             raise IndexError(f"target {extreme} is out of bounds: there are {classes} classes")
     share = label_smoothing / (classes - 1)
-    inputs = [x if x is None else x.contiguous() for x in (features, weight, bias, target)]
+    inputs = features, weight, bias, target
+    keep_alive: list[Tensor] = []
     gradients = [x.new_empty(x.shape) if want else None for x, want in zip(inputs, wanted, strict=False)]
     largest, sum_of_exp, sum_of_logits, of_target = rows_of = features.new_empty(4, rows)
     arguments = _LossArguments(
@@ -50,7 +51,7 @@ def linear_cross_entropy(
         rows,
         size,
         classes,
-        *(x if x is None else x.data_ptr() for x in inputs),
+        *(x if x is None else c_library.address(x, keep_alive) for x in inputs),
         share,
         1 - label_smoothing - share,
         *(x.data_ptr() for x in rows_of),

@@ -186,6 +186,13 @@ static void give_back(struct storage *storage)
     free(storage);
 }
 
+/* The numbered elements of two vectors in a row. Clang and gcc from 12 on have the first, gcc has the second. */
+#ifdef __clang__
+#define SHUFFLE(indices, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(indices, a, b, ...) __builtin_shuffle(a, b, (indices){__VA_ARGS__})
+#endif
+
 #define JOIN2(a, b) a##b
 #define JOIN(a, b) JOIN2(a, b)
 #define TARGET

@@ -6,6 +6,7 @@
 #ifdef DOUBLE
 #define INT int64_t
 #define MANTISSA 52
+#define SIGN INT64_MIN
 #define BIAS 1023
 #define LARGEST 708.0
 #define LN2_HIGH 0x1.62e42feep-1
@@ -14,6 +15,7 @@
 #else
 #define INT int32_t
 #define MANTISSA 23
+#define SIGN INT32_MIN
 #define BIAS 127
 #define LARGEST 87.0f
 #define LN2_HIGH 0x1.62e4p-1f
@@ -31,8 +33,9 @@ typedef uint8_t NAME(bytes) __attribute__((vector_size(VECTOR_BYTES / sizeof(REA
 /* ---- elementary functions ------------------------------------------------------------------------- */
 
 INLINE vec NAME(splat)(REAL x) { return x - (vec){0}; }
-INLINE vec NAME(load)(const REAL *x) { return *(const vec *)x; }
-INLINE void NAME(store)(REAL *x, vec v) { *(vec *)x = v; }
+/* Of any alignment: what autograd saved may come back from a hook in memory less aligned than it was. */
+INLINE vec NAME(load)(const REAL *x) { return *(const NAME(vec_unaligned) *)x; }
+INLINE void NAME(store)(REAL *x, vec v) { *(NAME(vec_unaligned) *)x = v; }
 INLINE vec NAME(select)(ivec condition, vec yes, vec no)
 {
     return (vec)((condition & (ivec)yes) | (~condition & (ivec)no));
@@ -78,7 +81,7 @@ INLINE vec NAME(sigmoid)(vec x)
 INLINE vec NAME(tanh)(vec x)
 {
     vec scale;
-    ivec sign = (ivec)x & ((INT)1 << MANTISSA << (sizeof(REAL) * 8 - 1 - MANTISSA));
+    ivec sign = (ivec)x & SIGN;
     vec y = (vec)((ivec)x ^ sign) * -2;
     y = NAME(select)(y < -LARGEST, NAME(splat)(-LARGEST), y);
     vec p = NAME(exp_parts)(y, &scale);
@@ -189,6 +192,7 @@ static void NAME(multiply_panels)(REAL *c, const REAL *a, const REAL *b, int64_t
 
 /* ---- changes of layout ---------------------------------------------------------------------------- */
 
+typedef INT NAME(indices) __attribute__((vector_size(4 * sizeof(REAL))));
 typedef REAL NAME(quad) __attribute__((vector_size(4 * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 
 /* to[column][row] = from[row][column] for a 4 x 4 block, its rows given one by one. */
@@ -197,12 +201,12 @@ INLINE void NAME(transpose_rows)(REAL *to, int64_t to_stride, const REAL *from0,
 {
     typedef NAME(quad) quad;
     quad a = *(const quad *)from0, b = *(const quad *)from1, c = *(const quad *)from2, d = *(const quad *)from3;
-    quad ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-    quad cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    *(quad *)to = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
-    *(quad *)(to + to_stride) = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
-    *(quad *)(to + 2 * to_stride) = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
-    *(quad *)(to + 3 * to_stride) = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+    quad ab_low = SHUFFLE(NAME(indices), a, b, 0, 4, 1, 5), ab_high = SHUFFLE(NAME(indices), a, b, 2, 6, 3, 7);
+    quad cd_low = SHUFFLE(NAME(indices), c, d, 0, 4, 1, 5), cd_high = SHUFFLE(NAME(indices), c, d, 2, 6, 3, 7);
+    *(quad *)to = SHUFFLE(NAME(indices), ab_low, cd_low, 0, 1, 4, 5);
+    *(quad *)(to + to_stride) = SHUFFLE(NAME(indices), ab_low, cd_low, 2, 3, 6, 7);
+    *(quad *)(to + 2 * to_stride) = SHUFFLE(NAME(indices), ab_high, cd_high, 0, 1, 4, 5);
+    *(quad *)(to + 3 * to_stride) = SHUFFLE(NAME(indices), ab_high, cd_high, 2, 3, 6, 7);
 }
 
 /* to[column][row] = from[row][column] for a rows x columns matrix. */
@@ -342,9 +346,9 @@ INLINE void NAME(transpose_bytes)(uint8_t *to, int64_t to_stride, const uint8_t 
     for (int round = 0; round < 4; round++) {
 #pragma GCC unroll 8
         for (int k = 0; k < 8; k++) {
-            y[2 * k] = __builtin_shufflevector(x[k], x[k + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            y[2 * k] = SHUFFLE(byte16, x[k], x[k + 8], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
             y[2 * k + 1] =
-                __builtin_shufflevector(x[k], x[k + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+                SHUFFLE(byte16, x[k], x[k + 8], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
         }
 #pragma GCC unroll 16
         for (int k = 0; k < 16; k++)
@@ -1327,6 +1331,7 @@ static int NAME(loss)(const struct loss_arguments *a)
 #undef INLINE
 #undef INT
 #undef MANTISSA
+#undef SIGN
 #undef BIAS
 #undef LARGEST
 #undef LN2_HIGH

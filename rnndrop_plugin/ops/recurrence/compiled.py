@@ -43,11 +43,7 @@ def _threads(cell: str, batch: int, hidden: int) -> int:
 
 def _arguments(options: Options, input: Tensor, state: State, weights: Weights, keep_alive: list) -> _Arguments:
     def pointer(x: Tensor | None) -> int | None:
-        if x is None:
-            return None
-        x = x.contiguous()
-        keep_alive.append(x)
-        return x.data_ptr()
+        return None if x is None else c_library.address(x, keep_alive)
 
     def mask(m: Mask) -> _Mask:
         step = m.keep[0].numel() if m.keep is not None and m.keep.dim() == 3 else 0
@@ -121,11 +117,11 @@ def backward(
     keep_alive: list[Tensor] = []
     arguments = _arguments(options, input, state, weights, keep_alive)
     output, *saved = saved
-    arguments.output = output.data_ptr()
+    arguments.output = c_library.address(output, keep_alive)
     for k, x in enumerate(saved):
-        arguments.saved[k] = x.data_ptr()
-    incoming = [x.contiguous() for x in (grad_output, *grad_state)]
-    arguments.d_output, arguments.d_h_n, arguments.d_c_n = (x.data_ptr() for x in (*incoming, incoming[-1])[:3])
+        arguments.saved[k] = c_library.address(x, keep_alive)
+    incoming = [c_library.address(x, keep_alive) for x in (grad_output, *grad_state)]
+    arguments.d_output, arguments.d_h_n, arguments.d_c_n = (*incoming, incoming[-1])[:3]
     grad_input = torch.empty_like(input, memory_format=torch.contiguous_format) if input_needs_grad else None
     grad_initial = tuple(x.new_empty(x.shape) for x in state)
     grad_weights = Weights(*(x if x is None else x.new_empty(x.shape) for x in weights))
