@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import torch
 from fairseq.data import Dictionary
-from plot_log import entries
 from tqdm import tqdm
+
+from rnndrop_plugin.cli.plot import entries
 
 ROOT = Path(__file__).parents[1]
 BASELINE = "fairseq's lstm_lm, no dropout"

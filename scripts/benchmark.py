@@ -15,7 +15,6 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
-from _common import positive, run
 from torch import nn
 from tqdm import tqdm
 
@@ -23,6 +22,8 @@ if __name__ in ("__main__", "__mp_main__"):  # the script or a process of it
     sys.modules["fairseq"] = None  # takes seconds to import, and layers do without it
 
 from rnndrop_plugin import modules  # noqa: E402
+from rnndrop_plugin.cli.arguments import positive  # noqa: E402
+from rnndrop_plugin.cli.command import run  # noqa: E402
 from rnndrop_plugin.ops import Mask, Masks, c_library, choose_backend  # noqa: E402
 from rnndrop_plugin.ops.recurrence.dispatch import compiled_trains_faster  # noqa: E402
 

@@ -1,68 +1,11 @@
 """Classify texts by a model that fairseq-train made for the task rnndrop_classification."""
 
-import argparse
-import json
+import sys
+from pathlib import Path
 
-from _common import read_lines, run
-from _predict import add_arguments, load, predict, write
-from prepare_semeval import words_of
-from tqdm import tqdm
-
-DECIMALS = 4  # of probabilities: beyond them they may depend on the batch
-
-
-def as_json(text: str, probabilities: dict[str, float]) -> str:
-    """A text, its label and the labels' probabilities in one line of JSON."""
-    label = max(probabilities, key=probabilities.get) if probabilities else None
-    rounded = {name: round(probability, DECIMALS) for name, probability in probabilities.items()}
-    return json.dumps({"text": text, "label": label, "probabilities": rounded}, ensure_ascii=False) + "\n"
-
-
-def as_columns(text: str, probabilities: dict[str, float]) -> str:
-    """The label, its probability and the text, between tabs; a blank line where there is no label."""
-    if not probabilities:
-        return "\n"
-    label = max(probabilities, key=probabilities.get)
-    return f"{label}\t{probabilities[label]:.{DECIMALS}f}\t{text}\n"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Classify texts, one a line in UTF-8, by a model that fairseq-train has made for the task "
-        "rnndrop_classification. Writes for each a line with its label, the label's probability and the text, "
-        "separated by tabs, to standard output; a blank line for a text without words. Words that the model's "
-        "dictionary lacks are <unk> to it.",
-    )
-    add_arguments(parser)
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="write a line of JSON for each text instead: text, label and the probabilities of all labels (null and "
-        "none for a text without words)",
-    )
-    parser.add_argument(
-        "--tokenize",
-        choices=("tweets", "blanks"),
-        default="tweets",
-        help="how to cut a text into words, which must be how the training data were cut: as prepare_semeval.py does, "
-        "user names and links replaced, or at blanks alone, for data of make_temporal_order.py and texts that are cut "
-        "already (default: %(default)s)",
-    )
-    args = parser.parse_args()
-
-    texts, words = [], []
-    for path in args.files:
-        lines = read_lines(path)
-        for number, line in enumerate(tqdm(lines, desc="tokenise", unit=" lines", leave=False, disable=None), 1):
-            texts.append(line.strip())
-            words.append(words_of(f"{path}, line {number}", line) if args.tokenize == "tweets" else line.split())
-
-    task, model = load(args.path, args.data, "rnndrop_classification")
-    rows = predict(task, model, words, args.batch_size, lambda logits, _: logits.softmax(dim=1))
-    # not strict: a text without words has no probabilities
-    probabilities = [dict(zip(task.classes, row, strict=False)) for row in rows]
-    write("".join(map(as_json if args.json else as_columns, texts, probabilities)))
-
+sys.path[0] = str(Path(__file__).parents[1])
+from rnndrop_plugin.cli.classify import main  # noqa: E402
+from rnndrop_plugin.cli.command import run  # noqa: E402
 
 if __name__ == "__main__":
     run(main)

@@ -1,114 +1,11 @@
 """Plot the training curves of fairseq-train's logs."""
 
-import argparse
-import json
-import logging
-import os
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+import sys
 from pathlib import Path
 
-from _common import read_lines, run
-
-
-def entries(path: Path) -> Iterator[dict]:
-    """The statistics in a log written with --log-format json: one dict for each time that they were logged.
-
-    Raises:
-        OSError, ValueError: the file cannot be read.
-    """
-    for line in read_lines(path):
-        found = re.search(r"\{.*\}$", line.strip())
-        try:
-            entry = json.loads(found.group()) if found else None
-        except (ValueError, RecursionError):  # a line of another kind, or one cut short
-            continue
-        if isinstance(entry, dict):
-            yield entry
-
-
-def curve(path: Path, metric: str, prefixes: Sequence[str]) -> tuple[list[int], list[float]]:
-    """The values of ``metric`` ("ppl", say) by number of updates, both sorted by it.
-
-    Where a resumed run logged an update again, its value counts. Both are empty where the log has none.
-
-    Args:
-        prefixes: which statistics, the first that the log has: "" are the means of --log-interval updates, "train_"
-            those of an epoch, "valid_" the validations.
-    """
-    for prefix in prefixes:
-        values = {}
-        for entry in entries(path):
-            with suppress(KeyError, TypeError, ValueError, OverflowError):  # other statistics, or none of fairseq's
-                values[int(float(entry[f"{prefix}num_updates"]))] = float(entry[f"{prefix}{metric}"])
-        if values:
-            return sorted(values), [values[update] for update in sorted(values)]
-    return [], []
-
-
-def both_curves(path: Path, metric: str) -> list[tuple[list[int], list[float]]]:
-    """The curves of the training and of the validation, one of which may be empty.
-
-    Raises:
-        ValueError: both are.
-    """
-    curves = [curve(path, metric, ("", "train_")), curve(path, metric, ("valid_",))]
-    if not any(updates for updates, _ in curves):
-        raise ValueError(
-            f"{path}: has neither train_{metric} nor valid_{metric}; was it written with --log-format json?"
-        )
-    return curves
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Plot the training curves of one or more runs of fairseq-train: a metric of the training (dashed) "
-        "and of the validation (solid) against the number of updates. The logs are those that fairseq-train writes "
-        "to its standard output with --log-format json."
-    )
-    parser.add_argument("logs", type=Path, nargs="+", metavar="LOG")
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="picture; its ending says which kind (.png, .svg)"
-    )
-    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="names of the runs (default: of the files)")
-    parser.add_argument(
-        "--metric", default="ppl", help="what to plot, as the log calls it: ppl, nll_loss, f1 ... (default: ppl)"
-    )
-    parser.add_argument(
-        "--max", type=float, metavar="Y", help="upper end of the axis, where the first epochs dwarf the rest"
-    )
-    parser.add_argument("--title", default="")
-    args = parser.parse_args()
-    if args.labels and len(args.labels) != len(args.logs):
-        parser.error(f"{len(args.logs)} logs and {len(args.labels)} --labels")
-    labels = args.labels or ([path.stem for path in args.logs] if len(args.logs) > 1 else [""])
-    curves = [both_curves(path, args.metric) for path in args.logs]
-
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells when it builds its font cache
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    names = {"ppl": "perplexity", "nll_loss": "bits per token"}
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for number, (label, (training, validation)) in enumerate(zip(labels, curves, strict=True)):
-        if training[0]:
-            axes.plot(*training, "--", linewidth=1, color=f"C{number}", label=f"{label} training".strip())
-        if validation[0]:
-            axes.plot(*validation, "-", marker=".", color=f"C{number}", label=f"{label} validation".strip())
-    axes.set(xlabel="updates", ylabel=names.get(args.metric, args.metric), title=args.title)
-    axes.set_ylim(top=args.max)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    new = args.output.with_name(f".{os.getpid()}.{args.output.name}")
-    try:
-        figure.savefig(new)
-        new.replace(args.output)
-    finally:
-        new.unlink(missing_ok=True)
-
+sys.path[0] = str(Path(__file__).parents[1])
+from rnndrop_plugin.cli.command import run  # noqa: E402
+from rnndrop_plugin.cli.plot import main  # noqa: E402
 
 if __name__ == "__main__":
     run(main)

@@ -1,61 +1,11 @@
-"""Trains with several processes on a machine without a GPU: python scripts/train_cpu.py --processes N ...
+"""Train with several processes on a machine without a GPU."""
 
-The other arguments are fairseq-train's. Each process reads --batch-size rows of its own, and the gradients are
-averaged at every update.
-"""
-
-import argparse
-import os
 import sys
-import tempfile
+from pathlib import Path
 
-from _common import positive, run
-
-GRACE = 5  # seconds that the other processes have to end by themselves when one has failed
-
-
-def train(rank: int, processes: int, init: str, arguments: list[str]) -> None:
-    """Be the process ``rank`` of ``processes``, which find each other by the file ``init``."""
-    from fairseq_cli.train import cli_main
-
-    if rank > 0:
-        sys.stderr = sys.stdout  # an error of the input is the same in all processes: one line of it will do
-    together = f"--cpu --distributed-world-size {processes} --distributed-rank {rank} --distributed-no-spawn "
-    together += f"--distributed-init-method file://{init} --distributed-backend gloo --ddp-backend legacy_ddp"
-    sys.argv = ["fairseq-train", *arguments, *together.split(), "--device-id", "0"]
-    cli_main()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Run fairseq-train in several processes on a machine without a GPU.",
-        epilog="All other arguments are fairseq-train's. --batch-size is that of one process.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--processes", type=positive, required=True, help="how many")
-    args, arguments = parser.parse_known_args()
-
-    import torch  # not for --help
-    from torch.multiprocessing.spawn import ProcessException
-
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // args.processes)))
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    with tempfile.TemporaryDirectory() as folder:
-        command = (args.processes, os.path.join(folder, "init"), arguments)
-        group = torch.multiprocessing.spawn(train, command, args.processes, join=False)
-        try:
-            while not group.join(grace_period=GRACE):
-                pass
-        except ProcessException as error:
-            if group.processes[0].exitcode == 2:  # it has said why
-                sys.exit(2)
-            print(f"train_cpu.py: error: {str(error).strip()}", file=sys.stderr)
-            sys.exit(1)
-        finally:
-            for process in group.processes:
-                process.terminate()
-
+sys.path[0] = str(Path(__file__).parents[1])
+from rnndrop_plugin.cli.command import run  # noqa: E402
+from rnndrop_plugin.cli.train_cpu import main  # noqa: E402
 
 if __name__ == "__main__":
     run(main)

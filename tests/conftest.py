@@ -1,12 +1,15 @@
+import gzip
 import importlib
 import json
 import logging
+import signal
 import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +133,10 @@ def command():
     from fairseq import checkpoint_utils
     from fairseq_cli import train
 
+    import rnndrop_plugin
     from rnndrop_plugin import compat
+
+    rnndrop_plugin.register()
 
     def run(name: str, *arguments) -> Logged:
         module = importlib.import_module(f"fairseq_cli.{name}")
@@ -158,3 +164,56 @@ def command():
         return records
 
     return run
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs a script's main with arguments, as its command line does: (exit status, stdout, stderr)."""
+    from rnndrop_plugin.cli.command import run
+
+    def call(script, *args):
+        monkeypatch.setattr(signal, "signal", lambda *_: None)
+        monkeypatch.setattr(sys, "argv", [script.__file__, *map(str, args)])
+        capsys.readouterr()
+        try:
+            run(script.main)
+            status = 0
+        except SystemExit as exit:
+            status = exit.code
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(params=[pytest.param(300, id="some"), pytest.param(10_000, id="many", marks=pytest.mark.slow)])
+def fuzz(request):
+    """Runs a check with many inputs: ``fuzz(check, name=strategy)`` calls ``check(name=input)`` for each."""
+
+    def fuzz(check, **strategies):
+        settings(max_examples=request.param, deadline=None)(given(**strategies)(check))()
+
+    return fuzz
+
+
+@pytest.fixture
+def read_split():
+    """Reads a split as the task does: its sentences as lists of symbols, with ``</s>`` as the last of each."""
+    from fairseq.data import Dictionary, data_utils
+
+    def read_split(folder, split):
+        dictionary = Dictionary.load(str(folder / "dict.txt"))
+        dataset = data_utils.load_indexed_dataset(str(folder / split), dictionary)
+        return [[dictionary[i] for i in dataset[n].tolist()] for n in range(len(dataset))]
+
+    return read_split
+
+
+@pytest.fixture
+def write():
+    """Writes a file and its folder, gzip-compressed if its name says so."""
+
+    def write(path, text):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+
+    return write

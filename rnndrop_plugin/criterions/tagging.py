@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -56,11 +57,9 @@ class RnndropTagging(FairseqCriterion):
 
     def count(self, predicted: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
         """``(types, 3)``: the entities that are correct, predicted and there; the arguments are a batch's."""
-        counters = [Counter(), Counter(), Counter()]
-        for row, gold, length in zip(predicted.tolist(), target.tolist(), lengths.tolist(), strict=True):
-            found, there = (entities([self.tags[i] for i in tags[:length]]) for tags in (row, gold))
-            for counter, some in zip(counters, (found & there, found, there), strict=True):
-                counter.update(type for type, _, _ in some)
+        rows = zip(predicted.tolist(), target.tolist(), lengths.tolist(), strict=True)
+        pairs = (([self.tags[i] for i in tags[:length]] for tags in (row, gold)) for row, gold, length in rows)
+        counters = count_entities(pairs)
         return torch.tensor([[counter[type] for counter in counters] for type in self.types]).view(-1, 3)
 
     @staticmethod
@@ -89,6 +88,16 @@ class RnndropTagging(FairseqCriterion):
 def entity_types(tags: list[str]) -> list[str]:
     """The types of entities that ``tags`` can mark: PER of B-PER and I-PER."""
     return sorted({tag.partition("-")[2] for tag in tags if "-" in tag})
+
+
+def count_entities(sentences: Iterable[tuple[list[str], list[str]]]) -> tuple[Counter, Counter, Counter]:
+    """The entities by type that are correct, predicted and there, given each sentence's predicted and true tags."""
+    correct, predicted, there = Counter(), Counter(), Counter()
+    for own, gold in sentences:
+        found, expected = entities(own), entities(gold)
+        for counter, some in ((correct, found & expected), (predicted, found), (there, expected)):
+            counter.update(type for type, _, _ in some)
+    return correct, predicted, there
 
 
 def entities(tags: list[str]) -> set[tuple[str, int, int]]:

@@ -5,8 +5,9 @@ import shutil
 import sys
 
 import pytest
-import tag
 import torch
+
+from rnndrop_plugin.cli import tag
 
 COMMON = ("--user-dir", "rnndrop_plugin", "--task", "rnndrop_tagging", "--cpu")
 

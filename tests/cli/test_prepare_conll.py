@@ -2,11 +2,13 @@ import gzip
 from collections import Counter
 from pathlib import Path
 
-import prepare_conll
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
+
+from rnndrop_plugin.cli import prepare_conll
+from rnndrop_plugin.data import columns
 
 ROOT = Path(__file__).parents[2]
 CONLL = ROOT.parent / "shared" / "data" / "conll2003"
@@ -219,7 +221,7 @@ def encode(chunks, scheme, deviate=False):
 
 
 def tagged(tags):
-    return prepare_conll.Tagged(Path("here"), 1, ["a"] * len(tags), tags)
+    return columns.Tagged(Path("here"), 1, ["a"] * len(tags), tags)
 
 
 kinds = st.sampled_from(["PER", "LOC", "B-LOC", "geo-loc"])
@@ -231,9 +233,9 @@ chunks = st.lists(st.tuples(kinds | st.just("O"), st.integers(1, 4)), min_size=1
 def test_schemes(sentences, scheme):
     """Whatever the scheme, the entities are kept, and the tags become those of IOB2."""
     encoded = [tagged(encode(chunks, scheme, deviate)) for chunks, deviate in sentences]
-    detected = prepare_conll.tag_scheme(encoded)
+    detected = columns.tag_scheme(encoded)
     for (chunks, _), sentence in zip(sentences, encoded, strict=True):
-        converted = prepare_conll.to_iob2(sentence, detected)
+        converted = columns.to_iob2(sentence, detected)
         assert converted.tags == encode(chunks, "IOB2")
         assert get_entities(converted.tags) == get_entities(sentence.tags)
     entities = any(kind != "O" for chunks, _ in sentences for kind, _ in chunks)
@@ -248,15 +250,15 @@ def test_schemes(sentences, scheme):
 
 @given(st.lists(st.sampled_from(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]), min_size=1))
 def test_any_order_of_iob_tags_keeps_its_entities(tags):
-    converted = prepare_conll.to_iob2(tagged(tags), prepare_conll.tag_scheme([tagged(tags)])).tags
+    converted = columns.to_iob2(tagged(tags), columns.tag_scheme([tagged(tags)])).tags
     assert get_entities(converted) == get_entities(tags)
-    assert prepare_conll.tag_scheme([tagged(converted)]) == "IOB2"
+    assert columns.tag_scheme([tagged(converted)]) == "IOB2"
 
 
 @given(st.lists(st.sampled_from(["O", "B-PER", "I-PER", "E-PER", "S-PER", "I-LOC", "E-LOC"]), min_size=1))
 def test_iobes_is_refused_or_keeps_its_entities(tags):
     try:
-        converted = prepare_conll.to_iob2(tagged(tags), "IOBES").tags
+        converted = columns.to_iob2(tagged(tags), "IOBES").tags
     except ValueError as error:
         assert str(error).startswith("here, line ")
     else:

@@ -6,17 +6,14 @@ import re
 import shutil
 import struct
 
-import _common
-import classify
-import plot_log
-import prepare_conll
-import prepare_ptb
-import prepare_text
 import pytest
-import tag
 from hypothesis import strategies as st
 
+from rnndrop_plugin.cli import classify, plot, prepare_conll, prepare_ptb, prepare_text, tag
+from rnndrop_plugin.cli.splits import SPLITS
+from rnndrop_plugin.data.text import read_lines
 from rnndrop_plugin.data.vectors import read_vectors
+from rnndrop_plugin.tasks import prediction
 
 
 @pytest.fixture
@@ -67,7 +64,7 @@ def test_conll(fuzz, attempt, tmp_path, read_split):
         shutil.rmtree(dest, ignore_errors=True)
         if attempt(prepare_conll, "--source", tmp_path, "--dest", dest, "--encoding", encoding) is None:
             return
-        for split in _common.SPLITS:
+        for split in SPLITS:
             streams = [read_split(dest / stream, split) for stream in ("word", "capitalisation", "tag")]
             lengths = [[len(sentence) for sentence in sentences] for sentences in streams]
             assert lengths[0] == lengths[1] == lengths[2] != []
@@ -97,9 +94,9 @@ def test_ptb(fuzz, attempt, tmp_path, read_split):
         flags = ("--source", tmp_path, "--dest", dest, "--level", level, "--min-count", min_count)
         if attempt(prepare_ptb, *flags) is None:
             return
-        for split in _common.SPLITS:
+        for split in SPLITS:
             lines = read_split(dest, split)
-            assert len(lines) == len(_common.read_lines(tmp_path / f"{split}.txt"))
+            assert len(lines) == len(read_lines(tmp_path / f"{split}.txt"))
             assert all(line[-1] == "</s>" and "</s>" not in line[:-1] for line in lines)
 
     fuzz(check, training=text, other=text, level=st.sampled_from(["word", "char"]), min_count=st.integers(1, 2))
@@ -113,9 +110,9 @@ def test_text(fuzz, attempt, tmp_path, read_split):
         out = attempt(prepare_text, tmp_path / "text", "--dest", dest, "--valid-fraction", 0.3, *flags)
         if out is None:
             return
-        lines = [line for split in _common.SPLITS for line in read_split(dest, split)]
+        lines = [line for split in SPLITS for line in read_split(dest, split)]
         if "paragraph" not in flags:
-            assert len(lines) == sum(bool(line.strip()) for line in _common.read_lines(tmp_path / "text"))
+            assert len(lines) == sum(bool(line.strip()) for line in read_lines(tmp_path / "text"))
         assert all(line[-1] == "</s>" and "</s>" not in line[:-1] for line in lines)
 
     flags = st.sampled_from([(), ("--by", "paragraph"), ("--lower",), ("--min-count", 1), ("--language", "de")])
@@ -132,8 +129,10 @@ class Everything:
 
 
 def test_tag(fuzz, attempt, tmp_path, monkeypatch):
-    monkeypatch.setattr(tag, "load", lambda *_: (Everything, Everything()))
-    monkeypatch.setattr(tag, "predict", lambda task, model, words, *_: [[1] * len(sentence) for sentence in words])
+    monkeypatch.setattr(prediction, "load", lambda *_: (Everything, Everything()))
+    monkeypatch.setattr(
+        prediction, "predict", lambda task, model, words, *_: [[1] * len(sentence) for sentence in words]
+    )
 
     def check(content, conll, json_lines):
         (tmp_path / "text").write_bytes(content)
@@ -150,14 +149,14 @@ def test_tag(fuzz, attempt, tmp_path, monkeypatch):
             assert all(row[1:] in ([], ["B-PER"]) and (row[0] != "") == (len(row) == 2) for row in rows)
             words = [row for row in rows if row == [""]]
         if not conll:
-            assert len(words) == len(_common.read_lines(tmp_path / "text"))
+            assert len(words) == len(read_lines(tmp_path / "text"))
 
     fuzz(check, content=text | columns, conll=st.booleans(), json_lines=st.booleans())
 
 
 def test_classify(fuzz, attempt, tmp_path, monkeypatch):
-    monkeypatch.setattr(classify, "load", lambda *_: (Everything, Everything()))
-    monkeypatch.setattr(classify, "predict", lambda task, model, words, *_: [[0.7, 0.3][: 2 * len(w)] for w in words])
+    monkeypatch.setattr(prediction, "load", lambda *_: (Everything, Everything()))
+    monkeypatch.setattr(prediction, "predict", lambda task, model, words, *_: [[0.7, 0.3][: 2 * len(w)] for w in words])
 
     def check(content, tokenize, json_lines):
         (tmp_path / "text").write_bytes(content)
@@ -165,7 +164,7 @@ def test_classify(fuzz, attempt, tmp_path, monkeypatch):
         out = attempt(classify, "--path", "checkpoint", tmp_path / "text", *flags)
         if out is None:
             return
-        texts = [line.strip() for line in _common.read_lines(tmp_path / "text")]
+        texts = [line.strip() for line in read_lines(tmp_path / "text")]
         lines = out.split("\n")[:-1]
         assert len(lines) == len(texts)
         for line, expected in zip(lines, texts, strict=True):
@@ -199,7 +198,7 @@ def test_log(fuzz, tmp_path):
     def check(content):
         path.write_bytes(content)
         try:
-            curves = plot_log.both_curves(path, "ppl")
+            curves = plot.both_curves(path, "ppl")
         except ValueError as error:
             assert str(error).startswith(str(path)) and "\n" not in str(error)
         else:

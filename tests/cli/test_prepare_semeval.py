@@ -7,11 +7,12 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-import prepare_semeval
 import pytest
-from _common import read_lines
-from _tweets import clean, tokenize
 from hypothesis import strategies as st
+
+from rnndrop_plugin.cli import prepare_semeval
+from rnndrop_plugin.data.text import read_lines
+from rnndrop_plugin.data.tweets import clean, tokenize
 
 ROOT = Path(__file__).parents[2]
 SEMEVAL = ROOT.parent / "shared" / "data" / "semeval"

@@ -1,7 +1,8 @@
 import json
 
-import plot_log
 import pytest
+
+from rnndrop_plugin.cli import plot
 
 PREFIX = "2026-01-01 00:00:00 | INFO | train | "
 
@@ -20,26 +21,26 @@ def log(tmp_path):
 
 
 def test_curves(log):
-    assert plot_log.curve(log, "ppl", ("", "train_")) == ([10, 20, 30], [390, 380, 7])
-    assert plot_log.curve(log, "ppl", ("train_",)) == ([20], [300])
-    assert plot_log.curve(log, "ppl", ("valid_",)) == ([20, 40], [250.5, 150])
+    assert plot.curve(log, "ppl", ("", "train_")) == ([10, 20, 30], [390, 380, 7])
+    assert plot.curve(log, "ppl", ("train_",)) == ([20], [300])
+    assert plot.curve(log, "ppl", ("valid_",)) == ([20, 40], [250.5, 150])
 
 
 def test_picture(call, log, tmp_path):
     """What is drawn, read from the picture's text: a curve of each log, the axes' names."""
     args = log, log, "--labels", "none", "update 0.25", "--title", "PTB", "--max", "300"
-    assert call(plot_log, *args, "--output", tmp_path / "curves.svg") == (0, "", "")
+    assert call(plot, *args, "--output", tmp_path / "curves.svg") == (0, "", "")
     svg = (tmp_path / "curves.svg").read_text()
     for text in ("none training", "none validation", "update 0.25 validation", "perplexity", "updates", "PTB"):
         assert f"<!-- {text} -->" in svg
-    assert call(plot_log, log, "--output", tmp_path / "curves.png")[0] == 0
+    assert call(plot, log, "--output", tmp_path / "curves.png")[0] == 0
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_a_metric_of_the_validation_alone(call, log, tmp_path):
     log.write_text(log.read_text() + "\n" + json.dumps({"valid_f1": "80", "valid_num_updates": "40"}))
-    assert call(plot_log, log, "--metric", "f1", "--output", tmp_path / "f1.svg") == (0, "", "")
+    assert call(plot, log, "--metric", "f1", "--output", tmp_path / "f1.svg") == (0, "", "")
     svg = (tmp_path / "f1.svg").read_text()
     assert "<!-- validation -->" in svg and "<!-- training -->" not in svg
 
@@ -54,7 +55,7 @@ def test_a_metric_of_the_validation_alone(call, log, tmp_path):
 )
 def test_bad_input(call, log, tmp_path, monkeypatch, args, words):
     monkeypatch.chdir(tmp_path)
-    status, _, err = call(plot_log, log, "--output", "curves.png", *args)
+    status, _, err = call(plot, log, "--output", "curves.png", *args)
     assert status == 2
     assert words in err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["train.log"]

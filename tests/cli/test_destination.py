@@ -1,5 +1,8 @@
-import _common
 import pytest
+
+from rnndrop_plugin.cli.destination import destination
+from rnndrop_plugin.cli.splits import Sentence, write_splits
+from rnndrop_plugin.data.text import read_lines
 
 
 @pytest.fixture
@@ -7,11 +10,11 @@ def prepare(tmp_path):
     """Writes two streams into ``tmp_path / "dest"``, each in its own sub-folder, with splits of any name."""
 
     def prepare():
-        sentences = [_common.Sentence("here, line 1", ["a", "b"])]
-        with _common.destination(tmp_path / "dest") as folder:
+        sentences = [Sentence("here, line 1", ["a", "b"])]
+        with destination(tmp_path / "dest") as folder:
             for stream in ("word", "tag"):
                 (folder / stream).mkdir()
-                _common.write_splits(folder / stream, {"train": sentences * 2, "sms2013": sentences})
+                write_splits(folder / stream, {"train": sentences * 2, "sms2013": sentences})
 
     return prepare
 
@@ -40,6 +43,6 @@ def test_what_others_wrote_stays(prepare, tmp_path, foreign):
 def test_other_encodings(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes("café\n".encode("latin-1"))
-    assert _common.read_lines(path, "latin-1") == ["café"]
+    assert read_lines(path, "latin-1") == ["café"]
     with pytest.raises(ValueError, match="text.txt, line 1: not ASCII .byte 0xe9."):
-        _common.read_lines(path, "ASCII")
+        read_lines(path, "ASCII")

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from plot_log import entries
 from tqdm import tqdm
+
+from rnndrop_plugin.cli.plot import entries
+from rnndrop_plugin.files import atomic_write
 
 TRAIN = [sys.executable, "-m", "fairseq_cli.train"]
 VALIDATE = [sys.executable, "-m", "fairseq_cli.validate"]
@@ -52,14 +54,10 @@ class Interrupted(Exception):
     """The runs are to stop."""
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a file, whole or not at all."""
-    new = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with atomic_write(path) as new:
         new.write_text(text, encoding="utf-8")
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> dict:
@@ -242,7 +240,7 @@ class Runs:
             return result
 
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "run.json", json.dumps({"train": arguments}, indent=2) + "\n")
+        write_text(folder / "run.json", json.dumps({"train": arguments}, indent=2) + "\n")
         log = folder / "train.log"
         if not is_trained(run, arguments, epochs(log)):
             self._command([*TRAIN, *arguments], log, lambda: self._look(run, log))
@@ -262,7 +260,7 @@ class Runs:
             "checkpoint": str(checkpoint),
             "test": self._test(run, folder / "test.log", checkpoint) if run.splits else {},
         }
-        write_whole(folder / "result.json", json.dumps(result, indent=2) + "\n")
+        write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
         return result
 
     def _look(self, run: Run, log: Path) -> bool:

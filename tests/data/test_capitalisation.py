@@ -1,7 +1,8 @@
 import pytest
-from _words import CAPITALISATIONS, capitalisation
 from hypothesis import given
 from hypothesis import strategies as st
+
+from rnndrop_plugin.data.capitalisation import CAPITALISATIONS, capitalisation
 
 
 @pytest.mark.parametrize(

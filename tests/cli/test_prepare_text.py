@@ -1,6 +1,7 @@
-import prepare_text
 import pytest
 import sentencepiece
+
+from rnndrop_plugin.cli import prepare_text
 
 LINES = [f"Line {n} doesn't end here, it's Nr. {n}." for n in range(20)]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import train_cpu
+
+from rnndrop_plugin.cli import train_cpu
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train_cpu.py"
 PLUGIN = ("--user-dir", "rnndrop_plugin")

@@ -4,8 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import prepare_ptb
 import pytest
+
+from rnndrop_plugin.cli import prepare_ptb
 
 ROOT = Path(__file__).parents[2]
 PTB = ROOT.parent / "shared" / "data" / "ptb"

@@ -3,10 +3,10 @@ import io
 import json
 import sys
 
-import classify
 import pytest
-import tag
 import torch
+
+from rnndrop_plugin.cli import classify, tag
 
 COMMON = ("--user-dir", "rnndrop_plugin", "--task", "rnndrop_classification", "--cpu")
 

@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import soak
 import torch
+
+from experiments import soak
 
 STATE = {"model": {"weight": torch.ones(2)}, "last_optimizer_state": {"step": torch.tensor(3)}}
 

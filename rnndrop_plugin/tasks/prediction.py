@@ -1,53 +1,22 @@
-"""What tag.py and classify.py share: flags, the model of a checkpoint, and what it says of sequences of words."""
+"""What trained taggers and classifiers say of sequences of words."""
 
-import argparse
-import signal
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from _common import STDIN, positive
-from _words import capitalisation
+import torch
+from fairseq import checkpoint_utils
+from fairseq.data import Dictionary
+from torch import Tensor
 from tqdm import tqdm
 
-if TYPE_CHECKING:  # torch and the plugin take seconds to import: not before the input has been read
-    from fairseq.data import Dictionary
-    from torch import Tensor
-
-    from rnndrop_plugin.models.sequence_model import SequenceModel
-    from rnndrop_plugin.tasks.sequence_task import SequencesTask
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of both scripts."""
-    parser.add_argument(
-        "files",
-        type=Path,
-        nargs="*",
-        default=[STDIN],
-        metavar="FILE",
-        help="what to read, files as they are or .gz (default: standard input)",
-    )
-    parser.add_argument(
-        "--path", type=Path, required=True, metavar="CHECKPOINT", help="the model, made by fairseq-train"
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="the data folder that the model was trained on, for its dictionaries (default: where it was then)",
-    )
-    parser.add_argument(
-        "--batch-size",
-        type=positive,
-        default=64,
-        metavar="N",
-        help="sequences at a time, which changes the speed alone (default: %(default)s)",
-    )
+import rnndrop_plugin
+from rnndrop_plugin.data.capitalisation import capitalisation
+from rnndrop_plugin.data.sequence_dataset import Sequences, batch_iterator, spellings
+from rnndrop_plugin.models.sequence_model import SequenceModel
+from rnndrop_plugin.tasks.sequence_task import CAPITALISATION, CHARACTERS, SequencesTask
 
 
-def load(path: Path, data: Path | None, expected: str) -> tuple["SequencesTask", "SequenceModel"]:
+def load(path: Path, data: Path | None, expected: str) -> tuple[SequencesTask, SequenceModel]:
     """The task and the model of a checkpoint, ready to predict, on a GPU if there is one.
 
     Args:
@@ -58,11 +27,7 @@ def load(path: Path, data: Path | None, expected: str) -> tuple["SequencesTask",
         OSError: the data folder is not there.
         ValueError: the checkpoint cannot be loaded, is of another task, or of other dictionaries than the folder's.
     """
-    import torch
-    from fairseq import checkpoint_utils
-
-    import rnndrop_plugin  # noqa: F401  registers the tasks, and keeps the loading safe
-
+    rnndrop_plugin.register()
     overrides = {"data": str(data)} if data else {}
     state = checkpoint_utils.load_checkpoint_to_cpu(str(path), overrides)
     cfg = state["cfg"].task
@@ -75,20 +40,18 @@ def load(path: Path, data: Path | None, expected: str) -> tuple["SequencesTask",
     return task, model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def encode(symbols: Iterable[str], dictionary: "Dictionary") -> "Tensor":
+def encode(symbols: Iterable[str], dictionary: Dictionary) -> Tensor:
     """The ids ``(length,)`` of symbols, that of ``<unk>`` for fairseq's own and those that the dictionary lacks."""
-    import torch
-
     ids = (dictionary.indices.get(symbol, dictionary.unk()) for symbol in symbols)
     return torch.tensor([i if i >= dictionary.nspecial else dictionary.unk() for i in ids])
 
 
 def predict(
-    task: "SequencesTask",
-    model: "SequenceModel",
+    task: SequencesTask,
+    model: SequenceModel,
     sequences: list[list[str]],
     batch_size: int,
-    decode: Callable[["Tensor", "Tensor"], "Tensor"],
+    decode: Callable[[Tensor, Tensor], Tensor],
 ) -> list[list]:
     """What a model says of each of ``sequences``, lists of words, in their order.
 
@@ -98,11 +61,6 @@ def predict(
     Returns:
         Those rows, ``[]`` for a sequence without words.
     """
-    import torch
-
-    from rnndrop_plugin.data.sequence_dataset import Sequences, batch_iterator, spellings
-    from rnndrop_plugin.tasks.sequence_task import CAPITALISATION, CHARACTERS
-
     results: list[list] = [[] for _ in sequences]
     places = [i for i, words in enumerate(sequences) if words]
     if not places:
@@ -127,10 +85,3 @@ def predict(
                 results[places[i]] = row
             bar.update(batch["nsentences"])
     return results
-
-
-def write(text: str) -> None:
-    """Write to standard output, in UTF-8 whatever the locale; a reader that stops early (head) ends the script."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.stdout.buffer.write(text.encode())
-    sys.stdout.buffer.flush()

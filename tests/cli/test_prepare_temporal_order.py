@@ -1,7 +1,8 @@
 from collections import Counter
 
-import make_temporal_order
 import pytest
+
+from rnndrop_plugin.cli import prepare_temporal_order
 
 STREAMS = [f"{split}.{kind}" for split in ("train", "valid", "test") for kind in ("bin", "idx")]
 
@@ -9,7 +10,7 @@ STREAMS = [f"{split}.{kind}" for split in ("train", "valid", "test") for kind in
 @pytest.fixture
 def make(call, tmp_path):
     """Makes data in ``tmp_path / "dest"``."""
-    return lambda *args: call(make_temporal_order, "--dest", tmp_path / "dest", *args)
+    return lambda *args: call(prepare_temporal_order, "--dest", tmp_path / "dest", *args)
 
 
 def contents(folder):

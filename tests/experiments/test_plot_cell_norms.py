@@ -1,9 +1,9 @@
 from types import SimpleNamespace
 
-import plot_cell_norms
 import pytest
 import torch
 
+from experiments import plot_cell_norms
 from rnndrop_plugin.modules import LSTM
 
 KINDS = {

@@ -6,10 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-import _runs
-import plot_cell_norms
 import pytest
-import reproduce
+
+from experiments import experiment, plot_cell_norms, reproduce, runs, table1, table5
 
 FAKE = Path(__file__).with_name("fake_fairseq.py")
 
@@ -18,15 +17,15 @@ FAKE = Path(__file__).with_name("fake_fairseq.py")
 def plan(tmp_path, monkeypatch):
     """Has fake_fairseq.py train, with these accuracies."""
     fake = [sys.executable, str(FAKE), str(tmp_path / "plan.json")]
-    monkeypatch.setattr(_runs, "TRAIN", [*fake, "train"])
-    monkeypatch.setattr(_runs, "VALIDATE", [*fake, "validate"])
-    monkeypatch.setattr(_runs, "POLL", 0.02)
-    monkeypatch.setattr(reproduce, "device", lambda: [])
+    monkeypatch.setattr(runs, "TRAIN", [*fake, "train"])
+    monkeypatch.setattr(runs, "VALIDATE", [*fake, "validate"])
+    monkeypatch.setattr(runs, "POLL", 0.02)
+    monkeypatch.setattr(experiment, "device", lambda: [])
     return lambda plan: (tmp_path / "plan.json").write_text(json.dumps(plan))
 
 
 @pytest.fixture
-def table1(call, tmp_path):
+def run_table1(call, tmp_path):
     """Runs reproduce.py table1 in ``tmp_path / "out"``, where the data folders are (the fake trainer reads none)."""
     for length in (15, 30):
         (tmp_path / "out" / f"data-{length}").mkdir(parents=True)
@@ -43,10 +42,10 @@ def starts(tmp_path, name):
     return re.findall(r"starts from epoch (\d+)", (tmp_path / "out" / name / "train.log").read_text())
 
 
-def test_solved_and_given_up(plan, table1, result, tmp_path):
+def test_solved_and_given_up(plan, run_table1, result, tmp_path):
     """Solved is the second epoch in a row at the target; a run has FACTOR times the updates of that without dropout."""
     plan({"15-none": [30, 99.6, 99.4, 99.5, 99.7, 100], "*": [25.5]})
-    status, out, err = table1("--cells", "15-cell-step-expected", "--budget", "1.4")
+    status, out, err = run_table1("--cells", "15-cell-step-expected", "--budget", "1.4")
     assert (status, err) == (0, "")
     none, cell = result("15-none/seed1"), result("15-cell-step-expected/seed1")
     assert (none["solved"], none["updates"], none["training"], none["test"]) == (True, 1000, 99.7, {"test": 5.0})
@@ -59,59 +58,59 @@ def test_solved_and_given_up(plan, table1, result, tmp_path):
     row = "| cell (Moon et al.) | per step | 100 / 100 | 25.5 / 7.0 (not solved after 1,400 updates) | 25 / 25 |  |"
     assert row in table
     assert "| 15-cell-step-expected/seed1 | no | 1,400 | 1.4 | 25.50 | 7.00 |" in table
-    runs = json.loads((tmp_path / "out" / "table1.json").read_text())["runs"]
-    assert {name: run["updates"] for name, run in runs.items()} == {
+    results = json.loads((tmp_path / "out" / "table1.json").read_text())["runs"]
+    assert {name: run["updates"] for name, run in results.items()} == {
         "15-none/seed1": 1000,
         "15-cell-step-expected/seed1": 1400,
     }
 
 
-def test_finished_runs_are_kept(plan, table1, tmp_path):
+def test_finished_runs_are_kept(plan, run_table1, tmp_path):
     plan({"*": [99.5, 99.5]})
-    assert table1("--cells", "15-none", "15-update-*-expected")[0] == 0
+    assert run_table1("--cells", "15-none", "15-update-*-expected")[0] == 0
     plan({"*": ["fail"]})
-    status, out, _ = table1("--cells", "15-none", "15-update-*-expected")
+    status, out, _ = run_table1("--cells", "15-none", "15-update-*-expected")
     assert status == 0
     assert out.count("solved after 400 updates") == 3
     assert starts(tmp_path, "15-update-step-expected/seed1") == ["0"]
 
 
-def test_earlier_results_are_in_the_table(plan, table1, tmp_path, monkeypatch):
+def test_earlier_results_are_in_the_table(plan, run_table1, tmp_path, monkeypatch):
     """Those of other cells, if they have the flags of now."""
     plan({"*": [99.5]})
-    assert table1("--cells", "15-hidden-step-expected")[0] == 0
-    assert table1("--cells", "30-none")[0] == 0
+    assert run_table1("--cells", "15-hidden-step-expected")[0] == 0
+    assert run_table1("--cells", "30-none")[0] == 0
     names = ["15-none/seed1", "15-hidden-step-expected/seed1", "30-none/seed1"]
     assert list(json.loads((tmp_path / "out" / "table1.json").read_text())["runs"]) == names
     assert "| 15-hidden-step-expected/seed1 | yes |" in (tmp_path / "out" / "table1.md").read_text()
-    monkeypatch.setattr(reproduce, "ORDER_TRAIN", [*reproduce.ORDER_TRAIN, "--lr", "1"])
-    assert table1("--cells", "30-none")[0] == 1
+    monkeypatch.setattr(table1, "TRAIN", [*table1.TRAIN, "--lr", "1"])
+    assert run_table1("--cells", "30-none")[0] == 1
     assert json.loads((tmp_path / "out" / "table1.json").read_text())["runs"] == {}
 
 
-def test_budget_raised(plan, table1, result, tmp_path):
+def test_budget_raised(plan, run_table1, result, tmp_path):
     """A run that was given up goes on when it may make more updates, and is not begun again with the same."""
     plan({"15-none": [99.5, 99.5], "*": [50]})
     for budget in ("2", "2", "3"):
-        assert table1("--cells", "15-hidden-step-inverted", "--budget", budget)[0] == 0
+        assert run_table1("--cells", "15-hidden-step-inverted", "--budget", budget)[0] == 0
     assert result("15-hidden-step-inverted/seed1")["updates"] == 1200
     assert starts(tmp_path, "15-hidden-step-inverted/seed1") == ["0", "4"]
 
 
-def test_other_flags(plan, table1, monkeypatch):
+def test_other_flags(plan, run_table1, monkeypatch):
     """Results of other flags are not passed off as those of these."""
     plan({"*": [99.5]})
-    assert table1("--cells", "15-none")[0] == 0
-    monkeypatch.setattr(reproduce, "ORDER_TRAIN", [*reproduce.ORDER_TRAIN, "--lr", "1"])
-    status, _, err = table1("--cells", "15-none")
+    assert run_table1("--cells", "15-none")[0] == 0
+    monkeypatch.setattr(table1, "TRAIN", [*table1.TRAIN, "--lr", "1"])
+    status, _, err = run_table1("--cells", "15-none")
     assert status == 1
     assert "seed1: has a run of other flags (see run.json); remove it or use another --out" in err
 
 
-def test_failure(plan, table1, tmp_path):
+def test_failure(plan, run_table1, tmp_path):
     """What fails is told with the end of its log; the others are performed, but for those that need it."""
     plan({"15-none": [99.5], "15-cell-step-expected": [60, "fail"], "30-none": ["fail"], "*": [99.5]})
-    status, out, err = table1("--cells", "*-none", "*-step-expected", "--jobs", "3")
+    status, out, err = run_table1("--cells", "*-none", "*-step-expected", "--jobs", "3")
     assert status == 1
     assert "15-cell-step-expected/seed1: failed" in out
     assert "train.log: the command failed (3). It ends with" in err
@@ -121,35 +120,36 @@ def test_failure(plan, table1, tmp_path):
     assert not (tmp_path / "out" / "15-cell-step-expected" / "seed1" / "result.json").exists()
 
     plan({"*": [99.5]})
-    assert table1("--cells", "*-none", "*-step-expected")[0] == 0
+    assert run_table1("--cells", "*-none", "*-step-expected")[0] == 0
     assert starts(tmp_path, "15-cell-step-expected/seed1") == ["0", "1"]
 
 
 SCRIPT = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell that runs the tests in the background ignores
-sys.path.insert(0, {scripts!r})
-import _common, _runs, reproduce
+sys.path.insert(0, {root!r})
+from experiments import experiment, reproduce, runs
+from rnndrop_plugin.cli.command import run
 fake = [sys.executable, {fake!r}, {plan!r}]
-_runs.TRAIN, _runs.VALIDATE = [*fake, "train"], [*fake, "validate"]
-reproduce.device = lambda: []
-_common.run(reproduce.main)
+runs.TRAIN, runs.VALIDATE = [*fake, "train"], [*fake, "validate"]
+experiment.device = lambda: []
+run(reproduce.main)
 """
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(plan, table1, result, tmp_path, signum):
+def test_interrupted(plan, run_table1, result, tmp_path, signum):
     """The trainings end with the script, another script is kept out meanwhile, and later they go on."""
     plan({"15-none": [40, 50, "hang"], "30-none": [40, "hang"]})
-    scripts = str(Path(reproduce.__file__).parent)
-    code = SCRIPT.format(scripts=scripts, fake=str(FAKE), plan=str(tmp_path / "plan.json"))
+    root = str(Path(reproduce.__file__).parents[1])
+    code = SCRIPT.format(root=root, fake=str(FAKE), plan=str(tmp_path / "plan.json"))
     command = [sys.executable, "-c", code, "table1", "--out", str(tmp_path / "out"), "--cells", "*-none", "--jobs", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         hanging = [tmp_path / "out" / f"{length}-none" / "seed1" / "hangs" for length in (15, 30)]
         while not all(path.exists() for path in hanging) and process.poll() is None:
             time.sleep(0.05)
-        status, _, err = table1("--cells", "15-none")
+        status, _, err = run_table1("--cells", "15-none")
         assert (status, err.count("\n")) == (2, 1)
         assert "out: this script, or a training that it left, is running in it" in err
         process.send_signal(signum)
@@ -160,15 +160,15 @@ def test_interrupted(plan, table1, result, tmp_path, signum):
     assert "Traceback" not in err
 
     plan({"15-none": [40, 50, 60, 99.5], "30-none": [99.5]})
-    assert table1("--cells", "*-none")[0] == 0  # the lock is free, so no training is left
+    assert run_table1("--cells", "*-none")[0] == 0  # the lock is free, so no training is left
     assert starts(tmp_path, "15-none/seed1") == ["0", "2"]
     assert result("15-none/seed1")["updates"] == 1000
     assert result("15-none/seed1")["seconds"] == 2 * 2 + 3 * 2
 
 
-def test_seeds(plan, table1, tmp_path):
+def test_seeds(plan, run_table1, tmp_path):
     plan({"15-none": [99, 99.5, 100], "*": [100]})
-    assert table1("--cells", "15-none", "--seeds", "1", "7")[0] == 0
+    assert run_table1("--cells", "15-none", "--seeds", "1", "7")[0] == 0
     assert "| none |  |  | 100.0 / 3.0 |" in (tmp_path / "out" / "table1.md").read_text()
     assert "| 15-none/seed7 | yes | 600 |" in (tmp_path / "out" / "table1.md").read_text()
 
@@ -177,14 +177,14 @@ def test_some_seeds_not_solved():
     solved = {"solved": True, "training": 100.0, "updates": 600, "test": {"test": 99.0}}
     given_up = {"solved": False, "training": 30.0, "updates": 4000, "test": {"test": 25.0}}
     text = "65.0 / 62.0 (not solved after 4,000 updates in 1 of 2 runs)"
-    assert reproduce.order_figures([solved, given_up]) == text
+    assert table1.accuracies([solved, given_up]) == text
 
 
-def test_damaged_result(plan, table1, tmp_path):
+def test_damaged_result(plan, run_table1, tmp_path):
     plan({"*": [99.5]})
-    assert table1("--cells", "15-none")[0] == 0
+    assert run_table1("--cells", "15-none")[0] == 0
     (tmp_path / "out" / "15-none" / "seed1" / "result.json").write_text("{")
-    status, out, err = table1("--cells", "30-none")
+    status, out, err = run_table1("--cells", "30-none")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "result.json: is damaged (not JSON)" in err
 
@@ -222,10 +222,10 @@ def test_list(call, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_table1_arguments(plan, table1, result):
+def test_table1_arguments(plan, run_table1, result):
     """The kind, the sampling, the scaling and the seed that a cell's name says."""
     plan({"*": [100]})
-    assert table1("--cells", "30-hidden-sequence-inverted", "--seeds", "5")[0] == 0
+    assert run_table1("--cells", "30-hidden-sequence-inverted", "--seeds", "5")[0] == 0
     arguments = " ".join(result("30-hidden-sequence-inverted/seed5")["train"])
     for flags in (
         "out/data-30 ",
@@ -271,24 +271,25 @@ def test_table5(call, plan, tmp_path, result):
     assert "--update-dropout 0.25" in " ".join(tuned["train"])
     assert "--hidden-dropout 0.25" in " ".join(result("rnn-0.25/seed1")["train"])
     table = (tmp_path / "out" / "table5.md").read_text()
-    epochs = reproduce.TWITTER_FINE_TUNING[reproduce.TWITTER_FINE_TUNING.index("--max-epoch") + 1]
+    epochs = table5.FINE_TUNING[table5.FINE_TUNING.index("--max-epoch") + 1]
     assert f"| GRU | 0.25 | ours |{f' {epochs}.00 ± 0.00 |' * 6} 2 |" in table
     assert "| GRU | 0.25 | paper | 69.04 | 72.10 | 60.34 | 69.65 | 65.73 | 54.77 |  |" in table
     assert "| RNN | 0 | ours |  |  |  |  |  |  | 0 |" in table
 
 
 def test_spread():
-    assert reproduce.spread([60.0, 62.0, 64.0]) == "62.00 ± 2.00"
-    assert reproduce.spread([60.0]) == "60.00"
+    assert experiment.spread([60.0, 62.0, 64.0]) == "62.00 ± 2.00"
+    assert experiment.spread([60.0]) == "60.00"
 
 
+@pytest.mark.slow
 def test_real_runs(call, tmp_path, monkeypatch):
     """Sequences of three symbols are soon solved by fairseq-train, and the nets' memory can be plotted."""
-    monkeypatch.setattr(reproduce, "LENGTHS", {3: "tiny"})
-    monkeypatch.setattr(reproduce, "ORDER_PAPER", {("update", "step"): {3: ("-", "-")}})
-    monkeypatch.setattr(reproduce, "ORDER_TARGET", 90)
+    monkeypatch.setattr(table1, "LENGTHS", {3: "tiny"})
+    monkeypatch.setattr(table1, "PAPER", {("update", "step"): {3: ("-", "-")}})
+    monkeypatch.setattr(table1, "TARGET", 90)
     small = ["--decoder-hidden-size", "16", "--lr", "1", "--cpu"]
-    monkeypatch.setattr(reproduce, "ORDER_TRAIN", [*reproduce.ORDER_TRAIN, *small])
+    monkeypatch.setattr(table1, "TRAIN", [*table1.TRAIN, *small])
     status, out, err = call(reproduce, "table1", "--out", tmp_path / "out", "--cells", "3-none", "*inverted")
     assert status == 0, err
     results = json.loads((tmp_path / "out" / "table1.json").read_text())["runs"]

@@ -1,0 +1,54 @@
+"""What the experiments share: their flags, and their tables."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import NamedTuple
+
+from experiments.runs import Run
+
+ROOT = Path(__file__).parents[1]
+LOGGING = "--log-format json --log-interval 1000000".split()  # what an epoch has, nothing between
+
+
+class Experiment(NamedTuple):
+    """A table of the paper.
+
+    Attributes:
+        runs: its runs, given the command line. A run's name is its cell's and "/seedN".
+        prepare: makes or checks the data, given the command line.
+        markdown: the table, given the results by the runs' names.
+    """
+
+    runs: Callable[[argparse.Namespace], list[Run]]
+    prepare: Callable[[argparse.Namespace], None]
+    markdown: Callable[[dict[str, dict]], str]
+
+
+def device() -> list[str]:
+    import torch  # takes seconds: not before the command line has been read
+
+    return [] if torch.cuda.is_available() else ["--cpu"]
+
+
+def common_flags(task: str) -> list[str]:
+    """The flags of fairseq's commands that all runs of an experiment have."""
+    return ["--user-dir", str(ROOT / "rnndrop_plugin"), "--task", task, *LOGGING, *device()]
+
+
+def of_cell(results: dict[str, dict], cell: str) -> list[dict]:
+    """The results of a cell, one a seed."""
+    return [result for name, result in results.items() if name.rsplit("/", 1)[0] == cell]
+
+
+def spread(values: list[float]) -> str:
+    """Mean ± standard deviation."""
+    if not values:
+        return ""
+    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def row(cells: Sequence[str]) -> str:
+    """A row of a Markdown table."""
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,87 @@
+"""Run an experiment of the paper and write its table beside the paper's figures."""
+
+import argparse
+import fnmatch
+import json
+import platform
+import shlex
+import sys
+from pathlib import Path
+
+from experiments import table1, table5
+from experiments.runs import Runs, write_text
+from rnndrop_plugin.cli.arguments import positive
+
+TABLES = {"table1": table1.EXPERIMENT, "table5": table5.EXPERIMENT}
+
+
+def write(args: argparse.Namespace, runs: Runs) -> str:
+    """Write the results so far, earlier commands' too, as Markdown and JSON, and return the Markdown."""
+    results = runs.results_so_far()
+    command = shlex.join(["python", "scripts/reproduce.py", *sys.argv[1:]])
+    machine = f"{platform.processor() or platform.machine()}, one thread a run, {args.jobs} at a time"
+    text = f"{TABLES[args.table].markdown(results)}\nMade by `{command}` ({machine}).\n"
+    figures = {name: {key: r[key] for key in r if key not in ("train", "checkpoint")} for name, r in results.items()}
+    content = {"command": command, "machine": machine, "runs": figures}
+    write_text(args.out / f"{args.table}.json", json.dumps(content, indent=2) + "\n")
+    write_text(args.out / f"{args.table}.md", text)
+    return text
+
+
+def factor(text: str) -> float:
+    """An argparse type: a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Run an experiment of the paper and write its table beside the paper's, as Markdown and JSON. When "
+        "the command is given again, a run that is finished is not done again and one that was interrupted goes on.",
+    )
+    parser.add_argument("table", choices=TABLES, help="table1: Temporal Order; table5: Twitter sentiment (arXiv v2)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the runs and the table (default: outputs/TABLE)"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="table5: the folder made by prepare_semeval.py (table1 makes its data)"
+    )
+    parser.add_argument(
+        "--cells", nargs="+", metavar="NAME", help="these cells alone, and what they need; may have * (default: all)"
+    )
+    parser.add_argument("--seeds", type=positive, nargs="+", default=[1], metavar="N", help="(default: 1)")
+    parser.add_argument(
+        "--budget",
+        type=factor,
+        default=20,
+        metavar="FACTOR",
+        help="table1: give a run up after this many times the updates of the net without dropout (default: 20)",
+    )
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at a time (default: 1)")
+    parser.add_argument("--list", action="store_true", help="print the cells and do nothing else")
+    args = parser.parse_args()
+    args.out = args.out or Path("outputs") / args.table
+
+    runs = Runs(TABLES[args.table].runs(args), args.out)
+    runs.results_so_far()  # if one is damaged, say so now
+    cells = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in runs.runs))
+    if args.list:
+        print("\n".join(cells))
+        return
+    for pattern in args.cells or []:
+        if not fnmatch.filter(cells, pattern):
+            raise ValueError(f"{args.table} has no cell {pattern}; --list prints them")
+    chosen = [cell for cell in cells if not args.cells or any(fnmatch.fnmatchcase(cell, p) for p in args.cells)]
+    TABLES[args.table].prepare(args)
+    names = [name for name in runs.runs if name.rsplit("/", 1)[0] in chosen]
+    runs.perform(names, args.jobs, lambda: write(args, runs))
+    print(f"\n{write(args, runs)}\nThe table is in {args.out / args.table}.md and .json")
+    for name, reason in runs.failures.items():
+        print(f"{name}: {reason}", file=sys.stderr)
+    if runs.failures:
+        sys.exit(1)

@@ -1,0 +1,140 @@
+"""Kill a training at random moments, start it again each time, and compare its end with an uninterrupted run's."""
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from rnndrop_plugin.cli.arguments import positive
+from rnndrop_plugin.cli.plot import entries
+from scripts._end_to_end import OURS, prepare
+
+FLAGS = (
+    "--cpu --seed 1 --decoder-embed-dim 256 --decoder-hidden-size 256 --init-range 0.05 --update-dropout 0.25 "
+    "--decoder-dropout-in 0.2 --decoder-dropout-out 0.5 --tokens-per-sample 35 --batch-size 16 --optimizer adam "
+    "--lr 0.003 --clip-norm 1 --max-epoch 8 --save-interval-updates 50 --log-format json --log-interval 10"
+).split()
+
+
+def start(arguments: list[str], folder: Path) -> subprocess.Popen:
+    """Start fairseq-train with its checkpoints and, added to what is there, its log in ``folder``."""
+    folder.mkdir(exist_ok=True)
+    with (folder / "train.log").open("a", encoding="utf-8") as log:
+        command = [sys.executable, "-m", "fairseq_cli.train", *arguments, "--save-dir", str(folder / "checkpoints")]
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+
+def end(process: subprocess.Popen, folder: Path) -> None:
+    """Wait for the end of a training.
+
+    Raises:
+        ValueError: it fails.
+    """
+    if process.wait():
+        last = (folder / "train.log").read_text(encoding="utf-8").strip().splitlines()[-1]
+        raise ValueError(f"fairseq-train: exit status {process.returncode}: {last}")
+
+
+def unfinished(folder: Path) -> set[tuple[str, int]]:
+    """The checkpoints that are being written, or were when a training was killed: name and time."""
+    found = set()
+    for path in folder.glob("checkpoints/*.tmp"):
+        with suppress(FileNotFoundError):  # it has taken its name
+            found.add((path.name, path.stat().st_mtime_ns))
+    return found
+
+
+def kill(process: subprocess.Popen, folder: Path, seconds: float, aim: bool) -> bool | None:
+    """Kill a training after some time, or with ``aim`` when it writes a checkpoint for the first time after that.
+
+    Returns:
+        Whether it was writing one; None if it had ended before.
+    """
+    left = unfinished(folder)
+    moment = time.monotonic() + seconds
+    while process.poll() is None:
+        if time.monotonic() >= moment and (not aim or unfinished(folder) - left):
+            process.kill()
+            return bool(unfinished(folder) - left) if process.wait() < 0 else None
+        time.sleep(0.001)
+    return None
+
+
+def losses(folder: Path) -> set[tuple]:
+    """All losses of a log: of updates, epochs and validations."""
+    return {
+        (prefix, entry[f"{prefix}num_updates"], entry[f"{prefix}loss"])
+        for entry in entries(folder / "train.log")
+        for prefix in ("", "train_", "valid_")
+        if f"{prefix}loss" in entry
+    }
+
+
+def difference(whole: Path, killed: Path) -> str | None:
+    """What a run that was killed does not share with one that was not; None if they end alike."""
+    if losses(whole) != losses(killed):
+        return f"losses: {sorted(losses(whole) ^ losses(killed))[0]}"
+    names = [sorted(path.name for path in (run / "checkpoints").iterdir()) for run in (whole, killed)]
+    if names[0] != names[1]:
+        return f"files: {sorted(set(names[0]) ^ set(names[1]))[0]}"
+    for name in names[0]:
+        states = [torch.load(run / "checkpoints" / name, weights_only=True) for run in (whole, killed)]
+        for part in ("model", "last_optimizer_state"):
+            try:
+                torch.testing.assert_close(*(state[part] for state in states), rtol=0, atol=0)
+            except AssertionError:
+                return f"{name}: {part}"
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Kill a training at random moments, every second time while it writes a checkpoint, start it again "
+        "with the same command, and compare its losses and checkpoints with an uninterrupted run's, bit for bit.",
+        epilog="All other arguments are added to the quickstart's of fairseq-train.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--kills", type=positive, default=20, help="how many (default: 20)")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments (default: 1)")
+    parser.add_argument(
+        "--data", type=Path, help="a prepared folder, or the Penn Treebank's (default: Python's manual)"
+    )
+    args, more = parser.parse_known_args()
+    moments = random.Random(args.seed)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        arguments = [str(prepare(args.data, folder)), *OURS, *FLAGS, *more]
+        whole = folder / "whole"
+        began = time.monotonic()
+        end(start(arguments, whole), whole)
+        seconds = time.monotonic() - began
+        print(f"uninterrupted: {seconds:.0f} s, {len(losses(whole))} losses logged", flush=True)
+        kills = writing = runs = differences = 0
+        with tqdm(total=args.kills, desc="soak", unit=" kills", leave=False, disable=None) as progress:
+            while kills < args.kills:
+                runs += 1
+                killed = folder / f"killed{runs}"
+                process = start(arguments, killed)
+                while kills < args.kills:
+                    wrote = kill(process, killed, moments.uniform(0, seconds), aim=kills % 2 == 1)
+                    if wrote is None:
+                        break
+                    kills += 1
+                    writing += wrote
+                    progress.update()
+                    process = start(arguments, killed)
+                end(process, killed)
+                found = difference(whole, killed)
+                differences += found is not None
+                print(f"run {runs}, {kills} kills so far: {found or 'ended like the uninterrupted run'}", flush=True)
+        print(f"{kills} kills, {writing} of them while a checkpoint was written: {differences} of {runs} runs differ")
+    if differences:
+        sys.exit(1)

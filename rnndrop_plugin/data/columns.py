@@ -1,0 +1,130 @@
+"""Files of columns, a word and its tag on each line, and the schemes of tags for entities."""
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from rnndrop_plugin.data.text import read_lines
+
+BLANKS = " \t\r"
+TAG = re.compile(r"O|[BIES]-\S+")
+
+
+class Tagged(NamedTuple):
+    """A sentence, one word and tag a line.
+
+    Attributes:
+        path: the file it stands in.
+        line: the line of its first word.
+        words, tags: equally many, or no tags where none are read.
+    """
+
+    path: Path
+    line: int
+    words: list[str]
+    tags: list[str]
+
+    def place(self, i: int = 0) -> str:
+        """Where its ``i``-th word stands."""
+        return f"{self.path}, line {self.line + i}"
+
+
+def read_sentences(
+    path: Path, encoding: str, separator: str | None, word_column: int, tag_column: int | None
+) -> list[Tagged]:
+    """The sentences of a file, which blank lines and ``-DOCSTART-`` lines separate.
+
+    Args:
+        separator: what is between two columns; None for any number of blanks and tabs.
+        word_column, tag_column: counted from 0, or from the last one, which is -1; without a tag_column no tags are
+            read.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged or has no sentence, a line has other columns than the first one, or no tag.
+    """
+    sentences, words, tags = [], [], []
+    columns = None
+    for number, line in enumerate([*read_lines(path, encoding), ""], 1):
+        if not line.strip(BLANKS) or line.startswith("-DOCSTART-"):
+            if words:
+                sentences.append(Tagged(path, number - len(words), words, tags))
+                words, tags = [], []
+            continue
+        place = f"{path}, line {number}"
+        if separator:
+            fields = [field.strip(BLANKS) for field in line.split(separator)]
+        else:
+            fields = re.split(f"[{BLANKS}]+", line.strip(BLANKS))
+        if columns is None:
+            columns = len(fields)
+            for flag, column in (("--word-column", word_column), ("--tag-column", tag_column)):
+                if column is not None and not -columns <= column < columns:
+                    raise ValueError(f"{place}: has {columns} columns, and {flag} asks for column {column}")
+            if tag_column is not None and word_column % columns == tag_column % columns:
+                raise ValueError(f"{place}: has {columns} columns, and word and tag would be the same")
+        if len(fields) != columns:
+            raise ValueError(f"{place}: has {len(fields)} columns, the file's first line has {columns}")
+        word = fields[word_column]
+        if not word or set(word) & set(BLANKS):
+            raise ValueError(f"{place}: {word!r} is not a word" if word else f"{place}: has no word")
+        words.append(word)
+        if tag_column is not None:
+            tag = fields[tag_column]
+            if not TAG.fullmatch(tag):
+                raise ValueError(f"{place}: {tag!r} is not a tag, which is O or B-, I-, E- or S- and the entity's type")
+            tags.append(tag)
+    if not sentences:
+        raise ValueError(f"{path}: has no sentence")
+    return sentences
+
+
+def continues(before: str, tag: str) -> bool:
+    """Whether ``tag`` belongs to the entity of the tag before it."""
+    return before[0] in "BI" and tag[0] in "IE" and before[2:] == tag[2:]
+
+
+def tag_scheme(sentences: list[Tagged]) -> str:
+    """IOBES if any tag is E- or S-; IOB1 if an entity begins with I-, as there all do but the second of two neighbours
+    of one type; IOB2 (BIO) if all begin with B-.
+    """
+    tags = [tag for sentence in sentences for tag in ("O", *sentence.tags)]
+    if any(tag[0] in "ES" for tag in tags):
+        return "IOBES"
+    return "IOB1" if any(tag[0] == "I" and not continues(before, tag) for before, tag in pairwise(tags)) else "IOB2"
+
+
+def to_iob2(sentence: Tagged, scheme: str, scheme_of: str = "the training file") -> Tagged:
+    """The sentence in IOB2: an entity's first tag is B-, its others are I-.
+
+    IOB1 and IOB2 are read alike, as the task's own evaluation does: an entity begins at B-, and at an I- that continues
+    none. So a B- after O in IOB1, of which CoNLL-2003 has two, begins one as well.
+
+    Args:
+        scheme: the one that :func:`tag_scheme` found in ``scheme_of``.
+
+    Raises:
+        ValueError: E- or S- where the scheme has none, or an order of tags that IOBES does not have.
+    """
+    tags = []
+    for i, (before, tag) in enumerate(pairwise(("O", *sentence.tags, "O"))):
+        if scheme == "IOBES" and continues(before, tag) != (before[0] in "BI" or tag[0] in "IE"):
+            after = tag if i < len(sentence.tags) else "the sentence's end"
+            place = sentence.place(min(i, len(sentence.tags) - 1))
+            raise ValueError(f"{place}: {after} after {before} is not in IOBES, the scheme of {scheme_of}")
+        if scheme != "IOBES" and tag[0] in "ES":
+            raise ValueError(f"{sentence.place(i)}: {tag} is not in {scheme}, the scheme of {scheme_of}")
+        tags.append("O" if tag == "O" else f"{'I' if continues(before, tag) else 'B'}-{tag[2:]}")
+    return sentence._replace(tags=tags[:-1])
+
+
+def check_types(sentences: list[Tagged], types: Sequence[str], training: Path) -> None:
+    """Raise ValueError if a tag's entity type is not among those of the training file."""
+    for sentence in sentences:
+        for i, tag in enumerate(sentence.tags):
+            if tag != "O" and tag[2:] not in types:
+                raise ValueError(
+                    f"{sentence.place(i)}: entities of the type {tag[2:]} are not in {training} ({', '.join(types)})"
+                )
