@@ -8,25 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from rnndrop_plugin.ops import (
-    BACKENDS,
-    NONLINEARITIES,
-    SAMPLINGS,
-    SCALINGS,
-    Masks,
-    State,
-    Weights,
-    draw_mask,
-    recurrence,
-)
-from rnndrop_plugin.ops.masks import ArgumentError, check_choice, check_rate
+from rnndrop_plugin.modules.recurrent_dropout import GRUForm, RecurrentDropout
+from rnndrop_plugin.ops import NO_MASKS, Masks, State, Weights, recurrence
+from rnndrop_plugin.ops.recurrence import torch_nn
 from rnndrop_plugin.ops.recurrence.dispatch import compiled_trains_faster, in_autocast
 
 
-class _RecurrentDropout(nn.RNNBase):
+class _Layer(RecurrentDropout, nn.RNNBase):
     """What LSTM, GRU and RNN share. Parameters, their names and their checks are those of torch.nn."""
-
-    cell: str  # as ops.recurrence names it
 
     def __init__(
         self,
@@ -64,23 +53,17 @@ class _RecurrentDropout(nn.RNNBase):
             bidirectional=bidirectional,
             device=device,
             dtype=dtype,
+            update_dropout=update_dropout,
+            hidden_dropout=hidden_dropout,
+            cell_dropout=cell_dropout,
+            sampling=sampling,
+            update_sampling=update_sampling,
+            hidden_sampling=hidden_sampling,
+            cell_sampling=cell_sampling,
+            scaling=scaling,
+            nonlinearity=nonlinearity,
+            backend=backend,
         )
-        self.update_dropout = update_dropout
-        self.hidden_dropout = hidden_dropout
-        self.cell_dropout = cell_dropout
-        self.update_sampling = update_sampling or sampling
-        self.hidden_sampling = hidden_sampling or sampling
-        self.cell_sampling = cell_sampling or sampling
-        self.scaling = scaling
-        self.nonlinearity = nonlinearity
-        self.backend = backend
-        check_choice("sampling", sampling, SAMPLINGS)
-        for kind in Masks._fields:
-            check_rate(f"{kind}_dropout", getattr(self, f"{kind}_dropout"))
-            check_choice(f"{kind}_sampling", getattr(self, f"{kind}_sampling"), SAMPLINGS)
-        check_choice("scaling", scaling, SCALINGS)
-        check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
-        check_choice("backend", backend, BACKENDS)
 
     def forward(
         self,
@@ -107,14 +90,14 @@ class _RecurrentDropout(nn.RNNBase):
             RuntimeError, ValueError or TypeError: an input or ``hx`` of the wrong shape or dtype, or not
                 in the form above, as torch.nn does; ValueError also for masks that do not fit.
         """
-        if masks is None and self.backend in ("auto", "vendor") and self._is_torchs():
+        if masks is None and self.backend in ("auto", "vendor") and self._equals_torch_nn():
             if self.backend == "vendor" or not self._trains_faster_compiled(input):
                 return super().forward(input, hx)
         self._update_flat_weights()  # what check_input compares with, stale after functional_call or a parametrization
         sequence, lengths, state = self._unpack(input, hx)
         time, batch, _ = sequence.shape
         if masks is None:
-            masks = self._draw_masks(time, batch, sequence.device)
+            masks = [self._draw_masks(time, batch, sequence.device) for _ in self._all_weights]
         elif len(masks) != len(self._all_weights) or not all(isinstance(m, Masks) for m in masks):
             raise ValueError(
                 f"masks must be {len(self._all_weights)} Masks, one for each layer and direction, "
@@ -146,35 +129,14 @@ class _RecurrentDropout(nn.RNNBase):
         state = tuple(torch.stack(s) for s in zip(*final_states, strict=True))
         return self._repack(sequence, state, input)
 
-    def _is_torchs(self) -> bool:
+    def _equals_torch_nn(self) -> bool:
         """Whether torch.nn's forward computes the same function: its cell, and nothing dropped or scaled."""
-        identity = not self.training and self.scaling == "inverted"
-        return identity or not (self.update_dropout or self.hidden_dropout or self.cell_dropout)
+        return not self._drops_or_scales() and torch_nn.obstacle(self.cell, NO_MASKS, self.nonlinearity) is None
 
     def _trains_faster_compiled(self, input) -> bool:
         if not self.training or isinstance(input, PackedSequence) or input.dim() != 3:
             return False
         return compiled_trains_faster(input.size(0 if self.batch_first else 1), input.device, input.dtype)
-
-    def _draw_masks(self, time: int, batch: int, device: torch.device) -> list[Masks]:
-        return [
-            Masks(
-                *(
-                    draw_mask(
-                        getattr(self, f"{kind}_dropout"),
-                        time,
-                        batch,
-                        self.hidden_size,
-                        sampling=getattr(self, f"{kind}_sampling"),
-                        scaling=self.scaling,
-                        training=self.training,
-                        device=device,
-                    )
-                    for kind in Masks._fields
-                )
-            )
-            for _ in self._all_weights
-        ]
 
     def _unpack(self, input, hx) -> tuple[Tensor, Tensor | None, State]:
         """The input as ``(time, batch, input)``, its lengths, and the state as a tuple, in the caller's order."""
@@ -195,11 +157,8 @@ class _RecurrentDropout(nn.RNNBase):
 
         size = (len(self._all_weights), sequence.size(1), self.hidden_size)
         if hx is None:
-            return sequence, lengths, tuple(sequence.new_zeros(size) for _ in range(self._states))
-        state = (hx,) if self._states == 1 or isinstance(hx, Tensor) else tuple(hx)
-        if len(state) != self._states or not all(isinstance(s, Tensor) for s in state):
-            form = "a tensor" if self._states == 1 else "a tuple of two tensors, h and c"
-            raise TypeError(f"hx must be {form}, got {', '.join(type(s).__name__ for s in state)}")
+            return sequence, lengths, self._zero_state(*size, like=sequence)
+        state = self._as_state(hx)
         for s in state:
             self.check_hidden_size(s, (size[0], size[2]) if unbatched else size)
             if s.dtype != sequence.dtype and not in_autocast(s.device.type):
@@ -219,27 +178,10 @@ class _RecurrentDropout(nn.RNNBase):
             state = tuple(s.squeeze(1) for s in state)
         elif self.batch_first:
             sequence = sequence.transpose(0, 1)
-        return sequence, state if self._states > 1 else state[0]
-
-    @property
-    def _states(self) -> int:
-        return 2 if self.cell == "lstm" else 1
-
-    def extra_repr(self) -> str:
-        parts = [super().extra_repr()]
-        for kind in Masks._fields:
-            if rate := getattr(self, f"{kind}_dropout"):
-                parts.append(f"{kind}_dropout={rate} per {getattr(self, f'{kind}_sampling')}")
-        if self.scaling != "inverted":
-            parts.append(f"scaling={self.scaling}")
-        if self.nonlinearity != "tanh":
-            parts.append(f"nonlinearity={self.nonlinearity}")
-        if self.backend != "auto":
-            parts.append(f"backend={self.backend}")
-        return ", ".join(parts)
+        return sequence, state if self.cell == "lstm" else state[0]
 
 
-class LSTM(_RecurrentDropout, nn.LSTM):
+class LSTM(_Layer, nn.LSTM):
     r"""A drop-in for torch.nn.LSTM with recurrent dropout (Semeniuta et al. 2016, Eq. 4 to 9).
 
     .. math::
@@ -275,7 +217,7 @@ class LSTM(_RecurrentDropout, nn.LSTM):
         return self.nonlinearity == "tanh" and super()._is_torchs()
 
 
-class GRU(_RecurrentDropout, nn.GRU):
+class GRU(GRUForm, _Layer, nn.GRU):
     r"""A GRU with recurrent dropout (Semeniuta et al. 2016, Eq. 10 to 13).
 
     .. math::
@@ -294,38 +236,13 @@ class GRU(_RecurrentDropout, nn.GRU):
     The other arguments are those of :class:`LSTM`; ``cell_dropout`` drops the new h.
     """
 
-    def __init__(self, *args: Any, reset_after: bool = False, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.cell = "gru_reset_after" if reset_after else "gru"
-        if not reset_after:
-            # Only its presence counts. A float survives what is done to whole state dicts (averaging, EMA).
-            self.register_buffer("reset_before", self.weight_hh_l0.detach().new_ones(()))
 
-    def _is_torchs(self) -> bool:
-        return self.cell == "gru_reset_after" and self.nonlinearity == "tanh" and super()._is_torchs()
-
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
-        forms = {True: "the paper's form (reset_after=False)", False: "torch.nn.GRU's form (reset_after=True)"}
-        saved = f"{prefix}reset_before" in state_dict
-        own = self.cell == "gru"
-        holds_gru = saved or any(prefix + name in state_dict for name in self._flat_weights_names)
-        if holds_gru and saved != own:
-            name = prefix.rstrip(".") or "GRU"
-            errors.append(f"{name}: the state dict is of a GRU of {forms[saved]}, the module of {forms[own]}")
-            return
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
-
-    def extra_repr(self) -> str:
-        """The sizes and what is not at its default, as torch.nn shows it."""
-        return super().extra_repr() + (", reset_after=True" if self.cell == "gru_reset_after" else "")
-
-
-class RNN(_RecurrentDropout, nn.RNN):
+class RNN(_Layer, nn.RNN):
     r"""A vanilla RNN with dropout of the hidden state (Semeniuta et al. 2016, Eq. 1 and 2).
 
     .. math:: h_t = \phi(W x_t + U d_h(h_{t-1}) + b)
 
-    A drop-in for torch.nn.RNN (``nonlinearity`` by name only). It overwrites its state at every step, so
+    A drop-in for torch.nn.RNN. It overwrites its state at every step, so
     there is no update and no cell to drop: the only recurrent dropout is ``hidden_dropout``. The other
     arguments are those of :class:`LSTM`.
     """
@@ -333,8 +250,7 @@ class RNN(_RecurrentDropout, nn.RNN):
     cell = "rnn"
 
     def __init__(self, *args: Any, nonlinearity: str = "tanh", **kwargs: Any) -> None:
+        if len(args) > 3:  # torch.nn.RNN takes it fourth, before the bias
+            nonlinearity, args = args[3], args[:3] + args[4:]
         super().__init__(*args, nonlinearity=nonlinearity, **kwargs)
         self.mode = f"RNN_{nonlinearity.upper()}"  # which of its kernels torch.nn.RNN's forward calls
-        for kind in ("update", "cell"):
-            if getattr(self, f"{kind}_dropout"):
-                raise ArgumentError(f"{kind}_dropout", f"must be 0: an RNN has no {kind} to drop (Eq. 2)")

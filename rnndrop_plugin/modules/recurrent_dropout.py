@@ -1,0 +1,127 @@
+"""What the layers and the cells share: the keywords of recurrent dropout and the masks drawn from them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnndrop_plugin.ops import BACKENDS, NONLINEARITIES, SAMPLINGS, SCALINGS, Masks, State, draw_mask
+from rnndrop_plugin.ops.masks import ArgumentError, check_choice, check_rate
+
+
+class RecurrentDropout(nn.Module):
+    """A base class that takes the keywords of recurrent dropout and hands the others to torch.nn's class."""
+
+    cell: str  # as ops.recurrence names it
+    hidden_size: int
+
+    def __init__(
+        self,
+        *args: Any,
+        update_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
+        cell_dropout: float = 0.0,
+        sampling: str = "step",
+        update_sampling: str | None = None,
+        hidden_sampling: str | None = None,
+        cell_sampling: str | None = None,
+        scaling: str = "inverted",
+        nonlinearity: str = "tanh",
+        backend: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.update_dropout = update_dropout
+        self.hidden_dropout = hidden_dropout
+        self.cell_dropout = cell_dropout
+        self.update_sampling = update_sampling or sampling
+        self.hidden_sampling = hidden_sampling or sampling
+        self.cell_sampling = cell_sampling or sampling
+        self.scaling = scaling
+        self.nonlinearity = nonlinearity
+        self.backend = backend
+        check_choice("sampling", sampling, SAMPLINGS)
+        for kind in Masks._fields:
+            check_rate(f"{kind}_dropout", getattr(self, f"{kind}_dropout"))
+            check_choice(f"{kind}_sampling", getattr(self, f"{kind}_sampling"), SAMPLINGS)
+        check_choice("scaling", scaling, SCALINGS)
+        check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
+        check_choice("backend", backend, BACKENDS)
+        for kind in ("update", "cell"):
+            if self.cell == "rnn" and getattr(self, f"{kind}_dropout"):
+                raise ArgumentError(f"{kind}_dropout", f"must be 0: an RNN has no {kind} to drop (Eq. 2)")
+
+    def _draw_masks(self, time: int, batch: int, device: torch.device) -> Masks:
+        """The masks of one layer and direction; in evaluation what the scaling asks for."""
+        return Masks(
+            *(
+                draw_mask(
+                    getattr(self, f"{kind}_dropout"),
+                    time,
+                    batch,
+                    self.hidden_size,
+                    sampling=getattr(self, f"{kind}_sampling"),
+                    scaling=self.scaling,
+                    training=self.training,
+                    device=device,
+                )
+                for kind in Masks._fields
+            )
+        )
+
+    def _drops_or_scales(self) -> bool:
+        """Whether a call without masks differs from one of the same cell without dropout."""
+        dropout = self.update_dropout or self.hidden_dropout or self.cell_dropout
+        return bool(dropout) and (self.training or self.scaling == "expected")
+
+    def _as_state(self, hx: Any) -> State:
+        """The state that a caller gave as a tuple of tensors; TypeError if it is of another form."""
+        number = 2 if self.cell == "lstm" else 1
+        state = (hx,) if number == 1 or isinstance(hx, Tensor) else tuple(hx)
+        if len(state) != number or not all(isinstance(s, Tensor) for s in state):
+            form = "a tensor" if number == 1 else "a tuple of two tensors, h and c"
+            raise TypeError(f"hx must be {form}, got {', '.join(type(s).__name__ for s in state)}")
+        return state
+
+    def _zero_state(self, *shape: int, like: Tensor) -> State:
+        return tuple(like.new_zeros(shape) for _ in range(2 if self.cell == "lstm" else 1))
+
+    def extra_repr(self) -> str:
+        """The sizes and what is not at its default, as torch.nn shows it."""
+        parts = [super().extra_repr()]
+        for kind in Masks._fields:
+            if rate := getattr(self, f"{kind}_dropout"):
+                parts.append(f"{kind}_dropout={rate} per {getattr(self, f'{kind}_sampling')}")
+        for name, default in (("scaling", "inverted"), ("nonlinearity", "tanh"), ("backend", "auto")):
+            # torch.nn.RNNCell shows the nonlinearity itself
+            if (value := getattr(self, name)) != default and f"{name}=" not in parts[0]:
+                parts.append(f"{name}={value}")
+        return ", ".join(parts)
+
+
+class GRUForm(RecurrentDropout):
+    """The two forms of a GRU, the paper's and torch.nn's, whose state dicts are told apart."""
+
+    cell = "gru"
+
+    def __init__(self, *args: Any, reset_after: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.cell = "gru_reset_after" if reset_after else "gru"
+        if not reset_after:
+            # Only its presence counts. A float survives what is done to whole state dicts (averaging, EMA).
+            self.register_buffer("reset_before", next(self.parameters()).detach().new_ones(()))
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+        forms = {True: "the paper's form (reset_after=False)", False: "torch.nn.GRU's form (reset_after=True)"}
+        saved = f"{prefix}reset_before" in state_dict
+        own = self.cell == "gru"
+        holds_gru = saved or any(key.startswith((f"{prefix}weight_", f"{prefix}bias_")) for key in state_dict)
+        if holds_gru and saved != own:
+            name = prefix.rstrip(".") or type(self).__name__
+            errors.append(f"{name}: the state dict is of a GRU of {forms[saved]}, the module of {forms[own]}")
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+
+    def extra_repr(self) -> str:
+        """The sizes and what is not at its default, as torch.nn shows it."""
+        return super().extra_repr() + (", reset_after=True" if self.cell == "gru_reset_after" else "")
