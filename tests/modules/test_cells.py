@@ -138,7 +138,7 @@ def test_wrong_calls(case):
 def test_wrong_arguments():
     with pytest.raises(ValueError, match=r"update_dropout must be in \[0, 1\), got 2"):
         LSTMCell(INPUT, HIDDEN, update_dropout=2)
-    with pytest.raises(ValueError, match="an RNN has no cell to drop"):
+    with pytest.raises(ValueError, match="cell_dropout must be 0: an RNN has no cell"):
         RNNCell(INPUT, HIDDEN, cell_dropout=0.1)
     with pytest.raises(ValueError, match="nonlinearity must be one of tanh, relu, got 'elu'"):
         RNNCell(INPUT, HIDDEN, True, "elu")
