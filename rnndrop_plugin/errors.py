@@ -9,5 +9,5 @@ except ImportError:
 class InputError(_OneLine, ValueError):
     """A flag, file or checkpoint that cannot be used, said in one line.
 
-    Under fairseq's commands the line is all that is printed, and the exit status is 2 (see compat).
+    Under fairseq's commands the line is all that is printed, and the exit status is 2 (see compat/errors.py).
     """

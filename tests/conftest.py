@@ -130,26 +130,20 @@ class _Keep(logging.Handler):
 @pytest.fixture(scope="session")
 def command():
     """Run one of fairseq's commands in this process: ``command("train", *arguments)`` returns what it logs."""
-    from fairseq import checkpoint_utils
-    from fairseq_cli import train
-
     import rnndrop_plugin
-    from rnndrop_plugin import compat
+    from rnndrop_plugin.compat import versions
 
     rnndrop_plugin.register()
 
     def run(name: str, *arguments) -> Logged:
         module = importlib.import_module(f"fairseq_cli.{name}")
-        for function in (checkpoint_utils.save_checkpoint, train.should_stop_early):
-            for name in {"best", "num_runs"} & vars(function).keys():  # where fairseq keeps the best score of a run
-                delattr(function, name)
         records = Logged()
         handler = _Keep(records)
         with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
             patch.setattr(sys, "argv", [f"fairseq-{name}", *map(str, arguments)])
             if hasattr(module, "reset_logging"):
                 patch.setattr(module, "reset_logging", lambda: None)
-            compat.silence_warnings()
+            versions.silence_warnings()
             root = logging.getLogger()
             level = root.level
             root.setLevel(logging.INFO)

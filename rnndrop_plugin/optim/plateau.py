@@ -34,8 +34,12 @@ class Plateau(FairseqLRScheduler):
             raise InputError(f"--lr-scheduler rnndrop_plateau takes one learning rate, got {len(cfg.lr)}")
         if not 0 < cfg.lr_shrink <= 1:
             raise InputError(f"--lr-shrink must be in (0, 1], got {cfg.lr_shrink}")
-        self.best = -math.inf if cfg.maximize_best_checkpoint_metric else math.inf
+        self.forget_best()
         self.optimizer.set_lr(cfg.lr[0])
+
+    def forget_best(self):
+        """Take the next validation for the best one, whatever it is."""
+        self.best = -math.inf if self.cfg.maximize_best_checkpoint_metric else math.inf
 
     def step(self, epoch, val_loss=None):
         """End an epoch; without a validation the rate stays as it is."""

@@ -24,6 +24,7 @@ class RnndropTask(FairseqTask):
         super().__init__(cfg)
         self.dictionaries = dictionaries
         self.model = None
+        self.progress: dict = {}  # what fairseq counts and a resume needs, see rnndrop_plugin.compat.resume
         self.state.merge_state_dict({"dictionaries": {name: _identity(d) for name, d in dictionaries.items()}})
 
     @staticmethod
@@ -65,7 +66,7 @@ class RnndropTask(FairseqTask):
 
     def get_checkpoint_dict(self) -> dict:
         """What a checkpoint keeps of the task and a resume reads, beside the ``state``."""
-        return {type(self).__name__: {"dictionaries": self.state.dictionaries}}
+        return {type(self).__name__: {"dictionaries": self.state.dictionaries, "progress": self.progress}}
 
     def set_checkpoint_dict(self, saved: dict) -> None:
         """Check and read what :meth:`get_checkpoint_dict` kept.

@@ -1,0 +1,41 @@
+"""What fairseq 0.12 needs on today's torch and numpy, and where it breaks a promise of ours, a file a concern.
+
+Each patch names the place upstream that it mends; ``tests/compat`` shows for each that fairseq still needs it.
+"""
+
+from fairseq import checkpoint_utils, options, utils
+from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
+from fairseq.trainer import Trainer
+from fairseq_cli import generate
+
+from rnndrop_plugin.compat import checkpoint_files, commands, flags, precision, processes, resume, versions
+
+_applied = False
+
+
+def apply() -> None:
+    """Apply every patch, once a process."""
+    global _applied
+    if _applied:
+        return
+    _applied = True
+    versions.silence_warnings()
+    versions.restore_numpy_compat()
+    versions.quiet_damaged_datasets()
+    utils.set_torch_seed = versions.SeedOneGenerator
+
+    checkpoint_files.allow_checkpoint_classes()
+    checkpoint_utils.load_checkpoint_to_cpu = checkpoint_files.load_checkpoint_to_cpu
+    checkpoint_utils.torch_persistent_save = checkpoint_files.save_atomically
+    PathManager.copy = staticmethod(checkpoint_files.copy_atomically)
+
+    checkpoint_utils.load_checkpoint = resume.load_checkpoint
+    checkpoint_utils.save_checkpoint = resume.save_checkpoint
+
+    options.parse_args_and_arch = flags.parse_args_and_arch
+    distributed_utils.call_main = commands.call_main
+    generate.main = commands.generate_main
+
+    Trainer.__init__ = precision.init_trainer
+    Trainer._set_seed = processes.seed_each_process

@@ -1,0 +1,126 @@
+"""Checkpoint files: read without running what they contain, written whole or not at all."""
+
+import argparse
+import collections
+import contextlib
+import errno
+import functools
+import logging
+import os
+import pickle
+import typing
+import zipfile
+
+import omegaconf
+import torch
+from fairseq import checkpoint_utils
+from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
+
+from rnndrop_plugin.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_CLASSES = (
+    argparse.Namespace,
+    omegaconf.DictConfig,
+    omegaconf.ListConfig,
+    omegaconf.nodes.AnyNode,
+    omegaconf.base.Metadata,
+    omegaconf.base.ContainerMetadata,
+    collections.defaultdict,
+    typing.Any,
+    dict,
+    list,
+    int,
+    distributed_utils._TensorPlaceholder,
+)
+upstream_load = checkpoint_utils.load_checkpoint_to_cpu
+upstream_save = checkpoint_utils.torch_persistent_save
+upstream_copy = PathManager.copy
+
+
+class DamagedCheckpoint(InputError):
+    """A checkpoint file that is cut short, has changed bits, or never was one."""
+
+
+def allow_checkpoint_classes() -> None:
+    """Let torch.load's weights_only path, on which all loading stays, read what fairseq saves.
+
+    fairseq/trainer.py saves its configuration beside the tensors: an argparse.Namespace, and
+    omegaconf's containers for several processes. Anything else in a checkpoint is refused unread.
+    """
+    torch.serialization.add_safe_globals(list(CHECKPOINT_CLASSES))
+    if os.environ.get("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "0").lower() in ("1", "y", "yes", "true"):
+        logger.warning("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set: loading a checkpoint may run code that it contains")
+
+
+@functools.wraps(upstream_load)
+def load_checkpoint_to_cpu(path, *args, **kwargs):
+    """checkpoint_utils.load_checkpoint_to_cpu, which lets torch's many-lined errors through; torch does not notice
+    bits that have changed.
+
+    Raises:
+        DamagedCheckpoint: the file is damaged.
+        InputError: it cannot be read for another reason, which may be gone at the next try.
+    """
+    try:
+        with open(PathManager.get_local_path(path), "rb") as file:
+            if zipfile.is_zipfile(file) and zipfile.ZipFile(file).testzip() is not None:
+                raise zipfile.BadZipFile
+        return upstream_load(path, *args, **kwargs)
+    except Exception as error:
+        damaged = False
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a seek beyond a file's end
+            reason = error.strerror
+        elif isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "memory" in str(error):
+            reason = "there is not enough memory"
+        elif isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            reason = "it holds objects other than tensors and fairseq's settings, which are never loaded"
+        else:
+            damaged, reason = True, "it is damaged, or not one of fairseq's"
+        kind = DamagedCheckpoint if damaged else InputError
+        raise kind(f"{path}: cannot load this checkpoint: {reason}") from error
+
+
+@functools.wraps(upstream_save)
+def save_atomically(obj, filename, async_write=False):
+    """checkpoint_utils.torch_persistent_save, which tries a write that fails thrice, in the same file, and leaves half
+    of it behind with an error that does not name it."""
+    if async_write or not PathManager.supports_rename(filename):
+        return upstream_save(obj, filename, async_write)
+    with _unfinished(filename) as unfinished, PathManager.open(unfinished, "wb") as file:
+        torch.save(obj, file)
+
+
+@functools.wraps(upstream_copy)
+def copy_atomically(src_path, dst_path, overwrite=False):
+    """fairseq/file_io.py, PathManager.copy, by which checkpoint_last.pt and checkpoint_best.pt come about: a kill in
+    the middle would leave half a file."""
+    if not PathManager.supports_rename(dst_path):
+        return upstream_copy(src_path, dst_path, overwrite)
+    with _unfinished(dst_path) as unfinished:
+        upstream_copy(src_path, unfinished, overwrite=True)
+    return True
+
+
+@contextlib.contextmanager
+def _unfinished(path: str):
+    """The name of a file that becomes ``path`` at the end, or is removed where its writing fails.
+
+    Raises:
+        OSError: it cannot be written; the error names ``path``.
+    """
+    unfinished = f"{path}.tmp"
+    try:
+        yield unfinished
+        PathManager.rename(unfinished, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.remove(unfinished)
+        cause: BaseException | None = error  # torch's writer raises a RuntimeError because of what happened
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error

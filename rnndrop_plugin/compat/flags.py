@@ -1,0 +1,68 @@
+"""Flags that fairseq ends with a traceback for, or finds out about too late."""
+
+import ast
+import functools
+
+from fairseq import options
+from fairseq.logging import metrics
+
+from rnndrop_plugin.compat.errors import end
+from rnndrop_plugin.errors import InputError
+
+upstream_parse = options.parse_args_and_arch
+
+
+@functools.wraps(upstream_parse)
+def parse_args_and_arch(*args, **kwargs):
+    """fairseq/options.py, parse_args_and_arch: fairseq-validate, the one command without a task of its own, ends with
+    KeyError: None where none is given."""
+    try:
+        return upstream_parse(*args, **kwargs)
+    except KeyError as error:
+        if error.args != (None,):
+            raise
+        end("give the task that the model was trained for by --task")
+
+
+def check_flags(cfg) -> None:
+    """What fairseq ends with a traceback for: fairseq_cli/train.py gives the seed to numpy and the rate to torch,
+    iterators.py divides by --update-freq, and --model-overrides goes to Python's eval in eval_lm.py and validate.py.
+
+    Raises:
+        InputError: one of these flags cannot be used.
+    """
+    for flag, text in (
+        ("--model-overrides", cfg.common_eval.model_overrides),
+        ("--optimizer-overrides", cfg.checkpoint.optimizer_overrides),
+    ):
+        try:
+            overrides = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            overrides = None
+        if not isinstance(overrides, dict):
+            raise InputError(f"{flag} must be a dictionary such as {{'name': 1}}, got {text}")
+    if not 0 <= cfg.common.seed < 2**32:
+        raise InputError(f"--seed must be in [0, 2**32), got {cfg.common.seed}")
+    if min(cfg.optimization.update_freq) < 1:
+        raise InputError(f"--update-freq must be at least 1, got {min(cfg.optimization.update_freq)}")
+    if min(cfg.optimization.lr) < 0:
+        raise InputError(f"--lr must not be negative, got {min(cfg.optimization.lr)}")
+
+
+def check_best_metric(trainer) -> None:
+    """fairseq_cli/train.py, validate, ends with a KeyError, after an epoch, where --best-checkpoint-metric is none of
+    what a validation logs: the first batch of one tells what that is.
+
+    Raises:
+        InputError: there is no such metric.
+    """
+    dataset, metric = trainer.cfg.dataset, trainer.cfg.checkpoint.best_checkpoint_metric
+    if dataset.disable_validation or metric == "loss":  # which is always logged
+        return
+    subset = "valid" if dataset.combine_valid_subsets else dataset.valid_subset.split(",")[0]
+    batches = trainer.get_valid_iterator(subset).next_epoch_itr(shuffle=False, set_dataset_epoch=False)
+    with metrics.aggregate(new_root=True) as validation:
+        trainer.valid_step(next(batches))
+    names = validation.get_smoothed_values()
+    if metric not in names:
+        raise InputError(f"--best-checkpoint-metric {metric} is none of what is logged: {', '.join(names)}")

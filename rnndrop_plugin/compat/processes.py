@@ -1,0 +1,39 @@
+"""Several processes: that they train together, and drop other units each."""
+
+import os
+
+import torch
+from fairseq import utils
+from fairseq.trainer import Trainer
+
+from rnndrop_plugin.errors import InputError
+
+
+def check_processes(cfg) -> None:
+    """fairseq/distributed/utils.py, infer_init_method, asks for GPUs: without them torchrun's processes train a model
+    each, in the same folder, and other spellings fail or train nothing.
+
+    Raises:
+        InputError: the processes would not train together.
+    """
+    cfg = cfg.distributed_training
+    launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+    processes = max(launched, cfg.distributed_world_size)
+    if processes == 1 or cfg.distributed_no_spawn and cfg.distributed_world_size > 1:
+        return
+    if not torch.cuda.is_available():
+        raise InputError(
+            f"{processes} processes do not train together here, where there is no GPU: "
+            f"use python scripts/train_cpu.py --processes {processes}"
+        )
+    if cfg.distributed_world_size == 1:  # torchrun with several GPUs sets it, with one on each machine not
+        raise InputError(f"each of {processes} processes would train alone: add --distributed-world-size {processes}")
+
+
+def seed_each_process(trainer: Trainer) -> None:
+    """fairseq/trainer.py, Trainer._set_seed, seeds the processes alike at every update: all would drop the same
+    units, each in its own rows. The first process keeps fairseq's seed. (A CPU's generator reads a seed modulo
+    2**32, and multiples of 2**32 over the golden ratio stay as far apart there as can be.)
+    """
+    seed = trainer.cfg.common.seed + trainer.get_num_updates()
+    utils.set_torch_seed(seed + trainer.data_parallel_rank * 0x9E3779B9)

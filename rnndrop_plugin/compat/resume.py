@@ -1,0 +1,253 @@
+"""Where a run starts, goes on or has ended: checkpoint_utils.load_checkpoint and save_checkpoint.
+
+A run is what is trained into one --save-dir. Its best score, what --patience and --lr-patience have counted and the
+files it logs to are its own: they go on where the run does, and begin anew with another.
+"""
+
+import copy
+import functools
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from fairseq import checkpoint_utils
+from fairseq.dataclass.configs import CheckpointConfig
+from fairseq.file_io import PathManager
+from fairseq.logging import metrics, progress_bar
+from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import ReduceLROnPlateauLRSchedule
+
+from rnndrop_plugin.compat import flags, processes
+from rnndrop_plugin.compat.checkpoint_files import DamagedCheckpoint
+from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.optim.plateau import Plateau
+
+logger = logging.getLogger(__name__)
+
+LAST = CheckpointConfig.__dataclass_fields__["restore_file"].default
+upstream_load = checkpoint_utils.load_checkpoint
+upstream_save = checkpoint_utils.save_checkpoint
+
+
+class Source(NamedTuple):
+    """The checkpoint that a run starts from.
+
+    Attributes:
+        flag: which one names it; None where the run goes on by itself.
+        own: whether it is one of the run's own, of the same folder.
+    """
+
+    flag: str | None
+    path: str
+    own: bool
+
+
+@functools.wraps(upstream_load)
+def load_checkpoint(cfg, trainer, **kwargs):
+    """Let fairseq load the checkpoint and its training iterator, and see to what it leaves undone.
+
+    Raises:
+        InputError: the checkpoint that a flag names is missing, cannot be loaded, or leaves nothing to train.
+    """
+    processes.check_processes(
+        trainer.cfg
+    )  # the first job of fairseq-hydra-train is past call_main when the plugin is imported
+    forget_scores()
+    source = _find_source(cfg, trainer.checkpoint_suffix)
+    extra_state, epoch_itr = _load_newest_undamaged(cfg, trainer, source, **kwargs)
+    if extra_state is not None:
+        if source.flag == "--finetune-from-model":
+            _check_dictionaries(trainer.task, extra_state)
+        elif source.own:
+            _restore_progress(cfg, trainer, extra_state, epoch_itr)
+            _skip_finished_run(cfg, trainer, epoch_itr)
+        else:
+            _begin_anew(trainer, source, epoch_itr)
+    flags.check_best_metric(trainer)
+    return extra_state, epoch_itr
+
+
+@functools.wraps(upstream_save)
+def save_checkpoint(cfg, trainer, epoch_itr, val_loss):
+    """Complete the task's state before it is saved.
+
+    fairseq asks the first process alone for that state: a task whose state is spread over the processes gathers it in
+    a method ``gather_state(group)`` that each of them calls. A task with an attribute ``progress``, such as
+    RnndropTask, keeps what fairseq counts and does not save.
+    """
+    task = trainer.task
+    if trainer.data_parallel_world_size > 1 and hasattr(task, "gather_state"):
+        task.gather_state(trainer.data_parallel_process_group)
+    if hasattr(task, "progress"):
+        task.progress = {"early_stopping": dict(_early_stopping())}
+        if isinstance(trainer.lr_scheduler, ReduceLROnPlateauLRSchedule):
+            task.progress["bad_epochs"] = trainer.lr_scheduler.lr_scheduler.num_bad_epochs
+    return upstream_save(cfg, trainer, epoch_itr, val_loss)
+
+
+def forget_scores() -> None:
+    """Delete what an earlier run of this process has left in attributes of fairseq's functions."""
+    for scores in (vars(checkpoint_utils.save_checkpoint), _early_stopping()):
+        for name in ("best", "num_runs"):
+            scores.pop(name, None)
+
+
+def close_logs() -> None:
+    """Close the files that an earlier run of this process logs to: fairseq_cli/train.py and logging/progress_bar.py
+    add a --log-file to those before it, and keep the first run's TensorBoard folder, wandb and aim runs."""
+    for name in ("fairseq_cli.train", progress_bar.__name__):
+        log = logging.getLogger(name)
+        for handler in [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]:
+            log.removeHandler(handler)
+            handler.close()
+    progress_bar._close_writers()
+    progress_bar._tensorboard_writers.clear()
+    if progress_bar.get_aim_run is not None:
+        progress_bar.get_aim_run.cache_clear()
+    if progress_bar.wandb is not None:
+        progress_bar.wandb.finish()
+
+
+def _find_source(cfg, suffix: str) -> Source:
+    """The checkpoint that checkpoint_utils.load_checkpoint is going to load; it starts afresh where one that is asked
+    for is missing.
+
+    Raises:
+        InputError: it is missing.
+    """
+    last = os.path.join(cfg.save_dir, f"checkpoint_last{suffix}.pt")
+    if cfg.restore_file != LAST:
+        flag, path = "--restore-file", cfg.restore_file.replace(".pt", f"{suffix}.pt")
+    elif PathManager.exists(last):
+        return Source(None, last, own=True)
+    elif cfg.continue_once is not None:
+        flag, path = "--continue-once", cfg.continue_once
+    elif cfg.finetune_from_model is not None:
+        flag, path = "--finetune-from-model", cfg.finetune_from_model
+    else:
+        return Source(None, last, own=True)
+    if not PathManager.isfile(path):
+        raise InputError(f"{flag} {path}: no such file")
+    return Source(flag, path, own=os.path.realpath(os.path.dirname(path)) == os.path.realpath(cfg.save_dir))
+
+
+def _load_newest_undamaged(cfg, trainer, source: Source, **kwargs):
+    """checkpoint_utils.load_checkpoint knows checkpoint_last.pt alone, where a damaged one ends the run.
+
+    Raises:
+        DamagedCheckpoint: no checkpoint in the folder can be loaded.
+    """
+    paths = [Path(source.path)]
+    if source.flag is None and not trainer.checkpoint_suffix:
+        others = set(paths[0].parent.glob("checkpoint*.pt")).difference(paths)
+        paths += sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    damage = None
+    for path in paths:
+        if path is not paths[0]:
+            cfg = copy.copy(cfg)
+            cfg.restore_file, cfg.finetune_from_model = str(path), None
+        try:
+            loaded = _load(cfg, trainer, **kwargs)
+        except DamagedCheckpoint as error:
+            damage = damage or error
+            continue
+        if damage is not None:
+            logger.warning(f"{damage}; going on from {path}, the newest one that can be loaded")
+        return loaded
+    raise damage
+
+
+def _load(cfg, trainer, **kwargs):
+    """fairseq/trainer.py, load_checkpoint, ends with a KeyError where --store-ema is new: it has deleted the parameters
+    that the average is to start from. An average that is made after them starts from them by itself."""
+    ema = trainer.cfg.ema
+    wanted, ema.store_ema = ema.store_ema, False
+    try:
+        extra_state, epoch_itr = upstream_load(cfg, trainer, **kwargs)
+    finally:
+        ema.store_ema = wanted
+    if wanted and extra_state is not None:
+        if "ema" in extra_state:
+            trainer.ema.restore(extra_state["ema"])
+            if ema.ema_fp32:
+                trainer.ema.build_fp32_params(extra_state.get("ema_fp32_params"))
+        else:
+            logger.warning("the checkpoint has no average of parameters: --store-ema starts from its parameters")
+    return extra_state, epoch_itr
+
+
+def _check_dictionaries(task, extra_state: dict) -> None:
+    """checkpoint_utils.load_checkpoint takes any --finetune-from-model whose parameters have the right sizes: it does
+    not show the task what the checkpoint holds of one, such as other dictionaries."""
+    saved = extra_state.get(type(task).__name__)
+    if saved is not None:
+        task.load_state_dict(saved)
+
+
+def _restore_progress(cfg, trainer, extra_state: dict, epoch_itr) -> None:
+    """fairseq_cli/train.py begins anew what --patience counts and, at an epoch's beginning, the means of
+    --log-interval updates; reduce_lr_on_plateau.py does so with --lr-patience. And an epoch's checkpoint is written
+    before the scheduler is stepped with the epoch's validation: a resume at an epoch's end would lose that step."""
+    if trainer.get_num_updates() == 0:  # --reset-optimizer
+        return
+    progress = extra_state.get(type(trainer.task).__name__, {}).get("progress", extra_state)  # older ones: beside it
+    if not cfg.reset_meters:
+        _early_stopping().update(progress.get("early_stopping", {}))
+        if "train_inner" in extra_state["metrics"]:
+            metrics.load_state_dict({"train_inner": extra_state["metrics"]["train_inner"]})
+    schedule = trainer.lr_scheduler
+    if cfg.reset_lr_scheduler or not isinstance(schedule, (Plateau, ReduceLROnPlateauLRSchedule)):
+        return
+    if isinstance(schedule, ReduceLROnPlateauLRSchedule):
+        older = trainer._optim_history[-1]["lr_scheduler_state"].get("num_bad_epochs", 0)
+        schedule.lr_scheduler.num_bad_epochs = progress.get("bad_epochs", older)
+    if epoch_itr.epoch > 1 and extra_state["train_iterator"]["iterations_in_epoch"] == 0:
+        trainer.lr_step(epoch_itr.epoch - 1, extra_state["val_loss"])
+
+
+def _skip_finished_run(cfg, trainer, epoch_itr) -> None:
+    """fairseq_cli/train.py trains another update or epoch before it sees that the run has ended."""
+    limits = trainer.cfg.optimization
+    for flag, limit, count in (
+        ("--max-update", limits.max_update, trainer.get_num_updates()),
+        ("--max-epoch", limits.max_epoch, epoch_itr.next_epoch_idx - 1),
+        ("--patience", cfg.patience, _early_stopping().get("num_runs", 0)),
+    ):
+        if 0 < limit <= count:
+            logger.info(f"this run has ended before, after {trainer.get_num_updates()} updates: {flag} is {limit}")
+            limits.max_epoch = -1  # train.py goes on while the epoch is not beyond it; 0 would mean no limit
+            return
+
+
+def _begin_anew(trainer, source: Source, epoch_itr) -> None:
+    """What another run has reached does not count for this one, which goes on from its parameters, its optimizer and
+    its place in the data, as far as no --reset-... flag is given.
+
+    Raises:
+        InputError: a limit of the run is reached before it begins.
+    """
+    forget_scores()
+    schedule, limits = trainer.lr_scheduler, trainer.cfg.optimization
+    if isinstance(schedule, Plateau):
+        schedule.forget_best()
+    elif isinstance(schedule, ReduceLROnPlateauLRSchedule):
+        schedule.lr_scheduler.best = schedule.lr_scheduler.mode_worse
+    for flag, limit, count, reset in (
+        ("--max-update", limits.max_update, trainer.get_num_updates(), "--reset-optimizer"),
+        ("--max-epoch", limits.max_epoch, epoch_itr.next_epoch_idx - 1, "--reset-dataloader"),
+    ):
+        if 0 < limit <= count:
+            raise InputError(
+                f"nothing is left to train: {source.flag} {source.path} counts {count}, {flag} is {limit} "
+                f"({reset} counts from 0)"
+            )
+
+
+def _early_stopping() -> dict:
+    """Where fairseq_cli/train.py, should_stop_early, keeps the best validation and the number of those after it."""
+    for name in ("fairseq_cli.train", "__main__"):  # the second is that of python -m fairseq_cli.train
+        function = getattr(sys.modules.get(name), "should_stop_early", None)
+        if function is not None:
+            return vars(function)
+    return {}

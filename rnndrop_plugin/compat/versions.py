@@ -1,0 +1,59 @@
+"""fairseq 0.12 on today's torch, numpy and hydra."""
+
+import types
+import warnings
+
+import numpy as np
+import torch
+from fairseq import utils
+from fairseq.data.indexed_dataset import MMapIndexedDataset
+
+SILENCED_WARNINGS = (
+    "'pin_memory' argument is set as true but no accelerator",
+    r"`torch\.cuda\.amp\.autocast\(args",
+    r"hydra\.experimental\.",
+    r"\nThe version_base parameter is not specified",
+    r"In '.*': Usage of deprecated keyword in package header",
+    r"\n'config' is validated against ConfigStore schema",
+    r"\nThe strict flag in the compose API is deprecated",
+)
+
+
+def silence_warnings() -> None:
+    """fairseq's use of torch and hydra warns of what no user of it can change.
+
+    The places are iterators.py and fairseq_task.py, and dataclass/utils.py with the YAML files in config/.
+    """
+    for message in SILENCED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def restore_numpy_compat() -> None:
+    """numpy 2 has no ``np.compat.long``, which fairseq/data/token_block_dataset.py uses (fairseq-interactive)."""
+    if not hasattr(np, "compat"):
+        np.compat = types.SimpleNamespace(long=int)
+
+
+def quiet_damaged_datasets() -> None:
+    """fairseq/data/indexed_dataset.py: where files are damaged, __del__ fails after __init__ has, on stderr."""
+    for cls in (MMapIndexedDataset, MMapIndexedDataset.Index):
+
+        def close(dataset, _close=cls.__del__):
+            if hasattr(dataset, "_bin_buffer_mmap"):
+                _close(dataset)
+
+        cls.__del__ = close
+
+
+class SeedOneGenerator(utils.set_torch_seed):
+    """fairseq/utils.py, set_torch_seed: fairseq seeds at every update, and torch.manual_seed writes down the whole
+    call stack for each kind of accelerator that is not there (_lazy_call in torch/cuda, xpu and mtia). That is a
+    third of what an update costs beside its arithmetic, so without an accelerator only the CPU is seeded.
+    """
+
+    def __init__(self, seed: int):
+        if torch.accelerator.is_available():
+            super().__init__(seed)
+        else:
+            self.rng_state = utils.get_rng_state()
+            torch.default_generator.manual_seed(seed)

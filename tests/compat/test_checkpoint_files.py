@@ -1,0 +1,86 @@
+import inspect
+import io
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from fairseq import checkpoint_utils
+from fairseq.distributed import utils as distributed_utils
+from fairseq.file_io import PathManager
+
+from rnndrop_plugin.compat import checkpoint_files
+from rnndrop_plugin.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_allowed_classes_load_a_checkpoint_and_each_is_needed(command, training, tmp_path):
+    command(*training, "--max-update", 1, "--save-dir", tmp_path)
+    state = checkpoint_utils.load_checkpoint_to_cpu(tmp_path / "checkpoint_last.pt")
+    sent = io.BytesIO()  # what one process sends to the others when they resume
+    torch.save(distributed_utils._split_tensors_from_obj(state, []), sent)
+    before = torch.serialization.get_safe_globals()
+    try:
+        sent.seek(0)
+        assert torch.load(sent, weights_only=True)["cfg"] == state["cfg"]
+        for left_out in checkpoint_files.CHECKPOINT_CLASSES:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(
+                [cls for cls in checkpoint_files.CHECKPOINT_CLASSES if cls is not left_out]
+            )
+            sent.seek(0)
+            with pytest.raises(pickle.UnpicklingError, match="GLOBAL"):
+                torch.load(sent, weights_only=True)
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def test_switching_the_protection_off_warns(monkeypatch, caplog):
+    checkpoint_files.allow_checkpoint_classes()
+    assert not caplog.records
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    checkpoint_files.allow_checkpoint_classes()
+    assert "may run code" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "No such file or directory"),
+        (b"", "it is damaged, or not one of fairseq's"),
+        (b"no checkpoint", "it is damaged, or not one of fairseq's"),
+        ({"weight": torch.zeros(2)}, "it is damaged, or not one of fairseq's"),
+        ({"path": Path("x")}, "it holds objects other than tensors and fairseq's settings"),
+    ],
+)
+def test_an_unusable_checkpoint_is_told_in_one_line(tmp_path, content, reason):
+    path = tmp_path / "checkpoint.pt"
+    if isinstance(content, dict):
+        torch.save(content, path)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    assert str(error.value).startswith(f"{path}: cannot load this checkpoint: {reason}")
+    assert "\n" not in str(error.value)
+    with pytest.raises(Exception) as unpatched:  # noqa: B017, PT011 - whatever fairseq lets through
+        checkpoint_utils.load_checkpoint_to_cpu.__wrapped__(str(path))
+    assert not isinstance(unpatched.value, InputError)
+
+
+def test_fairseq_leaves_half_a_copy(tmp_path, monkeypatch):
+    def half(source, target):
+        Path(target).write_bytes(Path(source).read_bytes()[:2])
+        raise KeyboardInterrupt
+
+    (tmp_path / "new").write_bytes(b"new!")
+    target = tmp_path / "target"
+    monkeypatch.setattr(shutil, "copyfile", half)
+    for copy, left in ((PathManager.copy, b"old!"), (inspect.unwrap(PathManager.copy), b"ne")):
+        target.write_bytes(b"old!")
+        with pytest.raises(KeyboardInterrupt):
+            copy(str(tmp_path / "new"), str(target), overwrite=True)
+        assert target.read_bytes() == left

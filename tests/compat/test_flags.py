@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import pytest
+import torch
+from fairseq import checkpoint_utils, options, trainer
+
+from rnndrop_plugin.compat import flags as flags_
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_fairseq_finds_an_unknown_metric_after_an_epoch(command, training, tmp_path, monkeypatch, refuse, unpatch):
+    steps = []
+    train_step = trainer.Trainer.train_step
+    monkeypatch.setattr(trainer.Trainer, "train_step", lambda *args: steps.append(1) or train_step(*args))
+    arguments = (*training, "--max-epoch", 1, "--save-dir", tmp_path, "--best-checkpoint-metric")
+    line = refuse(*arguments, "accuracy")
+    assert "--best-checkpoint-metric accuracy is none of what is logged: loss, ppl, " in line
+    assert not steps and not list(tmp_path.iterdir())
+    unpatch(checkpoint_utils, "load_checkpoint")
+    with pytest.raises(KeyError, match="accuracy"):
+        command(*arguments, "accuracy")
+    assert steps
+
+
+@pytest.mark.parametrize("task", ["tagging", "classification"])
+def test_metrics_of_the_other_tasks(command, tagging_data, tmp_path, task, refuse):
+    model = {"tagging": "tagger", "classification": "classifier"}[task]
+    flags = ("--user-dir", "rnndrop_plugin", "--task", f"rnndrop_{task}", "--criterion", f"rnndrop_{task}")
+    flags += ("--arch", f"lstm_rnndrop_{model}", "--decoder-embed-dim", 4, "--decoder-hidden-size", 4)
+    flags += ("--optimizer", "sgd", "--lr", 0.1, "--batch-size", 8, "--max-epoch", 1, "--best-checkpoint-metric")
+    other = {"tagging": "f1_people", "classification": "f1_PER"}[task]
+    line = refuse("train", tagging_data, *flags, other, "--save-dir", tmp_path)
+    assert f"--best-checkpoint-metric {other} is none of what is logged: loss, accuracy" in line
+    own = {"tagging": "f1_PER", "classification": "f1_people"}[task]
+    command("train", tagging_data, *flags, own, "--save-dir", tmp_path)
+    assert (tmp_path / "checkpoint_best.pt").exists()
+
+
+def test_looking_for_the_metric_changes_no_number(command, training, tmp_path):
+    dropout = ("--lr", 1, "--update-dropout", 0.25, "--decoder-dropout-in", 0.2)
+    arguments = (*training, *dropout, "--max-epoch", 1, "--best-checkpoint-metric")
+    models = []
+    for metric in ("loss", "ppl"):  # for the first there is nothing to look for
+        command(*arguments, metric, "--save-dir", tmp_path / metric)
+        models.append(torch.load(tmp_path / metric / "checkpoint_last.pt")["model"])
+    torch.testing.assert_close(*models, rtol=0, atol=0)
+
+
+def test_fairseq_validate_needs_a_task(command, stream_data, tmp_path, refuse, unpatch):
+    arguments = ("validate", stream_data, "--user-dir", "rnndrop_plugin", "--path", tmp_path / "absent.pt")
+    assert "give the task that the model was trained for by --task" in refuse(*arguments)
+    unpatch(options, "parse_args_and_arch")
+    with pytest.raises(KeyError, match="None"):
+        command(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("--arch", "absent"), "argument --arch/-a: invalid choice: 'absent'"),
+        (("--task", "absent"), "argument --task: invalid choice: 'absent'"),
+        (("--optimizer", "absent"), "argument --optimizer: invalid choice: 'absent'"),
+        (("--recurrent-dropout-sampling", "absent"), "invalid choice: 'absent' (choose from 'step', 'sequence')"),
+        (("--absent", 1), "unrecognized arguments: --absent 1"),
+        (("--update-dropout", "x"), "argument --update-dropout: invalid float value: 'x'"),
+        (("--tokens-per-sample", "1.5"), "argument --tokens-per-sample: invalid int value: '1.5'"),
+    ],
+)
+def test_flags_that_are_not_known(command, training, tmp_path, capsys, flags, line):
+    with pytest.raises(SystemExit) as end:
+        command(*training, *flags, "--save-dir", tmp_path / "run")
+    assert end.value.code == 2 and line in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "line", "upstream"),
+    [
+        (("--seed", -1), "--seed must be in [0, 2**32), got -1", ValueError),
+        (("--seed", 2**32), "--seed must be in [0, 2**32), got 4294967296", ValueError),
+        (("--update-freq", "2,0"), "--update-freq must be at least 1, got 0", None),
+        (("--update-freq", 0), "--update-freq must be at least 1, got 0", ZeroDivisionError),
+        (("--lr", -1), "--lr must not be negative, got -1.0", ValueError),
+        (("--optimizer-overrides", "{lr"), "--optimizer-overrides must be a dictionary such as", None),
+    ],
+)
+def test_fairseq_has_no_words_for_flags(command, training, tmp_path, monkeypatch, flags, line, upstream, refuse):
+    arguments = (*training, "--max-update", 1, "--save-dir", tmp_path / "run", *flags)
+    assert line in refuse(*arguments)
+    assert not (tmp_path / "run").exists()
+    if upstream:
+        monkeypatch.setattr(flags_, "check_flags", lambda cfg: None)
+        with pytest.raises(upstream):
+            command(*arguments)
+
+
+@pytest.mark.parametrize("name", ["eval_lm", "validate"])
+def test_fairseq_evaluates_overrides(command, stream_data, training, tmp_path, monkeypatch, name, refuse):
+    command(*training, "--max-update", 1, "--save-dir", tmp_path)
+    flags = ("--batch-size", 2, *training[2:6], "--path", tmp_path / "checkpoint_last.pt", "--model-overrides")
+    code = f"{{'arch': open('{tmp_path}/written', 'w').name}}"
+    for text in (code, "3", "{x"):
+        line = refuse(name, stream_data, *flags, text)
+        assert f"--model-overrides must be a dictionary such as {{'name': 1}}, got {text}" in line
+    assert not (tmp_path / "written").exists()
+    monkeypatch.setattr(flags_, "check_flags", lambda cfg: None)
+    command(name, stream_data, *flags, code)
+    assert (tmp_path / "written").exists()

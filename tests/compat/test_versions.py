@@ -1,0 +1,80 @@
+import importlib.util
+import re
+import sys
+import traceback
+import types
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fairseq import utils
+from fairseq.data import TokenBlockDataset, indexed_dataset
+
+from rnndrop_plugin.compat import versions
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_fairseq_warns_of_what_is_silenced_and_of_nothing_else(command, training, tmp_path, monkeypatch):
+    arguments = (*training, "--max-epoch", 1, "--save-dir", tmp_path)
+    with warnings.catch_warnings(record=True) as silenced:
+        warnings.simplefilter("always")
+        command(*arguments)
+    assert [str(warning.message) for warning in silenced] == []
+    monkeypatch.setattr(versions, "silence_warnings", lambda: None)
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        command(*arguments, "--restore-file", next(tmp_path.glob("checkpoint1.pt")), "--max-epoch", 2)
+    for pattern in versions.SILENCED_WARNINGS:
+        assert any(re.match(pattern, str(warning.message)) for warning in given), pattern
+
+
+def test_numpys_compat_is_missing_and_used_by_fairseq(monkeypatch):
+    def blocks():
+        sentences = [torch.tensor([5, 2]), torch.tensor([6, 2])]
+        return TokenBlockDataset(sentences, [2, 2], block_size=None, pad=1, eos=2, break_mode="eos")
+
+    assert [block.tolist() for block in blocks()] == [[5, 2], [6, 2]]
+    assert isinstance(np.compat, types.SimpleNamespace)  # ours: numpy has none
+    monkeypatch.delattr(np, "compat")
+    with pytest.raises(AttributeError, match="compat"):
+        blocks()
+
+
+def test_a_damaged_dataset_fails_once(stream_data, tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("fairseq.data.unpatched", indexed_dataset.__file__)
+    unpatched = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unpatched)
+    (tmp_path / "text.bin").write_bytes((stream_data / "valid.bin").read_bytes())
+    (tmp_path / "text.idx").write_bytes((stream_data / "valid.idx").read_bytes()[:20])
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    for module, failures in ((unpatched, 2), (indexed_dataset, 0)):
+        ignored.clear()
+        with pytest.raises(Exception, match="unpack requires"):
+            module.MMapIndexedDataset(str(tmp_path / "text"))
+        assert len(ignored) == failures
+    whole = indexed_dataset.MMapIndexedDataset(str(stream_data / "valid"))
+    closed = whole._bin_buffer_mmap._mmap
+    whole._bin_buffer.release()
+    del whole
+    assert closed.closed
+
+
+@pytest.mark.parametrize("accelerator", [False, True])
+def test_torch_writes_down_the_stack_where_fairseq_seeds(monkeypatch, accelerator):
+    stacks = []
+    monkeypatch.setattr(traceback, "format_stack", lambda: stacks.append("") or [])
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
+    (upstream,) = versions.SeedOneGenerator.__bases__
+    upstream(5)
+    expected, needed = torch.rand(3), len(stacks)
+    torch.manual_seed(6)
+    stacks.clear()
+    before = torch.get_rng_state()
+    with utils.set_torch_seed(5):
+        assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert needed > 0 and len(stacks) == (needed if accelerator else 0)
