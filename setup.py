@@ -7,6 +7,7 @@ fail the installation.
 
 import hashlib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -91,8 +92,18 @@ class build_all(build):
 
 
 class platform_wheel(bdist_wheel):
+    """The wheel fits every Python, and with the library every Linux whose C library has the functions it calls."""
+
     def get_tag(self):
-        return "py3", "none", super().get_tag()[2]
+        library = Path(self.get_finalized_command("build").build_lib) / OPS / LIBRARY
+        if not library.exists():
+            return "py3", "none", "any"
+        platform = super().get_tag()[2]
+        versions = re.findall(rb"GLIBC_(\d+)\.(\d+)", library.read_bytes())
+        if platform.startswith("linux_") and versions:
+            newest = max((2, 17), *(tuple(map(int, version)) for version in versions))  # pip knows none before 2.17
+            platform = f"manylinux_{newest[0]}_{newest[1]}_{platform.removeprefix('linux_')}"
+        return "py3", "none", platform
 
 
 class PlatformDistribution(Distribution):

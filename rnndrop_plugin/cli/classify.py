@@ -46,8 +46,8 @@ def main() -> None:
         "--tokenize",
         choices=("tweets", "blanks"),
         default="tweets",
-        help="how to cut a text into words, which must be how the training data were cut: as prepare_semeval.py does, "
-        "user names and links replaced, or at blanks alone, for data of make_temporal_order.py and texts that are cut "
+        help="how to cut a text into words, which must be how the training data were cut: as `rnndrop prepare semeval` "
+        "does, user names and links replaced, or at blanks alone, for data of temporal-order and texts that are cut "
         "already (default: %(default)s)",
     )
     args = parser.parse_args()

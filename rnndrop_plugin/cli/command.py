@@ -5,18 +5,37 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
+
+PACKAGES = {"fairseq": "ve-fairseq==0.12.3"}  # on PyPI, by the name of the module, where the two differ
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a script's ``main``; bad input ends with one line on stderr and exit status 2."""
+    """Run a command's ``main``; bad input and a missing package end with one line on stderr and exit status 2."""
     for name in ("fairseq", "rnndrop_plugin"):
         logging.getLogger(name).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written folders are removed then too
     try:
         main()
     except (OSError, ValueError) as error:
-        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        print(f"{Path(sys.argv[0]).name}: error: {' '.join(text.split())}", file=sys.stderr)
-        sys.exit(2)
+        fail(error)
+    except ModuleNotFoundError as error:
+        fail_for_package(error)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def fail(reason: object) -> NoReturn:
+    """End with one line on stderr and exit status 2."""
+    if isinstance(reason, OSError) and reason.filename:
+        reason = f"{reason.filename}: {reason.strerror}"
+    print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(reason).split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def fail_for_package(error: ModuleNotFoundError) -> NoReturn:
+    """End as :func:`fail` does where another package is not installed; anything else is a fault of ours."""
+    name = (error.name or "").partition(".")[0]
+    if name in ("", "rnndrop_plugin"):
+        raise error
+    fail(f"{name} is not installed, and this command needs it: pip install {PACKAGES.get(name, name)}")

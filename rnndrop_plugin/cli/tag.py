@@ -60,10 +60,10 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
         description="Tag the words of a text by a model that fairseq-train has made for the task rnndrop_tagging. The "
-        "text has one sentence a line, which sacremoses (the Moses tokenizer, as in prepare_text.py) cuts into words; "
-        "files of columns, whose words are cut already, are read with --conll. Writes lines with a word and its tag "
-        "and a blank line after each sentence, in UTF-8, to standard output; of a line without words the blank line "
-        "alone. Words that the model's dictionary lacks are <unk> to it.",
+        "text has one sentence a line, which sacremoses (the Moses tokenizer, as in `rnndrop prepare text`) cuts into "
+        "words; files of columns, whose words are cut already, are read with --conll. Writes lines with a word and its "
+        "tag and a blank line after each sentence, in UTF-8, to standard output; of a line without words the blank "
+        "line alone. Words that the model's dictionary lacks are <unk> to it.",
     )
     add_arguments(parser)
     parser.add_argument(
@@ -82,8 +82,8 @@ def main() -> None:
     parser.add_argument(
         "--conll",
         action="store_true",
-        help="read files of columns as prepare_conll.py does: a word a line, a blank line after each sentence, lines "
-        "that begin with -DOCSTART- left out",
+        help="read files of columns as `rnndrop prepare conll` does: a word a line, a blank line after each sentence, "
+        "lines that begin with -DOCSTART- left out",
     )
     parser.add_argument(
         "--gold",

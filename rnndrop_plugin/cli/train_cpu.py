@@ -12,6 +12,7 @@ from pathlib import Path
 
 import rnndrop_plugin
 from rnndrop_plugin.cli.arguments import positive
+from rnndrop_plugin.cli.fairseq_train import complete
 
 GRACE = 5  # seconds that the other processes have to end by themselves when one has failed
 
@@ -32,7 +33,8 @@ def train(rank: int, processes: int, init: str, arguments: list[str]) -> None:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
-        description="Run fairseq-train in several processes on a machine without a GPU.",
+        description="Run fairseq-train with this plugin in several processes on a machine without a GPU. --user-dir "
+        "and, by the architecture, --task are filled in.",
         epilog="All other arguments are fairseq-train's. --batch-size is that of one process.",
         allow_abbrev=False,
     )
@@ -46,7 +48,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // args.processes)))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with tempfile.TemporaryDirectory() as folder:
-        command = (args.processes, os.path.join(folder, "init"), arguments)
+        command = (args.processes, os.path.join(folder, "init"), complete(arguments))
         group = torch.multiprocessing.spawn(train, command, args.processes, join=False)
         try:
             while not group.join(grace_period=GRACE):

@@ -17,7 +17,7 @@ def load_dictionary(folder: str) -> Dictionary:
     """
     path = os.path.join(folder, "dict.txt")
     if not os.path.isfile(path):
-        raise InputError(f"{path}: no such file; is {folder} (part of) a folder made by scripts/prepare_*.py?")
+        raise InputError(f"{path}: no such file; is {folder} (part of) a folder made by `rnndrop prepare`?")
     try:
         return Dictionary.load(path)
     except Exception as error:

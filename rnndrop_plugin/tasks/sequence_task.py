@@ -24,7 +24,7 @@ WORD, CAPITALISATION, CHARACTERS = "word", "capitalisation", "characters"
 class SequencesConfig(FairseqDataclass):
     data: str = field(
         default=MISSING,
-        metadata={"help": "folder made by scripts/prepare_*.py: a sub-folder for words and one for what is predicted"},
+        metadata={"help": "folder made by `rnndrop prepare`: a sub-folder for words and one for what is predicted"},
     )
     dataset_impl: Optional[str] = II("dataset.dataset_impl")
     train_subset: str = II("dataset.train_subset")

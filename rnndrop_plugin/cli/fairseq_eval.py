@@ -1,0 +1,51 @@
+"""fairseq's evaluation of a checkpoint with this plugin."""
+
+import argparse
+import sys
+
+import rnndrop_plugin
+from rnndrop_plugin.cli.command import fail, fail_for_package
+from rnndrop_plugin.cli.fairseq_train import add_plugin_arguments, complete, hand_over
+
+
+def evaluation_of(task: str) -> tuple[str, str]:
+    """The command of fairseq that evaluates models of a task, and its flag for the split."""
+    if "language_model" in task:
+        return "eval_lm", "--gen-subset"
+    return ("generate", "--gen-subset") if task.startswith("translation") else ("validate", "--valid-subset")
+
+
+def task_of(path: str) -> str:
+    """The task of a checkpoint; ends the command if it cannot be read."""
+    try:
+        from fairseq import checkpoint_utils  # takes seconds: not for --help
+    except ModuleNotFoundError as error:
+        fail_for_package(error)
+    rnndrop_plugin.register()
+    try:
+        return checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"].task._name
+    except (OSError, ValueError) as error:
+        fail(error)
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description="Evaluate a checkpoint with this plugin, on the test split unless --gen-subset (fairseq-eval-lm, "
+        "fairseq-generate) or --valid-subset (fairseq-validate) names another. A language model is evaluated by "
+        "fairseq-eval-lm, a translation model by fairseq-generate, others by fairseq-validate; --user-dir and, by the "
+        "checkpoint, --task are filled in.",
+        usage="%(prog)s DATA --path CHECKPOINT ...",
+        epilog="All other arguments are those of fairseq's command, whose --help lists them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--path", required=True, metavar="CHECKPOINT", help="the model, made by fairseq-train")
+    add_plugin_arguments(parser, "checkpoint")
+    args, _ = parser.parse_known_args()
+
+    task = args.task or task_of(args.path.split(":")[0])  # an ensemble's checkpoints are of one task
+    command, split_flag = evaluation_of(task)
+    arguments = complete(sys.argv[1:], task)
+    if not any(argument.partition("=")[0] == split_flag for argument in arguments):
+        arguments += [split_flag, "test"]
+    hand_over(command, arguments)

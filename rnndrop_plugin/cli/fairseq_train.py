@@ -1,0 +1,66 @@
+"""fairseq-train with this plugin."""
+
+import argparse
+import importlib
+import os
+import sys
+
+import rnndrop_plugin
+from rnndrop_plugin.cli.command import fail_for_package
+
+TASKS = {  # by a part of the architecture's name
+    "_rnndrop_tagger": "rnndrop_tagging",
+    "_rnndrop_classifier": "rnndrop_classification",
+    "_rnndrop_seq2seq": "translation",
+    "_rnndrop": "rnndrop_language_modeling",
+}
+USER_DIR = os.path.abspath(next(iter(rnndrop_plugin.__path__)))
+
+
+def add_plugin_arguments(parser: argparse.ArgumentParser, source: str = "architecture") -> None:
+    """The flags that :func:`complete` fills in; ``source`` is what tells it the task."""
+    parser.add_argument("--user-dir", metavar="DIR", help="(default: this package, which is always registered)")
+    parser.add_argument("--task", metavar="TASK", help=f"(default: that of the {source})")
+
+
+def complete(arguments: list[str], task: str | None = None) -> list[str]:
+    """The arguments of one of fairseq's commands with --user-dir and --task, where they are missing.
+
+    Args:
+        task: None for the one that --arch needs.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--arch", "-a", default="")
+    add_plugin_arguments(parser)
+    given, _ = parser.parse_known_args(arguments)
+    task = task or next((task for part, task in TASKS.items() if part in given.arch), None)
+    completed = list(arguments)
+    if given.user_dir is None:
+        completed += ["--user-dir", USER_DIR]
+    if given.task is None and task is not None:
+        completed += ["--task", task]
+    return completed
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description="Run fairseq-train with this plugin: --user-dir and, by the architecture, --task are filled in.",
+        usage="%(prog)s DATA --arch ARCHITECTURE ...",
+        epilog="All other arguments are fairseq-train's; fairseq-train --help lists them.",
+        allow_abbrev=False,
+    )
+    add_plugin_arguments(parser)
+    parser.parse_known_args()
+    hand_over("train", complete(sys.argv[1:]))
+
+
+def hand_over(command: str, arguments: list[str]) -> None:
+    """Run one of fairseq's commands, ``train`` or ``eval_lm``, say, in this process."""
+    try:
+        cli_main = importlib.import_module(f"fairseq_cli.{command}").cli_main  # takes seconds: not for --help
+    except ModuleNotFoundError as error:
+        fail_for_package(error)
+    rnndrop_plugin.register()
+    sys.argv = [f"fairseq-{command.replace('_', '-')}", *arguments]
+    cli_main()

@@ -1,0 +1,116 @@
+"""The command rnndrop: its help, how it finds a subcommand, and what it fills in for fairseq's own commands."""
+
+import subprocess
+import sys
+
+import pytest
+
+from rnndrop_plugin.cli import fairseq_eval, fairseq_train, main
+
+PACKAGE = fairseq_train.USER_DIR
+
+
+@pytest.fixture
+def rnndrop(monkeypatch, capsys):
+    """Runs the command: (exit status, stdout, stderr)."""
+
+    def rnndrop(*args):
+        monkeypatch.setattr(sys, "argv", ["bin/rnndrop", *args])
+        capsys.readouterr()
+        try:
+            main.main()
+            status = 0
+        except SystemExit as exit:
+            status = exit.code
+        return status, *capsys.readouterr()
+
+    return rnndrop
+
+
+ALL_HELP = """
+import contextlib, io, sys
+from rnndrop_plugin.cli.main import COMMANDS, main
+for name in ["", "prepare", *COMMANDS]:
+    sys.argv = ["rnndrop", *name.split(), "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        main()
+    assert out.getvalue().startswith(f"usage: rnndrop {name}".rstrip()), name
+    assert len(out.getvalue()) > 200
+print(*{"torch", "fairseq"} & sys.modules.keys())
+"""
+
+
+def test_help_imports_nothing_that_takes_seconds():
+    done = subprocess.run([sys.executable, "-c", ALL_HELP], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
+
+
+def test_help_lists_the_commands(rnndrop):
+    status, out, err = rnndrop("--help")
+    assert (status, err) == (0, "")
+    assert all(f"  {name} " in out for name in main.COMMANDS)
+    assert "  train " not in rnndrop("prepare", "-h")[1]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "rnndrop: error: a command is missing, expected one of prepare, train,"),
+        (("tga", "x"), "rnndrop: error: 'tga' is not a command, expected one of prepare, train,"),
+        (("prepare",), "rnndrop prepare: error: a command is missing, expected one of ptb, text,"),
+        (("prepare", "--dest"), "rnndrop prepare: error: '--dest' is not a command, expected one of ptb, text,"),
+        (("prepare", "ptb", "--source", "absent", "--dest", "x"), "rnndrop prepare ptb: error: absent: no such folder"),
+        (("eval", "data", "--path", "absent.pt"), "rnndrop eval: error: absent.pt: "),
+    ],
+)
+def test_what_cannot_be_is_one_line(rnndrop, args, message):
+    status, out, err = rnndrop(*args)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(message)
+
+
+@pytest.mark.parametrize(("module", "package"), [("fairseq", "ve-fairseq==0.12.3"), ("matplotlib", "matplotlib")])
+def test_a_package_that_is_not_installed(rnndrop, monkeypatch, tmp_path, module, package):
+    (tmp_path / "log").write_text('{"ppl": 1, "num_updates": 1}\n')
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, "fairseq_cli", None)
+    for name in [name for name in sys.modules if name.startswith("rnndrop_plugin.tasks")]:
+        monkeypatch.delitem(sys.modules, name)
+    args = {"fairseq": ("eval", "data", "--path", "x"), "matplotlib": ("plot", str(tmp_path / "log"), "--output", "x")}
+    status, _, err = rnndrop(*args[module])
+    assert status == 2
+    assert err.endswith(f"error: {module} is not installed, and this command needs it: pip install {package}\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "filled_in"),
+    [
+        ("data --arch lstm_rnndrop_ptb_word", f"--user-dir {PACKAGE} --task rnndrop_language_modeling"),
+        ("data -a gru_rnndrop_tagger_conll2003", f"--user-dir {PACKAGE} --task rnndrop_tagging"),
+        ("--arch=rnn_rnndrop_classifier data", f"--user-dir {PACKAGE} --task rnndrop_classification"),
+        ("data --arch lstm_rnndrop_seq2seq", f"--user-dir {PACKAGE} --task translation"),
+        ("data --arch transformer_lm", f"--user-dir {PACKAGE}"),
+        ("data --arch lstm_rnndrop_tagger --user-dir own --task pos", ""),
+        ("data --arch lstm_rnndrop --user-dir=own", "--task rnndrop_language_modeling"),
+    ],
+)
+def test_what_is_filled_in(given, filled_in):
+    assert fairseq_train.complete(given.split()) == [*given.split(), *filled_in.split()]
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "command", "filled_in"),
+    [
+        ("rnndrop_language_modeling", [], "eval_lm", ["--gen-subset", "test"]),
+        ("rnndrop_tagging", [], "validate", ["--valid-subset", "test"]),
+        ("rnndrop_classification", ["--valid-subset=valid"], "validate", []),
+        ("translation", ["--gen-subset", "valid"], "generate", []),
+    ],
+)
+def test_evaluation_by_the_task_of_the_checkpoint(rnndrop, monkeypatch, task, flags, command, filled_in):
+    monkeypatch.setattr(fairseq_eval, "task_of", lambda path: {"model.pt": task}[path])
+    called = []
+    monkeypatch.setattr(fairseq_eval, "hand_over", lambda *args: called.append(args))
+    given = ["data", "--path", "model.pt", *flags]
+    assert rnndrop("eval", *given)[0] == 0
+    assert called == [(command, [*given, "--user-dir", PACKAGE, "--task", task, *filled_in])]
