@@ -24,7 +24,7 @@ def check_processes(cfg) -> None:
     if not torch.cuda.is_available():
         raise InputError(
             f"{processes} processes do not train together here, where there is no GPU: "
-            f"use python scripts/train_cpu.py --processes {processes}"
+            f"use rnndrop train-cpu --processes {processes}"
         )
     if cfg.distributed_world_size == 1:  # torchrun with several GPUs sets it, with one on each machine not
         raise InputError(f"each of {processes} processes would train alone: add --distributed-world-size {processes}")

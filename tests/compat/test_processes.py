@@ -31,9 +31,9 @@ def test_fairseq_seeds_the_processes_alike():
 @pytest.mark.parametrize(
     ("gpus", "launched", "flags", "line"),
     [
-        (0, 2, (), "there is no GPU: use python scripts/train_cpu.py --processes 2"),
-        (0, 2, ("--distributed-world-size", 2), "there is no GPU: use python scripts/train_cpu.py --processes 2"),
-        (0, 1, ("--distributed-world-size", 3), "there is no GPU: use python scripts/train_cpu.py --processes 3"),
+        (0, 2, (), "there is no GPU: use rnndrop train-cpu --processes 2"),
+        (0, 2, ("--distributed-world-size", 2), "there is no GPU: use rnndrop train-cpu --processes 2"),
+        (0, 1, ("--distributed-world-size", 3), "there is no GPU: use rnndrop train-cpu --processes 3"),
         (
             1,
             4,
