@@ -1,5 +1,6 @@
 """A text as one stream of tokens, cut into contiguous rows for truncated backpropagation through time."""
 
+import numpy as np
 import torch
 from fairseq.data import Dictionary, FairseqDataset, iterators
 from torch import Tensor
@@ -24,7 +25,7 @@ class TokenStream(FairseqDataset):
 class ContiguousWindows(FairseqDataset):
     """A stream in ``rows`` contiguous rows, an item being one whole batch: a window over all rows.
 
-    Item k holds the steps ``[k * steps, (k + 1) * steps)`` of every row, so a model that carries its state
+    Item k holds the same steps of every row and item k + 1 those that follow, so a model that carries its state
     from item to item reads each row from beginning to end. The source of a step is the token before its
     target in the stream (``</s>`` before the first): every token is predicted exactly once. The stream
     is padded at its end until it fills the rows, and padding is not predicted.
@@ -35,12 +36,23 @@ class ContiguousWindows(FairseqDataset):
         rows: the rows of all shards together.
         steps: the steps of a window; the last one may have fewer.
         num_shards, shard: this process reads the ``shard``-th of ``num_shards`` equal blocks of rows.
+        seed: draw the steps of each window anew in each epoch, see :func:`draw_window_lengths`; None for windows of
+            ``steps`` each.
 
     Raises:
         InputError: there are no rows, or more than tokens.
     """
 
-    def __init__(self, tokens: Tensor, dictionary: Dictionary, rows: int, steps: int, num_shards=1, shard=0):
+    def __init__(
+        self,
+        tokens: Tensor,
+        dictionary: Dictionary,
+        rows: int,
+        steps: int,
+        num_shards: int = 1,
+        shard: int = 0,
+        seed: int | None = None,
+    ):
         if rows < 1:
             raise InputError(f"--batch-size and --batch-size-valid must be at least 1, got {rows // num_shards}")
         if rows > len(tokens):
@@ -49,6 +61,7 @@ class ContiguousWindows(FairseqDataset):
             )
         self.pad = dictionary.pad()
         self.steps = steps
+        self.seed = seed
         length = -(-len(tokens) // rows)
         padding = tokens.new_full((rows * length - len(tokens),), self.pad)
         source = torch.cat([tokens.new_tensor([dictionary.eos()]), tokens[:-1], padding])
@@ -56,12 +69,21 @@ class ContiguousWindows(FairseqDataset):
         block = slice(rows // num_shards * shard, rows // num_shards * (shard + 1))
         self.source, self.target = source.view(rows, length)[block], target.view(rows, length)[block]
         self.row_ids = torch.arange(rows)[block]
+        self.set_epoch(1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Cut the rows into the windows of ``epoch``, which counts from 1."""
+        length = self.source.size(1)
+        if self.seed is None:
+            self.ends = [*range(self.steps, length, self.steps), length]
+        else:
+            self.ends = np.cumsum(draw_window_lengths(length, self.steps, self.seed, epoch)).tolist()
 
     def __len__(self):
-        return -(-self.source.size(1) // self.steps)
+        return len(self.ends)
 
     def __getitem__(self, index: int) -> dict:
-        window = slice(index * self.steps, (index + 1) * self.steps)
+        window = slice(self.ends[index - 1] if index else 0, self.ends[index])
         target = self.target[:, window].contiguous()
         return {
             "id": self.row_ids,
@@ -76,6 +98,24 @@ class ContiguousWindows(FairseqDataset):
         return sample
 
 
+def draw_window_lengths(length: int, steps: int, seed: int, epoch: int) -> list[int]:
+    """Draw the lengths of the windows that a row of ``length`` steps is cut into in one epoch.
+
+    Each is drawn from a normal distribution of standard deviation 5 around ``steps``, or with probability 0.05 around
+    half of it, and is at least 5 (Merity et al. 2018, "Regularizing and optimizing LSTM language models",
+    section 5; the numbers are those of their code). So a word does not stand at the same place of a window in every
+    epoch, and the one that no gradient reaches, the last of a window, is another each time. The last window has what
+    is left. The same seed and epoch give the same lengths.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    lengths = []
+    while length > 0:
+        mean = steps if generator.random() < 0.95 else steps / 2
+        lengths.append(min(max(int(generator.normal(mean, 5)), min(5, steps)), length))
+        length -= lengths[-1]
+    return lengths
+
+
 class WindowIterator(iterators.EpochBatchIterator):
     """An epoch's batches, one for each window, in the order of the stream.
 
@@ -83,13 +123,20 @@ class WindowIterator(iterators.EpochBatchIterator):
     """
 
     def __init__(self, windows: ContiguousWindows, epoch: int = 1):
-        batches = [[i] for i in range(len(windows))]
-        super().__init__(windows, windows.collater, batches, epoch=epoch, disable_shuffling=True)
+        windows.set_epoch(epoch)
+        super().__init__(windows, windows.collater, _one_window_a_batch, epoch=epoch, disable_shuffling=True)
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), "windows": len(self)}
 
     def load_state_dict(self, state_dict: dict) -> None:
+        self.dataset.set_epoch(state_dict["epoch"])
+        self._frozen_batches = None  # fairseq's cache of an epoch's batches
         windows = state_dict.get("windows", len(self))
         position = state_dict["iterations_in_epoch"] * len(self) // windows
         super().load_state_dict({**state_dict, "iterations_in_epoch": position})
+
+
+def _one_window_a_batch(windows: ContiguousWindows, epoch: int) -> list[list[int]]:
+    """The batches of the epoch that ``windows`` is set to; fairseq calls this once an epoch."""
+    return [[i] for i in range(len(windows))]

@@ -37,8 +37,17 @@ class RnndropLanguageModelingConfig(FairseqDataclass):
     tokens_per_sample: int = field(
         default=35, metadata={"help": "steps of truncated backpropagation through time: tokens of a row in a batch"}
     )
+    variable_bptt: bool = field(
+        default=False,
+        metadata={
+            "help": "draw the steps of each training window anew, around --tokens-per-sample (Merity et al. 2018); "
+            "use it with --sentence-avg, whose gradient grows with the steps as their learning rate does"
+        },
+    )
     dataset_impl: Optional[str] = II("dataset.dataset_impl")
     train_subset: str = II("dataset.train_subset")
+    seed: int = II("common.seed")
+    sentence_avg: bool = II("optimization.sentence_avg")
 
 
 @register_task("rnndrop_language_modeling", dataclass=RnndropLanguageModelingConfig)
@@ -126,12 +135,15 @@ class RnndropLanguageModelingTask(RnndropTask):
             )
         split = next(name for name, stream in self.datasets.items() if stream is dataset)
         rows, steps = max_sentences * num_shards, self.cfg.tokens_per_sample
+        seed = self.cfg.seed if self.cfg.variable_bptt and split == self.cfg.train_subset else None
         try:
-            windows = ContiguousWindows(dataset.tokens, self.dictionary, rows, steps, num_shards, shard_id)
+            windows = ContiguousWindows(dataset.tokens, self.dictionary, rows, steps, num_shards, shard_id, seed)
         except InputError as error:
             raise InputError(f"{split}: {error}") from error
         if split == self.cfg.train_subset:
             self.train_layout = {"rows": rows, "steps": steps, "tokens": len(dataset)}
+            if seed is not None:
+                self.train_layout["seed"] = seed
             self.train_rows = windows.row_ids
         logger.info(f"{split}: {len(dataset):,} tokens in {rows} row{'s' if rows > 1 else ''}, each from a zero state")
         return WindowIterator(windows, epoch)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from fairseq.data import Dictionary
 
-from rnndrop_plugin.data.stream import ContiguousWindows, TokenStream, WindowIterator
+from rnndrop_plugin.data.stream import ContiguousWindows, TokenStream, WindowIterator, draw_window_lengths
 from rnndrop_plugin.errors import InputError
 
 DICTIONARY = Dictionary()
@@ -116,3 +116,50 @@ def test_a_finished_epoch_is_followed_by_the_next():
     resumed.load_state_dict(batches.state_dict())
     assert first_targets(resumed.next_epoch_itr()) == list(range(0, 50, 5))
     assert resumed.epoch == 2
+
+
+def varying_iterator(seed: int = 3) -> WindowIterator:
+    return WindowIterator(ContiguousWindows(stream(2000), DICTIONARY, rows=2, steps=20, seed=seed))
+
+
+def read_epoch(batches: WindowIterator) -> list[torch.Tensor]:
+    return [batch["target"] - 10 for batch in batches.next_epoch_itr()]
+
+
+def test_windows_of_varying_length_hold_every_token_once_and_differ_between_epochs():
+    batches, lengths = varying_iterator(), []
+    for epoch in (1, 2):
+        windows = read_epoch(batches)
+        assert torch.equal(torch.cat(windows, dim=1), torch.arange(2000).view(2, 1000))
+        lengths.append([window.size(1) for window in windows])
+        assert lengths[-1] == draw_window_lengths(1000, 20, seed=3, epoch=epoch)
+    assert lengths[0] != lengths[1]
+    assert lengths[0] != draw_window_lengths(1000, 20, seed=4, epoch=1)
+
+
+def test_lengths_of_windows_are_distributed_as_in_the_paper():
+    lengths = torch.tensor(draw_window_lengths(2_000_000, 100, seed=1, epoch=1)[:-1]).double()
+    half = lengths < 75  # 5 standard deviations from both means
+    assert half.double().mean() == pytest.approx(0.05, abs=0.005)
+    for part, mean in ((lengths[~half], 99.5), (lengths[half], 49.5)):  # rounded down, as in their code
+        assert part.mean() == pytest.approx(mean, abs=0.5)
+        assert part.std() == pytest.approx(5, abs=0.4)
+    assert min(draw_window_lengths(10_000, 5, seed=1, epoch=1)[:-1]) == 5
+    assert min(draw_window_lengths(10_000, 2, seed=1, epoch=1)[:-1]) == 2
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_an_interrupted_epoch_of_varying_windows_goes_on_with_the_same_windows(epochs):
+    batches, whole = varying_iterator(), varying_iterator()
+    for _ in range(epochs):
+        read_epoch(batches), read_epoch(whole)
+    epoch = batches.next_epoch_itr()
+    for _ in range(7):
+        next(epoch)
+    resumed = varying_iterator()
+    resumed.load_state_dict(batches.state_dict())
+    expected = read_epoch(whole)[7:]
+    rest = read_epoch(resumed)
+    assert len(rest) == len(expected)
+    assert all(torch.equal(x, y) for x, y in zip(rest, expected, strict=True))
+    assert all(torch.equal(x, y) for x, y in zip(read_epoch(resumed), read_epoch(whole), strict=True))
