@@ -1,3 +1,3 @@
 """Learning-rate schedules and optimizers that fairseq lacks."""
 
-from rnndrop_plugin.optim import plateau, rmsprop  # noqa: F401
+from rnndrop_plugin.optim import asgd, plateau, rmsprop  # noqa: F401
