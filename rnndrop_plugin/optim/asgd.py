@@ -71,7 +71,7 @@ class AveragedSGD(FairseqOptimizer):
         if not self.averaging and earlier and sign * value > min(sign * v for v in earlier):
             steps = max((int(state["step"]) for state in self.optimizer.state.values()), default=0)
             for group in self.param_groups:
-                group["t0"] = steps
+                group["t0"] = steps - 1  # torch uses a weight one step after it has computed it
             logger.info(f"averaging of the parameters begins after {steps} updates")
         self.validations.append(float(value))
 
