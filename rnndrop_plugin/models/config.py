@@ -43,6 +43,17 @@ class RecurrentConfig(FairseqDataclass):
     decoder_dropout_out: float = field(
         default=0.0, metadata={"help": "forward dropout of each recurrent layer's outputs"}
     )
+    decoder_dropout_sampling: SamplingChoice = field(
+        default="step",
+        metadata={
+            "help": "draw the masks of forward dropout anew at each step, or once a sequence (BPTT window), as Gal "
+            "(2015) does: before, between and after the layers"
+        },
+    )
+    decoder_embed_dropout: float = field(
+        default=0.0,
+        metadata={"help": "dropout of whole words: all embeddings of a word in a sequence (BPTT window), Gal 2015"},
+    )
     update_dropout: float = field(
         default=0.0,
         metadata={"help": "recurrent dropout of the update g (Semeniuta et al. 2016, Eq. 9 and 13), LSTM and GRU"},
@@ -136,7 +147,7 @@ def build_recurrent(cls: type[nn.Module], cfg: RecurrentConfig, input_size: int,
             a backend that cannot run it.
     """
     with name_flags():
-        for name in ("decoder_dropout_in", "decoder_dropout_out"):
+        for name in ("decoder_dropout_in", "decoder_dropout_out", "decoder_embed_dropout"):
             check_rate(name, getattr(cfg, name))
     check_sizes(cfg, "decoder_embed_dim", "decoder_hidden_size", "decoder_layers")
     if cfg.recurrent_biases not in (1, 2):

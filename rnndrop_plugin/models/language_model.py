@@ -93,9 +93,10 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
                 "or --decoder-out-embed-dim"
             )
         self.embed_tokens = nn.Embedding(vocabulary, embed, dictionary.pad())
+        self.embed_dropout = modules.EmbeddingDropout(cfg.decoder_embed_dropout, vocabulary)
         self.rnn = rnn
-        self.dropout_in = nn.Dropout(cfg.decoder_dropout_in)
-        self.dropout_out = nn.Dropout(cfg.decoder_dropout_out)
+        self.dropout_in = modules.Dropout(cfg.decoder_dropout_in, str(cfg.decoder_dropout_sampling))
+        self.dropout_out = modules.Dropout(cfg.decoder_dropout_out, str(cfg.decoder_dropout_sampling))
         self.projection = nn.Linear(hidden, out_embed) if out_embed != hidden else None
         self.adaptive_softmax = None
         self.output_projection = None
@@ -135,15 +136,19 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
 
         Returns:
             The logits ``(batch, time, vocabulary)``, or the features ``(batch, time, out_embed_dim)`` where
-            only they are asked for or the softmax is adaptive, and None.
+            only they are asked for or the softmax is adaptive; and what :meth:`extract_features` returns with them.
         """
-        features = self.extract_features(prev_output_tokens, incremental_state, starts_stream)
-        return features if features_only else self.output_layer(features), None
+        features, extra = self.extract_features(prev_output_tokens, incremental_state, starts_stream)
+        return features if features_only else self.output_layer(features), extra
 
-    def extract_features(
-        self, prev_output_tokens: Tensor, incremental_state=None, starts_stream: bool | None = None
-    ) -> Tensor:
-        """The inputs of the output layer, ``(batch, time, out_embed_dim)``."""
+    def extract_features(self, prev_output_tokens: Tensor, incremental_state=None, starts_stream: bool | None = None):
+        """The inputs of the output layer.
+
+        Returns:
+            The features ``(batch, time, out_embed_dim)``, and a dictionary with the last recurrent layer's
+            ``outputs`` and the same after forward dropout, ``dropped_outputs``, ``(batch, time, hidden)``; its
+            ``attn``, which fairseq reads, is None.
+        """
         state = None
         if incremental_state is not None:
             cached = self.get_incremental_state(incremental_state, "state")
@@ -153,7 +158,8 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         elif starts_stream is False:
             state = self.carried[self.training]
 
-        x = self.dropout_in(self.embed_tokens(prev_output_tokens)).transpose(0, 1)
+        x = self.embed_dropout(self.embed_tokens(prev_output_tokens), prev_output_tokens)
+        x = self.dropout_in(x).transpose(0, 1)
         is_lstm = isinstance(self.rnn, modules.LSTM)
         x, state = self.rnn(x, state if state is None or is_lstm else state[0])
         state = tuple(s.detach() for s in (state if is_lstm else (state,)))
@@ -162,10 +168,11 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
             self.set_incremental_state(incremental_state, "state", {str(i): s for i, s in enumerate(state)})
         elif starts_stream is not None:
             self.carried[self.training] = state
-        x = self.dropout_out(x.transpose(0, 1))
+        outputs = x.transpose(0, 1)
+        x = dropped_outputs = self.dropout_out(outputs)
         if self.projection is not None:
             x = self.dropout_out(self.projection(x))
-        return x
+        return x, {"attn": None, "outputs": outputs, "dropped_outputs": dropped_outputs}
 
     def output_layer(self, features: Tensor) -> Tensor:
         """The logits of ``features``; with an adaptive softmax the features themselves."""

@@ -14,7 +14,7 @@ from rnndrop_plugin.models.config import (
     init_embeddings,
     init_uniform,
 )
-from rnndrop_plugin.modules import CharacterCNN
+from rnndrop_plugin.modules import CharacterCNN, Dropout, EmbeddingDropout
 
 
 class WordFeatures(nn.Module):
@@ -34,6 +34,7 @@ class WordFeatures(nn.Module):
         words, capitalisation = dictionaries["word"], dictionaries.get("capitalisation")
         check_sizes(cfg, "decoder_embed_dim")
         self.embed_tokens = nn.Embedding(len(words), cfg.decoder_embed_dim, words.pad())
+        self.embed_dropout = EmbeddingDropout(cfg.decoder_embed_dropout, len(words))
         self.kinds = range(capitalisation.nspecial, len(capitalisation)) if capitalisation is not None else range(0)
         characters = dictionaries.get("characters")
         if character_filters < 0:
@@ -51,7 +52,7 @@ class WordFeatures(nn.Module):
         """``(batch, time)`` and ``(batch, time, characters)`` to ``(batch, time, output_size)``, all zeros where there
         is padding.
         """
-        x = [self.embed_tokens(src_tokens)]
+        x = [self.embed_dropout(self.embed_tokens(src_tokens), src_tokens)]
         if self.characters is not None:
             x.append(self.characters(characters))
         if self.kinds:
@@ -84,8 +85,8 @@ class SequenceModel(CheckedLoading, BaseFairseqModel):
         self.features = features
         self.context = context
         self.rnn = rnn
-        self.dropout_in = nn.Dropout(cfg.decoder_dropout_in)
-        self.dropout_out = nn.Dropout(cfg.decoder_dropout_out)
+        self.dropout_in = Dropout(cfg.decoder_dropout_in, str(cfg.decoder_dropout_sampling))
+        self.dropout_out = Dropout(cfg.decoder_dropout_out, str(cfg.decoder_dropout_sampling))
         self.output_projection = nn.Linear(rnn.hidden_size * (1 + rnn.bidirectional), classes)
 
     def initialise(self, cfg: RecurrentConfig, words: Dictionary) -> None:

@@ -4,6 +4,7 @@ from rnndrop_plugin.modules.cells import GRUCell, LSTMCell, RNNCell
 from rnndrop_plugin.modules.characters import CharacterCNN
 from rnndrop_plugin.modules.context import ConcatContext, ConvContext
 from rnndrop_plugin.modules.crf import CRF
+from rnndrop_plugin.modules.dropout import Dropout, EmbeddingDropout
 from rnndrop_plugin.modules.layers import GRU, LSTM, RNN
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "CharacterCNN",
     "ConcatContext",
     "ConvContext",
+    "Dropout",
+    "EmbeddingDropout",
     "GRUCell",
     "LSTMCell",
     "RNNCell",

@@ -1,0 +1,83 @@
+"""Forward dropout: of features, with one mask a step or one a sequence, and of whole words."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rnndrop_plugin.ops import SAMPLINGS, draw_mask
+from rnndrop_plugin.ops.masks import check_choice, check_rate
+
+
+def dropout(x: Tensor, rate: float, training: bool, sampling: str = "step", batch_first: bool = False) -> Tensor:
+    """Drop each feature with probability ``rate`` in training and divide what is kept by 1 - rate.
+
+    Args:
+        x: ``(time, batch, features)``, or ``(batch, time, features)`` with ``batch_first``; without steps,
+            ``(batch, features)``.
+        sampling: ``"step"`` draws a mask for each step, as torch.nn.functional.dropout does; ``"sequence"`` one for
+            all steps of a sequence (Gal 2015, section 4; the "locked" dropout of Merity et al. 2018, section 4.3).
+    """
+    if sampling == "step" or x.dim() == 2:
+        return F.dropout(x, rate, training)
+    if not training or rate == 0:
+        return x
+    batch, features = x.size(0 if batch_first else 1), x.size(2)
+    mask = draw_mask(rate, 1, batch, features, sampling="sequence", device=x.device)
+    factors = mask.keep.to(x.dtype) * mask.scale
+    return x * factors.unsqueeze(1 if batch_first else 0)
+
+
+class Dropout(nn.Module):
+    """:func:`dropout` of ``(batch, time, features)`` as a module.
+
+    Args:
+        rate: the probability of dropping a feature, in [0, 1).
+        sampling: ``"step"`` or ``"sequence"``.
+
+    Raises:
+        ValueError: a rate outside [0, 1) or an unknown sampling.
+    """
+
+    def __init__(self, rate: float, sampling: str = "step") -> None:
+        super().__init__()
+        check_rate("rate", rate)
+        check_choice("sampling", sampling, SAMPLINGS)
+        self.rate = rate
+        self.sampling = sampling
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, time, features)`` or ``(batch, features)``, the shape of what is returned, too."""
+        return dropout(x, self.rate, self.training, self.sampling, batch_first=True)
+
+    def extra_repr(self) -> str:
+        return f"{self.rate} per {self.sampling}"
+
+
+class EmbeddingDropout(nn.Module):
+    """Drops the embeddings of whole words (Gal 2015, section 4.2; Merity et al. 2018, section 4.4).
+
+    A word of the vocabulary is dropped with probability ``rate``, and then wherever it stands in a sequence; the
+    embeddings of the others are divided by 1 - rate. Each sequence drops words of its own.
+
+    Args:
+        rate: the probability of dropping a word, in [0, 1).
+        vocabulary: the number of words.
+
+    Raises:
+        ValueError: a rate outside [0, 1).
+    """
+
+    def __init__(self, rate: float, vocabulary: int) -> None:
+        super().__init__()
+        check_rate("rate", rate)
+        self.rate = rate
+        self.vocabulary = vocabulary
+
+    def forward(self, embedded: Tensor, words: Tensor) -> Tensor:
+        """``embedded`` ``(batch, time, features)``, the embeddings of ``words`` ``(batch, time)``, with some at zero."""
+        if not self.training or self.rate == 0:
+            return embedded
+        mask = draw_mask(self.rate, 1, len(words), self.vocabulary, sampling="sequence", device=words.device)
+        return embedded * (mask.keep.gather(1, words).to(embedded.dtype) * mask.scale).unsqueeze(2)
+
+    def extra_repr(self) -> str:
+        return f"{self.rate}"
