@@ -21,6 +21,14 @@ class RnndropCrossEntropyConfig(FairseqDataclass):
     label_smoothing: float = field(
         default=0.0, metadata={"help": "probability taken from the target and shared by all other words"}
     )
+    activation_regularization: float = field(
+        default=0.0,
+        metadata={"help": "weight of the mean square of the last recurrent layer's outputs, after forward dropout"},
+    )
+    temporal_activation_regularization: float = field(
+        default=0.0,
+        metadata={"help": "weight of the mean square of what these outputs, before forward dropout, change in a step"},
+    )
     sentence_avg: bool = II("optimization.sentence_avg")
 
 
@@ -31,21 +39,38 @@ class RnndropCrossEntropy(FairseqCriterion):
     A model whose decoder gives ``output_weights()`` has its output layer and loss computed at once, without
     keeping the logits (:func:`rnndrop_plugin.ops.linear_cross_entropy`); any other model as fairseq does.
 
+    In training, where --activation-regularization is alpha and --temporal-activation-regularization is beta, the loss
+    per target has :func:`activation_penalty` added to it.
+
     Logged: ``loss`` (base 2, per target, or per sentence with --sentence-avg), ``nll_loss`` (bits per target,
-    without the smoothing), ``ppl`` (of nll_loss, over all targets) and ``ppl_batch_mean``, the arithmetic
+    without smoothing and regularisation), ``ppl`` (of nll_loss, over all targets) and ``ppl_batch_mean``, the arithmetic
     mean over batches of exp(negative log-likelihood per target), which is never below ``ppl`` and is what
     Semeniuta et al. (2016) report (Table 2). A batch is what all processes read at a time (in training with
     several processes and --update-freq: for an update); the last one counts as much as the others, though it may
     be shorter.
 
     Raises:
-        InputError: the smoothing is not in [0, 1), or the model has an adaptive softmax.
+        InputError: the smoothing is not in [0, 1), a weight is negative, or the model has an adaptive softmax.
     """
 
-    def __init__(self, task, sentence_avg: bool, label_smoothing: float = 0.0):
+    def __init__(
+        self,
+        task,
+        sentence_avg: bool,
+        label_smoothing: float = 0.0,
+        activation_regularization: float = 0.0,
+        temporal_activation_regularization: float = 0.0,
+    ):
         super().__init__(task)
         if not 0 <= label_smoothing < 1:
             raise InputError(f"--label-smoothing must be in [0, 1), got {label_smoothing}")
+        self.alpha, self.beta = activation_regularization, temporal_activation_regularization
+        for flag, weight in (
+            ("--activation-regularization", self.alpha),
+            ("--temporal-activation-regularization", self.beta),
+        ):
+            if not 0 <= weight < math.inf:
+                raise InputError(f"{flag} must be a number of at least 0, got {weight}")
         model = getattr(task, "model", None)  # rnndrop_language_modeling keeps it: the error comes before training
         if model is not None:
             _refuse_adaptive_softmax(model)
@@ -71,17 +96,28 @@ class RnndropCrossEntropy(FairseqCriterion):
         _refuse_adaptive_softmax(model)
         decoder = getattr(model, "decoder", None)
         if hasattr(decoder, "output_weights"):
-            features, _ = model(**sample["net_input"], features_only=True)
+            features, extra = model(**sample["net_input"], features_only=True)
             weight, bias = decoder.output_weights()
-            return linear_cross_entropy(
-                features, weight, bias, sample["target"], self.padding_idx, self.label_smoothing
+            target = sample["target"]
+            loss, nll = linear_cross_entropy(features, weight, bias, target, self.padding_idx, self.label_smoothing)
+        else:
+            net_output = model(**sample["net_input"])
+            extra = net_output[1] if isinstance(net_output, tuple) else None
+            log_probs = model.get_normalized_probs(net_output, log_probs=True)
+            target = model.get_targets(sample, net_output)
+            loss, nll = label_smoothed_nll_loss(
+                log_probs.flatten(0, -2), target.flatten(), self.label_smoothing, ignore_index=self.padding_idx
             )
-        net_output = model(**sample["net_input"])
-        log_probs = model.get_normalized_probs(net_output, log_probs=True)
-        target = model.get_targets(sample, net_output)
-        return label_smoothed_nll_loss(
-            log_probs.flatten(0, -2), target.flatten(), self.label_smoothing, ignore_index=self.padding_idx
-        )
+        if model.training and (self.alpha > 0 or self.beta > 0):
+            if not isinstance(extra, dict) or "dropped_outputs" not in extra:
+                raise InputError(
+                    "--activation-regularization and --temporal-activation-regularization need one of rnndrop's "
+                    f"language models, and {type(model).__name__} is none"
+                )
+            scored = target != self.padding_idx
+            penalty = activation_penalty(extra["outputs"], extra["dropped_outputs"], scored, self.alpha, self.beta)
+            loss = loss + sample["ntokens"] * penalty
+        return loss, nll
 
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict]) -> None:
@@ -98,6 +134,32 @@ class RnndropCrossEntropy(FairseqCriterion):
     def logging_outputs_can_be_summed() -> bool:
         """Yes: across processes the outputs are sums."""
         return True
+
+
+def activation_penalty(outputs: Tensor, dropped: Tensor, scored: Tensor, alpha: float, beta: float) -> Tensor:
+    r"""Activation regularisation and temporal activation regularisation of a window.
+
+    .. math:: \alpha \, \mathrm{mean}((m * h_t)^2) + \beta \, \mathrm{mean}((h_t - h_{t+1})^2)
+
+    Merity, McCann and Socher 2017, "Revisiting activation regularization for language RNNs", section 4, the norms
+    being mean squares as in their code.
+
+    Args:
+        outputs: ``(batch, time, hidden)``, the h_t.
+        dropped: the same after forward dropout, m * h_t.
+        scored: bool, ``(batch, time)``, False where there is padding, which counts for nothing.
+    """
+    penalty = outputs.new_zeros(())
+    if alpha > 0:
+        penalty = penalty + alpha * _mean_square(dropped, scored)
+    if beta > 0 and outputs.size(1) > 1:
+        penalty = penalty + beta * _mean_square(outputs[:, 1:] - outputs[:, :-1], scored[:, 1:])
+    return penalty
+
+
+def _mean_square(x: Tensor, counted: Tensor) -> Tensor:
+    squares = x.float().square().mean(2)
+    return (squares * counted).sum() / counted.sum().clamp(min=1)
 
 
 def _refuse_adaptive_softmax(model) -> None:

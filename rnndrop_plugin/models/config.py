@@ -64,6 +64,13 @@ class RecurrentConfig(FairseqDataclass):
     cell_dropout: float = field(
         default=0.0, metadata={"help": "recurrent dropout of the new cell (Moon et al. 2015, Eq. 8), LSTM and GRU"}
     )
+    weight_dropout: float = field(
+        default=0.0,
+        metadata={
+            "help": "dropout of single weights of the recurrent matrices, the same at all steps of a sequence (BPTT "
+            "window): DropConnect, Wan et al. 2013; Merity et al. 2018"
+        },
+    )
     recurrent_dropout_sampling: SamplingChoice = field(
         default="step", metadata={"help": "draw recurrent masks anew at each step, or once a sequence (BPTT window)"}
     )
@@ -169,6 +176,8 @@ def build_recurrent(cls: type[nn.Module], cfg: RecurrentConfig, input_size: int,
             scaling=str(cfg.recurrent_dropout_scaling),
             nonlinearity=str(cfg.recurrent_nonlinearity),
             backend=str(cfg.recurrent_backend),
+            weight_dropout=cfg.weight_dropout,
+            dropout_sampling=str(cfg.decoder_dropout_sampling),
         )
         _try_backend(rnn)
     if cfg.recurrent_biases == 1:

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from rnndrop_plugin.modules.dropout import dropout
 from rnndrop_plugin.modules.recurrent_dropout import GRUForm, RecurrentDropout
-from rnndrop_plugin.ops import NO_MASKS, Masks, State, Weights, recurrence
+from rnndrop_plugin.ops import NO_MASKS, SAMPLINGS, Masks, State, Weights, draw_mask, recurrence
+from rnndrop_plugin.ops.masks import check_choice, check_rate
 from rnndrop_plugin.ops.recurrence import torch_nn
 from rnndrop_plugin.ops.recurrence.dispatch import compiled_trains_faster, in_autocast
 
@@ -39,6 +40,8 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         scaling: str = "inverted",
         nonlinearity: str = "tanh",
         backend: str = "auto",
+        weight_dropout: float = 0.0,
+        dropout_sampling: str = "step",
         proj_size: int = 0,
     ) -> None:
         if proj_size != 0:
@@ -64,6 +67,10 @@ class _Layer(RecurrentDropout, nn.RNNBase):
             nonlinearity=nonlinearity,
             backend=backend,
         )
+        check_rate("weight_dropout", weight_dropout)
+        check_choice("dropout_sampling", dropout_sampling, SAMPLINGS)
+        self.weight_dropout = weight_dropout
+        self.dropout_sampling = dropout_sampling
 
     def forward(
         self,
@@ -81,7 +88,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
             masks: dropout masks to use instead of drawing them (and in evaluation, too), one
                 :class:`~rnndrop_plugin.ops.Masks` for each layer and direction, in the order of ``hx``.
                 They are indexed by the example's place in the caller's batch and by real time, the
-                batch being padded to its longest sequence.
+                batch being padded to its longest sequence. Weights and forward dropout have no part in them.
 
         Returns:
             The output and the final state, in the form of ``input`` and ``hx``.
@@ -108,7 +115,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         final_states = []
         for layer in range(self.num_layers):
             if layer > 0:
-                sequence = F.dropout(sequence, self.dropout, self.training)
+                sequence = dropout(sequence, self.dropout, self.training, self.dropout_sampling)
             outputs = []
             for reverse in range(directions):
                 k = layer * directions + reverse
@@ -116,7 +123,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
                     self.cell,
                     sequence,
                     tuple(s[k] for s in state),
-                    Weights(*(getattr(self, name) for name in self._all_weights[k])),
+                    self._draw_weights(k),
                     masks[k],
                     nonlinearity=self.nonlinearity,
                     lengths=lengths,
@@ -128,6 +135,27 @@ class _Layer(RecurrentDropout, nn.RNNBase):
             sequence = torch.cat(outputs, dim=2) if self.bidirectional else outputs[0]
         state = tuple(torch.stack(s) for s in zip(*final_states, strict=True))
         return self._repack(sequence, state, input)
+
+    def _draw_weights(self, k: int) -> Weights:
+        """The weights of the k-th layer and direction, those of the recurrence with weight dropout."""
+        weights = Weights(*(getattr(self, name) for name in self._all_weights[k]))
+        if not self.weight_dropout:
+            return weights
+        mask = draw_mask(
+            self.weight_dropout,
+            1,
+            *weights.hh.shape,
+            sampling="sequence",
+            scaling=self.scaling,
+            training=self.training,
+            device=weights.hh.device,
+        )
+        return weights._replace(hh=mask(weights.hh))
+
+    def _drops_or_scales(self) -> bool:
+        locked = self.training and self.num_layers > 1 and self.dropout > 0 and self.dropout_sampling == "sequence"
+        weights = self.weight_dropout > 0 and (self.training or self.scaling == "expected")
+        return super()._drops_or_scales() or weights or locked
 
     def _equals_torch_nn(self) -> bool:
         """Whether torch.nn's forward computes the same function: its cell, and nothing dropped or scaled."""
@@ -180,6 +208,15 @@ class _Layer(RecurrentDropout, nn.RNNBase):
             sequence = sequence.transpose(0, 1)
         return sequence, state if self.cell == "lstm" else state[0]
 
+    def extra_repr(self) -> str:
+        """The sizes and what is not at its default, as torch.nn shows it."""
+        parts = [super().extra_repr()]
+        if self.weight_dropout:
+            parts.append(f"weight_dropout={self.weight_dropout}")
+        if self.dropout_sampling != "step":
+            parts.append(f"dropout_sampling={self.dropout_sampling}")
+        return ", ".join(parts)
+
 
 class LSTM(_Layer, nn.LSTM):
     r"""A drop-in for torch.nn.LSTM with recurrent dropout (Semeniuta et al. 2016, Eq. 4 to 9).
@@ -206,15 +243,15 @@ class LSTM(_Layer, nn.LSTM):
             ``"expected"`` multiplies by 1-p in evaluation (Eq. 3). They are two different models.
         nonlinearity: ``"tanh"`` or ``"relu"``, the function phi.
         backend: which implementation runs, see :data:`rnndrop_plugin.ops.BACKENDS`.
+        weight_dropout: the rate of dropping single weights of U, in [0, 1), the same ones at all steps of a call
+            (DropConnect, Wan et al. 2013; of recurrent matrices Merity et al. 2018, section 2), scaled as units are.
+        dropout_sampling: ``"sequence"`` for forward dropout between layers with one mask for all steps.
 
     Raises:
         ValueError: a rate outside [0, 1), an unknown choice, or ``proj_size``.
     """
 
     cell = "lstm"
-
-    def _is_torchs(self) -> bool:
-        return self.nonlinearity == "tanh" and super()._is_torchs()
 
 
 class GRU(GRUForm, _Layer, nn.GRU):

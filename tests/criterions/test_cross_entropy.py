@@ -9,6 +9,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.logging import metrics
 
 from rnndrop_plugin.criterions import RnndropCrossEntropy
+from rnndrop_plugin.criterions.cross_entropy import activation_penalty
 from rnndrop_plugin.ops.cross_entropy import dispatch as cross_entropy
 
 ARGUMENTS = (
@@ -179,3 +180,52 @@ def test_adaptive_softmax_of_a_model_of_fairseq(train, capsys):
     with pytest.raises(SystemExit):
         train("rnndrop_cross_entropy", model=BUILT_IN_ADAPTIVE)
     assert "use --criterion adaptive_loss" in capsys.readouterr().err
+
+
+# Regularisation of the activations
+
+
+def test_the_penalty_is_that_of_the_paper():
+    torch.manual_seed(1)
+    outputs, scored = torch.randn(2, 3, 5), torch.tensor([[True, True, True], [True, True, False]])
+    dropped = outputs * torch.tensor([0.0, 2.0, 2.0, 0.0, 2.0])
+    squares = [dropped[b, t].square().mean() for b, t in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1))]
+    changes = [(outputs[b, t] - outputs[b, t + 1]).square().mean() for b, t in ((0, 0), (0, 1), (1, 0))]
+    expected = 2 * sum(squares) / 5 + 3 * sum(changes) / 3
+    torch.testing.assert_close(activation_penalty(outputs, dropped, scored, 2, 3), expected)
+    assert activation_penalty(outputs[:, :1], dropped[:, :1], scored[:, :1], 0, 3) == 0
+
+
+def test_the_penalty_is_part_of_the_loss_in_training_and_not_of_the_likelihood(stream_data):
+    flags = "--activation-regularization 2 --temporal-activation-regularization 1 --sentence-avg"
+    arguments = [str(stream_data), *ARGUMENTS, *OURS, "--criterion", "rnndrop_cross_entropy", *flags.split()]
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), arguments))
+    task = tasks.setup_task(cfg.task)
+    model, criterion = task.build_model(cfg.model), task.build_criterion(cfg.criterion)
+    task.load_dataset("train")
+    sample = next(task.get_batch_iterator(task.datasets["train"], max_sentences=4).next_epoch_itr())
+    for training in (True, False):
+        model.train(training)
+        torch.manual_seed(1)
+        loss, nll = criterion.compute_loss(model, sample)
+        torch.manual_seed(1)
+        _, extra = model(**sample["net_input"])
+        scored = torch.ones_like(sample["target"], dtype=torch.bool)
+        penalty = activation_penalty(extra["outputs"], extra["dropped_outputs"], scored, 2, 1)
+        assert penalty > 0.001
+        torch.testing.assert_close(loss - nll, sample["ntokens"] * penalty * training, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("weight", "model", "words"),
+    [
+        ("-1", OURS, "--activation-regularization must be a number of at least 0, got -1.0"),
+        ("1", BUILT_IN_LSTM, "need one of rnndrop's language models, and LSTMLanguageModel is none"),
+    ],
+)
+def test_what_cannot_be_regularised_is_refused(train, tmp_path, capsys, weight, model, words):
+    with pytest.raises(SystemExit) as exit:
+        train("rnndrop_cross_entropy", "--activation-regularization", weight, model=model)
+    assert exit.value.code == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.glob("rnndrop_cross_entropy/checkpoint*.pt"))
