@@ -49,6 +49,7 @@ class Dropout(nn.Module):
         return dropout(x, self.rate, self.training, self.sampling, batch_first=True)
 
     def extra_repr(self) -> str:
+        """The rate, and for features how masks are drawn."""
         return f"{self.rate} per {self.sampling}"
 
 
@@ -73,11 +74,12 @@ class EmbeddingDropout(nn.Module):
         self.vocabulary = vocabulary
 
     def forward(self, embedded: Tensor, words: Tensor) -> Tensor:
-        """``embedded`` ``(batch, time, features)``, the embeddings of ``words`` ``(batch, time)``, with some at zero."""
+        """``embedded`` ``(batch, time, features)``, those of ``words`` ``(batch, time)``, with some at zero."""
         if not self.training or self.rate == 0:
             return embedded
         mask = draw_mask(self.rate, 1, len(words), self.vocabulary, sampling="sequence", device=words.device)
         return embedded * (mask.keep.gather(1, words).to(embedded.dtype) * mask.scale).unsqueeze(2)
 
     def extra_repr(self) -> str:
+        """The rate, and for features how masks are drawn."""
         return f"{self.rate}"
