@@ -74,6 +74,8 @@ MOMENTS = (
         "--update-freq 1 --optimizer adam --lr 0.01 --lr-scheduler fixed --force-anneal 1 --disable-validation",
         "--update-freq 3 --optimizer sgd --lr 1 --disable-validation --max-epoch 6",
         "--update-freq 1 --optimizer adam --lr 0.01 --max-update 40",
+        "--update-freq 1 --optimizer rnndrop_asgd --asgd-nonmonotone 0 --lr 1 --variable-bptt --weight-dropout 0.25 "
+        "--decoder-embed-dropout 0.1 --decoder-dropout-sampling sequence",
     ],
 )
 def test_a_killed_run_ends_as_if_nothing_had_been(command, kill, stream_data, tagging_data, tmp_path, options):

@@ -9,7 +9,7 @@ from fairseq.file_io import PathManager
 from fairseq.trainer import Trainer
 from fairseq_cli import generate
 
-from rnndrop_plugin.compat import checkpoint_files, commands, flags, precision, processes, resume, versions
+from rnndrop_plugin.compat import averaging, checkpoint_files, commands, flags, precision, processes, resume, versions
 
 _applied = False
 
@@ -36,6 +36,10 @@ def apply() -> None:
     options.parse_args_and_arch = flags.parse_args_and_arch
     distributed_utils.call_main = commands.call_main
     generate.main = commands.generate_main
+
+    Trainer.begin_valid_epoch = averaging.begin_valid_epoch
+    Trainer.state_dict = averaging.state_dict
+    Trainer.lr_step = averaging.lr_step
 
     Trainer.__init__ = precision.init_trainer
     Trainer._set_seed = processes.seed_each_process

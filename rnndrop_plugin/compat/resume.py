@@ -18,9 +18,10 @@ from fairseq.file_io import PathManager
 from fairseq.logging import metrics, progress_bar
 from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import ReduceLROnPlateauLRSchedule
 
-from rnndrop_plugin.compat import flags, processes
+from rnndrop_plugin.compat import averaging, flags, processes
 from rnndrop_plugin.compat.checkpoint_files import DamagedCheckpoint
 from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.optim.asgd import AveragedSGD
 from rnndrop_plugin.optim.plateau import Plateau
 
 logger = logging.getLogger(__name__)
@@ -188,7 +189,8 @@ def _check_dictionaries(task, extra_state: dict) -> None:
 def _restore_progress(cfg, trainer, extra_state: dict, epoch_itr) -> None:
     """fairseq_cli/train.py begins anew what --patience counts and, at an epoch's beginning, the means of
     --log-interval updates; reduce_lr_on_plateau.py does so with --lr-patience. And an epoch's checkpoint is written
-    before the scheduler is stepped with the epoch's validation: a resume at an epoch's end would lose that step."""
+    before the scheduler is stepped with the epoch's validation, and an averaging optimizer told of it: a resume at an
+    epoch's end would lose that step."""
     if trainer.get_num_updates() == 0:  # --reset-optimizer
         return
     progress = extra_state.get(type(trainer.task).__name__, {}).get("progress", extra_state)  # older ones: beside it
@@ -197,13 +199,15 @@ def _restore_progress(cfg, trainer, extra_state: dict, epoch_itr) -> None:
         if "train_inner" in extra_state["metrics"]:
             metrics.load_state_dict({"train_inner": extra_state["metrics"]["train_inner"]})
     schedule = trainer.lr_scheduler
-    if cfg.reset_lr_scheduler or not isinstance(schedule, (Plateau, ReduceLROnPlateauLRSchedule)):
-        return
-    if isinstance(schedule, ReduceLROnPlateauLRSchedule):
+    on_plateau = isinstance(schedule, (Plateau, ReduceLROnPlateauLRSchedule)) and not cfg.reset_lr_scheduler
+    if on_plateau and isinstance(schedule, ReduceLROnPlateauLRSchedule):
         older = trainer._optim_history[-1]["lr_scheduler_state"].get("num_bad_epochs", 0)
         schedule.lr_scheduler.num_bad_epochs = progress.get("bad_epochs", older)
     if epoch_itr.epoch > 1 and extra_state["train_iterator"]["iterations_in_epoch"] == 0:
-        trainer.lr_step(epoch_itr.epoch - 1, extra_state["val_loss"])
+        if on_plateau:
+            trainer.lr_step(epoch_itr.epoch - 1, extra_state["val_loss"])
+        else:
+            averaging.end_validation(trainer, extra_state["val_loss"])
 
 
 def _skip_finished_run(cfg, trainer, epoch_itr) -> None:
@@ -233,6 +237,8 @@ def _begin_anew(trainer, source: Source, epoch_itr) -> None:
         schedule.forget_best()
     elif isinstance(schedule, ReduceLROnPlateauLRSchedule):
         schedule.lr_scheduler.best = schedule.lr_scheduler.mode_worse
+    if isinstance(trainer.optimizer, AveragedSGD):
+        trainer.optimizer.validations.clear()
     for flag, limit, count, reset in (
         ("--max-update", limits.max_update, trainer.get_num_updates(), "--reset-optimizer"),
         ("--max-epoch", limits.max_epoch, epoch_itr.next_epoch_idx - 1, "--reset-dataloader"),

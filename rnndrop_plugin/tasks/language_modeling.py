@@ -67,6 +67,11 @@ class RnndropLanguageModelingTask(RnndropTask):
             raise InputError(
                 f"--tokens-per-sample (less any --context-window) must be at least 1, got {cfg.tokens_per_sample}"
             )
+        if cfg.variable_bptt and not cfg.sentence_avg:
+            logger.warning(
+                "--variable-bptt without --sentence-avg: a short window counts as much as a long one: the rate is not "
+                "scaled with the steps"
+            )
         self.dictionary = dictionaries[""]
         self.train_layout: dict[str, int] = {}  # of the training stream, see get_checkpoint_dict
         self.train_rows: Tensor | None = None  # those of this process

@@ -165,6 +165,33 @@ def test_forward_dropout_is_where_it_is_said_to_be():
     assert (features != 0).float().mean() == pytest.approx(0.75, abs=0.02)
 
 
+def test_forward_dropout_of_a_sequence_is_the_same_at_all_steps():
+    sizes = {"decoder_embed_dim": 40, "decoder_hidden_size": 40, "decoder_out_embed_dim": 30}
+    rates = {"decoder_dropout_in": 0.5, "decoder_dropout_out": 0.5}
+    model = build(decoder_dropout_sampling="sequence", decoder_layers=2, **sizes, **rates).train()
+    inputs = []
+    model.decoder.rnn.register_forward_pre_hook(lambda module, args: inputs.append(args[0].transpose(0, 1)))
+    features, extra = model.decoder.extract_features(tokens(model, rows=4, steps=10))
+    for x in (inputs[0], extra["dropped_outputs"], features):
+        dropped = x == 0
+        assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
+        assert dropped.float().mean() == pytest.approx(0.5, abs=0.2)
+    assert model.decoder.rnn.dropout_sampling == "sequence"
+
+
+def test_dropped_words_have_no_embedding_and_weights_are_dropped_in_the_recurrence():
+    model = build(decoder_embed_dropout=0.5, weight_dropout=0.25).train()
+    inputs = []
+    model.decoder.rnn.register_forward_pre_hook(lambda module, args: inputs.append(args[0].transpose(0, 1)))
+    source = tokens(model, rows=8, steps=10)
+    model(source)
+    embedded = model.decoder.embed_tokens(source)
+    dropped = (inputs[0] == 0).all(2, keepdim=True)
+    assert dropped.float().mean() == pytest.approx(0.5, abs=0.2)
+    torch.testing.assert_close(inputs[0], embedded * ~dropped * 2)
+    assert model.decoder.rnn.weight_dropout == 0.25
+
+
 def test_shared_embeddings_are_the_output_layer():
     model = build(share_decoder_input_output_embed=True).eval()
     assert model.decoder.projection is None
@@ -312,6 +339,8 @@ def test_embeddings_of_another_size_are_refused(vectors):
         ({"cell_dropout": float("nan")}, r"--cell-dropout must be in \[0, 1\), got nan"),
         ({"decoder_dropout_in": 1.0}, r"--decoder-dropout-in must be in \[0, 1\), got 1.0"),
         ({"decoder_dropout_out": 2.0}, r"--decoder-dropout-out must be in \[0, 1\), got 2.0"),
+        ({"decoder_embed_dropout": 1.0}, r"--decoder-embed-dropout must be in \[0, 1\), got 1.0"),
+        ({"weight_dropout": -0.5}, r"--weight-dropout must be in \[0, 1\), got -0.5"),
         ({"arch": "rnn_rnndrop", "update_dropout": 0.1}, "--update-dropout"),
         ({"arch": "rnn_rnndrop", "cell_dropout": 0.1}, "--cell-dropout"),
         ({"recurrent_biases": 0}, "--recurrent-biases must be 1 or 2, got 0"),

@@ -1,0 +1,48 @@
+"""Where an optimizer that averages the parameters, such as rnndrop_asgd, is told what it has to know.
+
+fairseq has no place for that: its trainer validates and saves what it trains, and hands a validation to the schedule
+of the learning rate alone.
+"""
+
+import functools
+
+from fairseq.trainer import Trainer
+
+from rnndrop_plugin.optim.asgd import AveragedSGD
+
+upstream_begin_valid_epoch = Trainer.begin_valid_epoch
+upstream_state_dict = Trainer.state_dict
+upstream_lr_step = Trainer.lr_step
+
+
+@functools.wraps(upstream_begin_valid_epoch)
+def begin_valid_epoch(trainer, epoch):
+    """Validate the averages. The next training step puts the parameters of SGD back."""
+    use_averages(trainer)
+    return upstream_begin_valid_epoch(trainer, epoch)
+
+
+@functools.wraps(upstream_state_dict)
+def state_dict(trainer):
+    """Save the averages as the model's parameters, whether there has been a validation or not."""
+    use_averages(trainer)
+    return upstream_state_dict(trainer)
+
+
+@functools.wraps(upstream_lr_step)
+def lr_step(trainer, epoch, val_loss=None):
+    """Tell the optimizer of an epoch's validation, too."""
+    end_validation(trainer, val_loss)
+    return upstream_lr_step(trainer, epoch, val_loss)
+
+
+def use_averages(trainer: Trainer) -> None:
+    """Let the model have the averaged parameters, if there are such."""
+    if isinstance(trainer.optimizer, AveragedSGD):
+        trainer.optimizer.use_averages(True)
+
+
+def end_validation(trainer: Trainer, val_loss: float | None) -> None:
+    """Tell an averaging optimizer of the validation at an epoch's end, None if there was none."""
+    if isinstance(trainer.optimizer, AveragedSGD) and val_loss is not None:
+        trainer.optimizer.end_validation(val_loss)
