@@ -107,7 +107,11 @@ class MeanSquaredError(FairseqCriterion):
         """The summed loss, what its gradient is divided by, and the sums to log."""
         loss = (model(**sample["net_input"]) - sample["target"]).square().sum()
         size = sample["nsentences"]
-        return loss, size, {"loss": loss.detach(), "sample_size": size, "nsentences": size, "ntokens": sample["ntokens"]}
+        return (
+            loss,
+            size,
+            {"loss": loss.detach(), "sample_size": size, "nsentences": size, "ntokens": sample["ntokens"]},
+        )
 
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict]) -> None:

@@ -1,0 +1,108 @@
+"""How the text of a data folder was cut into tokens.
+
+``rnndrop prepare`` writes it beside the data, as tokenizer.json; whoever reads new text for a model that was trained on
+the data (scoring, sampling, tagging, fairseq-interactive) cuts the text in the same way.
+"""
+
+import functools
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+FILE = "tokenizer.json"
+TOKENIZERS = ("moses", "tweets", "characters", None)  # None: at blanks
+
+
+@dataclass
+class Tokenization:
+    """How a text becomes tokens.
+
+    Attributes:
+        tokenizer: what cuts a text into words: ``"moses"`` (sacremoses), ``"tweets"`` (user names and links replaced,
+            as for SemEval), ``"characters"`` (each a token, ``_`` for a blank, as in the character-level Penn Treebank)
+            or None, where words stand between blanks.
+        language: the language of sacremoses's rules.
+        lower: whether the text is lower-cased first.
+        bpe: ``"sentencepiece"`` where a sentencepiece model cuts the text, in place of a tokenizer, else None.
+        model: the file of that model in the data folder.
+        splits: what each split had before it was cut, ``{"train": {"sentences", "words", "characters"}, ...}``: its
+            sentences, its words between blanks and its characters, ends of lines not counted.
+    """
+
+    tokenizer: str | None = None
+    language: str = "en"
+    lower: bool = False
+    bpe: str | None = None
+    model: str | None = None
+    splits: dict[str, dict[str, int]] = field(default_factory=dict)
+    folder: Path | None = field(default=None, repr=False, compare=False)
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json into ``folder``."""
+        content = {name: value for name, value in asdict(self).items() if name != "folder"}
+        (folder / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenization | None":
+        """What ``folder``/tokenizer.json says, None where there is no such file.
+
+        Raises:
+            ValueError: the file says something else.
+            OSError: it cannot be read.
+        """
+        path = Path(folder, FILE)
+        if not path.exists():
+            return None
+        try:
+            tokenization = cls(**json.loads(path.read_text(encoding="utf-8")), folder=Path(folder))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: not written by rnndrop prepare: {error}") from error
+        if tokenization.tokenizer not in TOKENIZERS or tokenization.bpe not in ("sentencepiece", None):
+            raise ValueError(f"{path}: unknown tokenizer {tokenization.tokenizer!r} or bpe {tokenization.bpe!r}")
+        return tokenization
+
+    def tokenize(self, text: str) -> list[str]:
+        """The tokens of one sentence."""
+        text = text.strip()
+        if self.lower:
+            text = text.lower()
+        if self.bpe:
+            return self._sentencepiece.encode(text, out_type=str)
+        if self.tokenizer == "moses":
+            return _moses(self.language).tokenize(text, escape=False)
+        if self.tokenizer == "tweets":
+            from rnndrop_plugin.data import tweets  # nltk takes a second to import
+
+            return tweets.tokenize(tweets.clean(text))
+        return list(text.replace(" ", "_")) if self.tokenizer == "characters" else text.split()
+
+    def detokenize(self, tokens: list[str]) -> str:
+        """The sentence that ``tokens`` write; blanks may differ from those of the original text."""
+        if self.bpe:
+            return self._sentencepiece.decode(tokens)
+        if self.tokenizer == "moses":
+            return _moses_back(self.language).detokenize(tokens, unescape=False)
+        return "".join(tokens).replace("_", " ") if self.tokenizer == "characters" else " ".join(tokens)
+
+    @functools.cached_property
+    def _sentencepiece(self):
+        import sentencepiece
+
+        path = Path(self.folder, self.model)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file; the data folder's {FILE} names it")
+        return sentencepiece.SentencePieceProcessor(model_file=str(path))
+
+
+@functools.cache
+def _moses(language: str):
+    from sacremoses import MosesTokenizer
+
+    return MosesTokenizer(language)
+
+
+@functools.cache
+def _moses_back(language: str):
+    from sacremoses import MosesDetokenizer
+
+    return MosesDetokenizer(language)
