@@ -46,7 +46,7 @@ class AddingProblem(FairseqDataset):
         return int(self.sizes[index])
 
     def collater(self, samples: list[int]) -> dict:
-        """A batch: what the model is called with is in ``net_input``, and fairseq counts ``nsentences`` and ``ntokens``."""
+        """A batch: the model is called with ``net_input``; fairseq counts ``nsentences`` and ``ntokens``."""
         return {
             "id": torch.tensor(samples),
             "nsentences": len(samples),
