@@ -1,3 +1,3 @@
 """Models: recurrent networks with an output layer, and their presets."""
 
-from rnndrop_plugin.models import classifier, language_model, tagger  # noqa: F401
+from rnndrop_plugin.models import classifier, language_model, seq2seq, tagger  # noqa: F401

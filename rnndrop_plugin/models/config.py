@@ -146,25 +146,31 @@ def _flag(field_name: str) -> str:
     return f"--{field_name.replace('_', '-')}"
 
 
-def build_recurrent(cls: type[nn.Module], cfg: RecurrentConfig, input_size: int, bidirectional: bool = False):
+def build_recurrent(
+    cls: type[nn.Module], cfg: RecurrentConfig, input_size: int, bidirectional: bool = False, part: str = "decoder"
+):
     """The layers of ``cfg`` as a module of ``cls`` (LSTM, GRU or RNN of rnndrop_plugin.modules).
+
+    Args:
+        part: ``"decoder"`` or ``"encoder"``, whose sizes and forward dropout are taken.
 
     Raises:
         InputError: a rate outside [0, 1), a size below 1, a kind of dropout that the cell does not have, or
             a backend that cannot run it.
     """
     with name_flags():
-        for name in ("decoder_dropout_in", "decoder_dropout_out", "decoder_embed_dropout"):
-            check_rate(name, getattr(cfg, name))
-    check_sizes(cfg, "decoder_embed_dim", "decoder_hidden_size", "decoder_layers")
+        for name in ("dropout_in", "dropout_out", "embed_dropout"):
+            check_rate(f"{part}_{name}", getattr(cfg, f"{part}_{name}"))
+    check_sizes(cfg, f"{part}_embed_dim", f"{part}_hidden_size", f"{part}_layers")
+    layers = getattr(cfg, f"{part}_layers")
     if cfg.recurrent_biases not in (1, 2):
         raise InputError(f"--recurrent-biases must be 1 or 2, got {cfg.recurrent_biases}")
     with name_flags(backend="recurrent_backend"):
         rnn = cls(
             input_size,
-            cfg.decoder_hidden_size,
-            cfg.decoder_layers,
-            dropout=cfg.decoder_dropout_out if cfg.decoder_layers > 1 else 0.0,
+            getattr(cfg, f"{part}_hidden_size"),
+            layers,
+            dropout=getattr(cfg, f"{part}_dropout_out") if layers > 1 else 0.0,
             bidirectional=bidirectional,
             update_dropout=cfg.update_dropout,
             hidden_dropout=cfg.hidden_dropout,
@@ -177,7 +183,7 @@ def build_recurrent(cls: type[nn.Module], cfg: RecurrentConfig, input_size: int,
             nonlinearity=str(cfg.recurrent_nonlinearity),
             backend=str(cfg.recurrent_backend),
             weight_dropout=cfg.weight_dropout,
-            dropout_sampling=str(cfg.decoder_dropout_sampling),
+            dropout_sampling=str(getattr(cfg, f"{part}_dropout_sampling")),
         )
         _try_backend(rnn)
     if cfg.recurrent_biases == 1:
@@ -220,20 +226,25 @@ def init_uniform(model: nn.Module, init_range: float) -> None:
             nn.init.zeros_(module.weight[module.padding_idx])
 
 
-def init_embeddings(embedding: nn.Embedding, cfg: RecurrentConfig, dictionary: Dictionary) -> None:
+def init_embeddings(
+    embedding: nn.Embedding, cfg: RecurrentConfig, dictionary: Dictionary, part: str = "decoder"
+) -> None:
     """Read --decoder-embed-path into ``embedding`` and freeze it if --decoder-freeze-embed says so.
+
+    Args:
+        part: ``"decoder"`` or ``"encoder"``, whose flags are read.
 
     Raises:
         InputError: the file cannot be used.
     """
-    if cfg.decoder_embed_path:
-        path, size = cfg.decoder_embed_path, embedding.embedding_dim
-        vectors = read_vectors(path, dictionary, size, name=f"--decoder-embed-path {path}")
+    path = getattr(cfg, f"{part}_embed_path")
+    if path:
+        vectors = read_vectors(path, dictionary, embedding.embedding_dim, name=f"--{part}-embed-path {path}")
         with torch.no_grad():
             for word, vector in vectors.items():
                 embedding.weight[dictionary.index(word)] = vector
-        logger.info(f"{cfg.decoder_embed_path}: vectors of {len(vectors)} of the dictionary's {len(dictionary)} types")
-    if cfg.decoder_freeze_embed:
+        logger.info(f"{path}: vectors of {len(vectors)} of the dictionary's {len(dictionary)} types")
+    if getattr(cfg, f"{part}_freeze_embed"):
         embedding.weight.requires_grad_(False)
 
 

@@ -3,6 +3,9 @@
 The input product of all steps is one product, and so is each weight gradient; what a step must do
 itself is its product with the state and what depends on that. Any device and dtype. Gates and gradients
 have the reference's names; all tensors are ``(time, batch, ...)``.
+
+A cell does one step at a time, so that a recurrence whose input depends on its own output can use it, too (see
+:mod:`rnndrop_plugin.ops.input_feeding`).
 """
 
 from collections.abc import Iterable
@@ -17,7 +20,7 @@ from rnndrop_plugin.ops.recurrence.reference import NONLINEARITIES, State, Weigh
 IN_PLACE = {"tanh": torch.tanh_, "relu": torch.relu_}
 
 
-class _Steps:
+class Steps:
     """The order of the steps, and the states between them.
 
     Step t reads slot ``t + before`` and writes slot ``t + after`` of a buffer of time + 1 states.
@@ -65,21 +68,257 @@ def _derivative(y: Tensor, nonlinearity: str) -> Tensor:
     return 1 - y * y if nonlinearity == "tanh" else y > 0
 
 
-def _bias(weights: Weights) -> Tensor | None:
-    return None if weights.bias_ih is None else weights.bias_ih + weights.bias_hh
+class Cell:
+    """The steps of a cell in one layer and direction, forwards and backwards.
+
+    Forwards ``start``, then ``step`` for each step in order, then ``saved`` if there is to be a backward pass; backwards
+    ``start_backward``, then ``step_backward`` for each step in reverse order, then ``factors``.
+
+    Attributes:
+        hs: the hidden states, a buffer of ``steps``.
+        d_ih: after the backward steps, the gradient of the input product, ``(time, batch, gates * hidden)``.
+    """
+
+    hs: Tensor
+    d_ih: Tensor
+
+    def __init__(self, options: Options, steps: Steps, weights: Weights):
+        self.options, self.steps, self.weights = options, steps, weights
+
+    @staticmethod
+    def input_bias(weights: Weights) -> Tensor | None:
+        """The bias that the input product brings along."""
+        return None if weights.bias_ih is None else weights.bias_ih + weights.bias_hh
+
+    def start(self, product: Tensor, state: State) -> None:
+        """Take the input product W x + b of all steps, which becomes the gates, and the initial state."""
+        self.gates = product
+        self.hs = self.steps.buffer(state[0], product.dtype)
+
+    def step(self, t: int) -> None:
+        """Compute the state that step ``t`` writes."""
+        raise NotImplementedError
+
+    def states(self) -> State:
+        """The buffers of the states."""
+        return (self.hs,)
+
+    def saved(self) -> tuple[Tensor, ...]:
+        """What ``start_backward`` needs."""
+        return self.hs, self.gates
+
+    def start_backward(self, saved: tuple[Tensor, ...], grad_state: State) -> None:
+        """Take what was saved and the gradient of the final state but for h, and compute what no later step changes."""
+        self.hs, self.gates = saved
+        self.hidden = self.options.masks.hidden(self.steps.read(self.hs))
+
+    def step_backward(self, t: int, dh: Tensor) -> Tensor:
+        """The gradient of the h that step ``t`` reads, ``dh`` being that of the h that it writes."""
+        raise NotImplementedError
+
+    def grad_state(self, dh: Tensor) -> State:
+        """The gradient of the initial state, ``dh`` being that of its h."""
+        return (dh,)
+
+    def factors(self) -> list[tuple[Tensor, Tensor]]:
+        """The products with hh: pairs of a product's gradient and of what is multiplied, in the order of hh's rows."""
+        raise NotImplementedError
+
+
+class _LSTM(Cell):
+    def start(self, product: Tensor, state: State) -> None:
+        super().start(product, state)
+        self.cs = self.steps.buffer(state[1], torch.promote_types(product.dtype, torch.float32))
+        self.recurrent = self.weights.hh.t()
+
+    def step(self, t: int) -> None:
+        f, f_ = NONLINEARITIES[self.options.nonlinearity], IN_PLACE[self.options.nonlinearity]
+        steps, d, gates, size = self.steps, self.options.masks.at(t), self.gates[t], self.hs.size(2)
+        gates.addmm_(d.hidden(self.hs[t + steps.before]), self.recurrent)
+        gates[:, : 2 * size].sigmoid_()
+        f_(gates[:, 2 * size : 3 * size])
+        gates[:, 3 * size :].sigmoid_()
+        i, forget, g, o = gates.chunk(4, dim=1)
+        c = d.cell(forget * self.cs[t + steps.before] + i * d.update(g))
+        steps.write(self.cs, t, c)
+        steps.write(self.hs, t, o * f(c))
+
+    def states(self) -> State:
+        return self.hs, self.cs
+
+    def saved(self) -> tuple[Tensor, ...]:
+        return self.hs, self.gates, self.cs
+
+    def start_backward(self, saved: tuple[Tensor, ...], grad_state: State) -> None:
+        *saved, cs = saved
+        super().start_backward(tuple(saved), grad_state)
+        (self.dc,) = grad_state
+        steps, masks, f = self.steps, self.options.masks, self.options.nonlinearity
+        i, self.forget, g, o = self.gates.chunk(4, dim=2)
+        y = NONLINEARITIES[f](steps.written(cs))
+        self.by_h = o * _derivative(y, f)  # the derivative of h by c
+        d_gates = torch.empty_like(self.gates)  # first the factors that no later step changes, then the gradients
+        d_i, d_forget, d_g, d_o = d_gates.chunk(4, dim=2)
+        d_i.copy_(masks.update(g) * i * (1 - i))
+        d_forget.copy_(steps.read(cs) * self.forget * (1 - self.forget))
+        d_g.copy_(masks.update(i) * _derivative(g, f))
+        d_o.copy_(y * o * (1 - o))
+        self.d_ih = steps.zero_past_end(d_gates)
+        self.by_gate = self.d_ih.unflatten(2, (4, -1))
+
+    def step_backward(self, t: int, dh: Tensor) -> Tensor:
+        d = self.options.masks.at(t)
+        dc = d.cell(self.dc + dh * self.by_h[t])
+        self.by_gate[t, :, :3] *= dc.unsqueeze(1)
+        self.by_gate[t, :, 3] *= dh
+        self.dc = self.steps.choose(t, dc * self.forget[t], self.dc)
+        return self.steps.choose(t, d.hidden(self.d_ih[t] @ self.weights.hh), dh)
+
+    def grad_state(self, dh: Tensor) -> State:
+        return dh, self.dc.to(dh.dtype)
+
+    def factors(self) -> list[tuple[Tensor, Tensor]]:
+        return [(self.d_ih, self.hidden)]
+
+
+class _GRU(Cell):
+    def start(self, product: Tensor, state: State) -> None:
+        super().start(product, state)
+        size = self.hs.size(2)
+        self.hh_rz, self.hh_n = self.weights.hh.t().split([2 * size, size], dim=1)
+
+    def step(self, t: int) -> None:
+        steps, d, gates, size = self.steps, self.options.masks.at(t), self.gates[t], self.hs.size(2)
+        h = self.hs[t + steps.before]
+        r, z, n = gates.chunk(3, dim=1)
+        hidden = d.hidden(h)
+        gates[:, : 2 * size].addmm_(hidden, self.hh_rz).sigmoid_()
+        IN_PLACE[self.options.nonlinearity](n.addmm_(r * hidden, self.hh_n))
+        steps.write(self.hs, t, d.cell(z * h + (1 - z) * d.update(n)))
+
+    def start_backward(self, saved: tuple[Tensor, ...], grad_state: State) -> None:
+        super().start_backward(saved, grad_state)
+        steps, masks, size = self.steps, self.options.masks, self.hs.size(2)
+        self.hh_rz, self.hh_n = self.weights.hh.split([2 * size, size])
+        self.r, self.z, n = self.gates.chunk(3, dim=2)
+        d_gates = torch.empty_like(self.gates)
+        d_r, d_z, d_n = d_gates.chunk(3, dim=2)
+        d_r.copy_(self.hidden * self.r * (1 - self.r))
+        d_z.copy_((steps.read(self.hs) - masks.update(n)) * self.z * (1 - self.z))
+        d_n.copy_(masks.update(1 - self.z) * _derivative(n, self.options.nonlinearity))
+        self.d_ih = steps.zero_past_end(d_gates)
+        self.d_r, self.d_z, self.d_n = self.d_ih.chunk(3, dim=2)
+        self.d_rz = self.d_ih[:, :, : 2 * size]
+
+    def step_backward(self, t: int, dh: Tensor) -> Tensor:
+        d, r = self.options.masks.at(t), self.r[t]
+        dh_t = d.cell(dh)
+        self.d_z[t] *= dh_t
+        self.d_n[t] *= dh_t
+        d_reset = self.d_n[t] @ self.hh_n
+        self.d_r[t] *= d_reset
+        d_hidden = torch.addmm(d_reset * r, self.d_rz[t], self.hh_rz)
+        return self.steps.choose(t, dh_t * self.z[t] + d.hidden(d_hidden), dh)
+
+    def factors(self) -> list[tuple[Tensor, Tensor]]:
+        return [(self.d_rz, self.hidden), (self.d_n, self.r * self.hidden)]
+
+
+class _GRUResetAfter(Cell):
+    @staticmethod
+    def input_bias(weights: Weights) -> Tensor | None:
+        return weights.bias_ih
+
+    def start(self, product: Tensor, state: State) -> None:
+        super().start(product, state)
+        self.recurrent = self.weights.hh.t()
+        self.hns = torch.empty_like(self.hs[1:])  # U_n h + b_hn
+
+    def step(self, t: int) -> None:
+        steps, d, gates, size = self.steps, self.options.masks.at(t), self.gates[t], self.hs.size(2)
+        h, bias = self.hs[t + steps.before], self.weights.bias_hh
+        hidden = d.hidden(h)
+        products = hidden @ self.recurrent if bias is None else torch.addmm(bias, hidden, self.recurrent)
+        r, z, n = gates.chunk(3, dim=1)
+        gates[:, : 2 * size].add_(products[:, : 2 * size]).sigmoid_()
+        self.hns[t] = products[:, 2 * size :]
+        IN_PLACE[self.options.nonlinearity](n.addcmul_(r, self.hns[t]))
+        steps.write(self.hs, t, d.cell(z * h + (1 - z) * d.update(n)))
+
+    def saved(self) -> tuple[Tensor, ...]:
+        return self.hs, self.gates, self.hns
+
+    def start_backward(self, saved: tuple[Tensor, ...], grad_state: State) -> None:
+        *saved, hns = saved
+        super().start_backward(tuple(saved), grad_state)
+        steps, masks, size = self.steps, self.options.masks, self.hs.size(2)
+        r, self.z, n = self.gates.chunk(3, dim=2)
+        d_n = masks.update(1 - self.z) * _derivative(n, self.options.nonlinearity)
+        d_gates = torch.empty_like(self.gates)  # of r, z and U_n h + b_hn
+        d_r, d_z, d_hn = d_gates.chunk(3, dim=2)
+        d_r.copy_(d_n * hns * r * (1 - r))
+        d_z.copy_((steps.read(self.hs) - masks.update(n)) * self.z * (1 - self.z))
+        d_hn.copy_(d_n * r)
+        self.d_gates = steps.zero_past_end(d_gates)
+        self.by_gate = self.d_gates.unflatten(2, (3, -1))
+        self.d_ih = torch.cat([self.d_gates[:, :, : 2 * size], steps.zero_past_end(d_n)], dim=2)
+        self.by_input_gate = self.d_ih.unflatten(2, (3, -1))
+
+    def step_backward(self, t: int, dh: Tensor) -> Tensor:
+        d = self.options.masks.at(t)
+        dh_t = d.cell(dh)
+        self.by_gate[t] *= dh_t.unsqueeze(1)
+        self.by_input_gate[t] *= dh_t.unsqueeze(1)
+        return self.steps.choose(t, dh_t * self.z[t] + d.hidden(self.d_gates[t] @ self.weights.hh), dh)
+
+    def factors(self) -> list[tuple[Tensor, Tensor]]:
+        return [(self.d_gates, self.hidden)]
+
+
+class _RNN(Cell):
+    def start(self, product: Tensor, state: State) -> None:
+        super().start(product, state)
+        self.recurrent = self.weights.hh.t()
+
+    def step(self, t: int) -> None:
+        hidden = self.options.masks.at(t).hidden(self.hs[t + self.steps.before])
+        new = IN_PLACE[self.options.nonlinearity](self.gates[t].addmm_(hidden, self.recurrent))
+        self.steps.write(self.hs, t, new)
+
+    def saved(self) -> tuple[Tensor, ...]:
+        return (self.hs,)
+
+    def start_backward(self, saved: tuple[Tensor, ...], grad_state: State) -> None:
+        (self.hs,) = saved
+        steps = self.steps
+        self.hidden = self.options.masks.hidden(steps.read(self.hs))
+        derivative = _derivative(steps.written(self.hs), self.options.nonlinearity)
+        self.d_ih = steps.zero_past_end(torch.zeros_like(self.hidden) + derivative)
+
+    def step_backward(self, t: int, dh: Tensor) -> Tensor:
+        self.d_ih[t] *= dh
+        return self.steps.choose(t, self.options.masks.at(t).hidden(self.d_ih[t] @ self.weights.hh), dh)
+
+    def factors(self) -> list[tuple[Tensor, Tensor]]:
+        return [(self.d_ih, self.hidden)]
+
+
+CELLS: dict[str, type[Cell]] = {"lstm": _LSTM, "gru": _GRU, "gru_reset_after": _GRUResetAfter, "rnn": _RNN}
 
 
 def forward(
     options: Options, input: Tensor, state: State, weights: Weights, save: bool
 ) -> tuple[Tensor, State, tuple[Tensor, ...]]:
     """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
-    steps = _Steps(options, input.size(0))
-    hs = steps.buffer(state[0], input.dtype)
+    steps = Steps(options, input.size(0))
+    cell = CELLS[options.cell](options, steps, weights)
     with torch.no_grad():
-        states, saved = _FORWARD[options.cell](options, steps, input, hs, state, weights)
-    output = steps.zero_past_end(steps.written(hs))
-    final_state = tuple(s[steps.last].to(input.dtype, copy=True) for s in states)
-    return output, final_state, (hs, *saved) if save else ()
+        cell.start(F.linear(input, weights.ih, cell.input_bias(weights)), state)
+        for t in steps.order:
+            cell.step(t)
+    output = steps.zero_past_end(steps.written(cell.hs))
+    final_state = tuple(s[steps.last].to(input.dtype, copy=True) for s in cell.states())
+    return output, final_state, cell.saved() if save else ()
 
 
 def backward(
@@ -93,177 +332,26 @@ def backward(
     input_needs_grad: bool,
 ) -> tuple[Tensor | None, State, Weights]:
     """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
-    hs, *saved = saved
-    steps = _Steps(options, input.size(0))
-    hidden = options.masks.hidden(steps.read(hs))
-    # d_ih and d_hh: of the input's and the state's product; an (x, y) in `factors` is a product W y = x.
-    grad_state, d_ih, factors = _BACKWARD[options.cell](
-        options, steps, hs, hidden, saved, weights, steps.zero_past_end(grad_output), grad_state
-    )
-    flat = d_ih.flatten(0, 1)
-    grad_hh = torch.cat([d.flatten(0, 1).t() @ y.flatten(0, 1) for d, y in factors])
-    grad_bias_ih = grad_bias_hh = None
-    if weights.bias_ih is not None:
-        grad_bias_ih = flat.sum(0)
-        grad_bias_hh = torch.cat([d.sum((0, 1)) for d, _ in factors])
+    steps = Steps(options, input.size(0))
+    cell = CELLS[options.cell](options, steps, weights)
+    grad_output = steps.zero_past_end(grad_output)
+    dh, *others = grad_state
+    cell.start_backward(saved, tuple(others))
+    for t in reversed(steps.order):
+        dh = cell.step_backward(t, dh + grad_output[t])
+    flat = cell.d_ih.flatten(0, 1)
+    grad_bias_ih, grad_hh, grad_bias_hh = recurrent_gradients(cell)
     return (
         (flat @ weights.ih).view_as(input) if input_needs_grad else None,
-        grad_state,
+        cell.grad_state(dh),
         Weights(flat.t() @ input.flatten(0, 1), grad_hh, grad_bias_ih, grad_bias_hh),
     )
 
 
-def _lstm_forward(options, steps, input, hs, state, weights):
-    masks, f, f_ = options.masks, NONLINEARITIES[options.nonlinearity], IN_PLACE[options.nonlinearity]
-    size, recurrent = hs.size(2), weights.hh.t()
-    gates = F.linear(input, weights.ih, _bias(weights))
-    cs = steps.buffer(state[1], torch.promote_types(input.dtype, torch.float32))
-    for t in steps.order:
-        d = masks.at(t)
-        gates[t].addmm_(d.hidden(hs[t + steps.before]), recurrent)
-        gates[t, :, : 2 * size].sigmoid_()
-        f_(gates[t, :, 2 * size : 3 * size])
-        gates[t, :, 3 * size :].sigmoid_()
-        i, forget, g, o = gates[t].chunk(4, dim=1)
-        c = d.cell(forget * cs[t + steps.before] + i * d.update(g))
-        steps.write(cs, t, c)
-        steps.write(hs, t, o * f(c))
-    return (hs, cs), (gates, cs)
-
-
-def _lstm_backward(options, steps, hs, hidden, saved, weights, grad_output, grad_state):
-    masks, f = options.masks, options.nonlinearity
-    (gates, cs), (dh, dc) = saved, grad_state
-    i, forget, g, o = gates.chunk(4, dim=2)
-    y = NONLINEARITIES[f](steps.written(cs))
-    by_h = o * _derivative(y, f)  # the derivative of h by c
-    d_gates = torch.empty_like(gates)  # first the factors that no later step changes, then the gradients
-    d_i, d_forget, d_g, d_o = d_gates.chunk(4, dim=2)
-    d_i.copy_(masks.update(g) * i * (1 - i))
-    d_forget.copy_(steps.read(cs) * forget * (1 - forget))
-    d_g.copy_(masks.update(i) * _derivative(g, f))
-    d_o.copy_(y * o * (1 - o))
-    d_gates = steps.zero_past_end(d_gates)
-    by_gate = d_gates.unflatten(2, (4, -1))
-    for t in reversed(steps.order):
-        d = masks.at(t)
-        dh_t = dh + grad_output[t]
-        dc_t = d.cell(dc + dh_t * by_h[t])
-        by_gate[t, :, :3] *= dc_t.unsqueeze(1)
-        by_gate[t, :, 3] *= dh_t
-        dh = steps.choose(t, d.hidden(d_gates[t] @ weights.hh), dh)
-        dc = steps.choose(t, dc_t * forget[t], dc)
-    return (dh, dc.to(dh.dtype)), d_gates, [(d_gates, hidden)]
-
-
-def _gru_forward(options, steps, input, hs, state, weights):
-    masks, f_ = options.masks, IN_PLACE[options.nonlinearity]
-    size = hs.size(2)
-    hh_rz, hh_n = weights.hh.t().split([2 * size, size], dim=1)
-    gates = F.linear(input, weights.ih, _bias(weights))
-    for t in steps.order:
-        d, h = masks.at(t), hs[t + steps.before]
-        r, z, n = gates[t].chunk(3, dim=1)
-        hidden = d.hidden(h)
-        gates[t, :, : 2 * size].addmm_(hidden, hh_rz).sigmoid_()
-        f_(n.addmm_(r * hidden, hh_n))
-        steps.write(hs, t, d.cell(z * h + (1 - z) * d.update(n)))
-    return (hs,), (gates,)
-
-
-def _gru_backward(options, steps, hs, hidden, saved, weights, grad_output, grad_state):
-    masks, size = options.masks, hs.size(2)
-    (gates,), (dh,) = saved, grad_state
-    hh_rz, hh_n = weights.hh.split([2 * size, size])
-    r, z, n = gates.chunk(3, dim=2)
-    d_gates = torch.empty_like(gates)
-    d_r, d_z, d_n = d_gates.chunk(3, dim=2)
-    d_r.copy_(hidden * r * (1 - r))
-    d_z.copy_((steps.read(hs) - masks.update(n)) * z * (1 - z))
-    d_n.copy_(masks.update(1 - z) * _derivative(n, options.nonlinearity))
-    d_gates = steps.zero_past_end(d_gates)
-    d_r, d_z, d_n = d_gates.chunk(3, dim=2)
-    for t in reversed(steps.order):
-        d = masks.at(t)
-        dh_t = d.cell(dh + grad_output[t])
-        d_z[t] *= dh_t
-        d_n[t] *= dh_t
-        d_reset = d_n[t] @ hh_n
-        d_r[t] *= d_reset
-        d_hidden = torch.addmm(d_reset * r[t], d_gates[t, :, : 2 * size], hh_rz)
-        dh = steps.choose(t, dh_t * z[t] + d.hidden(d_hidden), dh)
-    d_rz = d_gates[:, :, : 2 * size]
-    return (dh,), d_gates, [(d_rz, hidden), (d_n, r * hidden)]
-
-
-def _gru_reset_after_forward(options, steps, input, hs, state, weights):
-    masks, f_ = options.masks, IN_PLACE[options.nonlinearity]
-    size, recurrent = hs.size(2), weights.hh.t()
-    gates = F.linear(input, weights.ih, weights.bias_ih)
-    hns = torch.empty_like(hs[1:])  # U_n h + b_hn
-    for t in steps.order:
-        d, h = masks.at(t), hs[t + steps.before]
-        products = (
-            d.hidden(h) @ recurrent if weights.bias_hh is None else torch.addmm(weights.bias_hh, d.hidden(h), recurrent)
-        )
-        r, z, n = gates[t].chunk(3, dim=1)
-        gates[t, :, : 2 * size].add_(products[:, : 2 * size]).sigmoid_()
-        hns[t] = products[:, 2 * size :]
-        f_(n.addcmul_(r, hns[t]))
-        steps.write(hs, t, d.cell(z * h + (1 - z) * d.update(n)))
-    return (hs,), (gates, hns)
-
-
-def _gru_reset_after_backward(options, steps, hs, hidden, saved, weights, grad_output, grad_state):
-    masks, size = options.masks, hs.size(2)
-    (gates, hns), (dh,) = saved, grad_state
-    r, z, n = gates.chunk(3, dim=2)
-    d_n = masks.update(1 - z) * _derivative(n, options.nonlinearity)
-    d_gates = torch.empty_like(gates)  # of r, z and U_n h + b_hn
-    d_r, d_z, d_hn = d_gates.chunk(3, dim=2)
-    d_r.copy_(d_n * hns * r * (1 - r))
-    d_z.copy_((steps.read(hs) - masks.update(n)) * z * (1 - z))
-    d_hn.copy_(d_n * r)
-    d_gates, d_n = steps.zero_past_end(d_gates), steps.zero_past_end(d_n)
-    by_gate = d_gates.unflatten(2, (3, -1))
-    for t in reversed(steps.order):
-        d = masks.at(t)
-        dh_t = d.cell(dh + grad_output[t])
-        by_gate[t] *= dh_t.unsqueeze(1)
-        d_n[t] *= dh_t
-        dh = steps.choose(t, dh_t * z[t] + d.hidden(d_gates[t] @ weights.hh), dh)
-    d_ih = torch.cat([d_gates[:, :, : 2 * size], d_n], dim=2)
-    return (dh,), d_ih, [(d_gates, hidden)]
-
-
-def _rnn_forward(options, steps, input, hs, state, weights):
-    recurrent = weights.hh.t()
-    products = F.linear(input, weights.ih, _bias(weights))
-    for t in steps.order:
-        d = options.masks.at(t)
-        new = IN_PLACE[options.nonlinearity](products[t].addmm_(d.hidden(hs[t + steps.before]), recurrent))
-        steps.write(hs, t, new)
-    return (hs,), ()
-
-
-def _rnn_backward(options, steps, hs, hidden, saved, weights, grad_output, grad_state):
-    (dh,) = grad_state
-    d_products = steps.zero_past_end(torch.zeros_like(hidden) + _derivative(steps.written(hs), options.nonlinearity))
-    for t in reversed(steps.order):
-        d_products[t] *= dh + grad_output[t]
-        dh = steps.choose(t, options.masks.at(t).hidden(d_products[t] @ weights.hh), dh)
-    return (dh,), d_products, [(d_products, hidden)]
-
-
-_FORWARD = {
-    "lstm": _lstm_forward,
-    "gru": _gru_forward,
-    "gru_reset_after": _gru_reset_after_forward,
-    "rnn": _rnn_forward,
-}
-_BACKWARD = {
-    "lstm": _lstm_backward,
-    "gru": _gru_backward,
-    "gru_reset_after": _gru_reset_after_backward,
-    "rnn": _rnn_backward,
-}
+def recurrent_gradients(cell: Cell) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    """The gradients of bias_ih, hh and bias_hh, after the backward steps of ``cell``."""
+    factors = cell.factors()
+    grad_hh = torch.cat([d.flatten(0, 1).t() @ y.flatten(0, 1) for d, y in factors])
+    if cell.weights.bias_ih is None:
+        return None, grad_hh, None
+    return cell.d_ih.sum((0, 1)), grad_hh, torch.cat([d.sum((0, 1)) for d, _ in factors])

@@ -1,0 +1,339 @@
+"""Recurrent sequence-to-sequence models: lstm_rnndrop_seq2seq, gru_rnndrop_seq2seq, rnn_rnndrop_seq2seq.
+
+They are for fairseq's own task translation.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from typing import NamedTuple, Optional
+
+import torch
+import torch.nn.functional as F
+from fairseq import utils
+from fairseq.data import Dictionary
+from fairseq.models import FairseqEncoder, FairseqEncoderDecoderModel, FairseqIncrementalDecoder
+from fairseq.tasks.translation import TranslationTask
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.models.config import (
+    CheckedLoading,
+    RecurrentConfig,
+    build_recurrent,
+    check_sizes,
+    init_embeddings,
+    init_uniform,
+    register_architectures,
+)
+from rnndrop_plugin.ops import Attention, State, Weights, attend, draw_mask, input_feeding
+
+
+@dataclass
+class Seq2SeqConfig(RecurrentConfig):
+    dropout: float = field(default=0.0, metadata={"help": "forward dropout where none of the flags below is given"})
+    encoder_embed_dim: int = field(default=512, metadata={"help": "dimension of the source's embeddings"})
+    encoder_embed_path: Optional[str] = field(
+        default=None, metadata={"help": "file of pretrained embeddings of the source, as --decoder-embed-path"}
+    )
+    encoder_freeze_embed: bool = field(default=False, metadata={"help": "do not train the source's embeddings"})
+    encoder_hidden_size: int = field(default=512, metadata={"help": "units of an encoder's layer and direction"})
+    encoder_layers: int = field(default=1, metadata={"help": "number of the encoder's layers"})
+    encoder_bidirectional: bool = field(default=False, metadata={"help": "read the source in both directions"})
+    encoder_dropout_in: Optional[float] = field(
+        default=None, metadata={"help": "forward dropout of the source's embeddings (default: --dropout)"}
+    )
+    encoder_dropout_out: Optional[float] = field(
+        default=None, metadata={"help": "forward dropout of each encoder layer's outputs (default: --dropout)"}
+    )
+    decoder_dropout_in: Optional[float] = field(
+        default=None, metadata={"help": "forward dropout of the target's embeddings (default: --dropout)"}
+    )
+    decoder_dropout_out: Optional[float] = field(
+        default=None,
+        metadata={
+            "help": "forward dropout of each decoder layer's outputs, the attention's among them (default: --dropout)"
+        },
+    )
+    decoder_out_embed_dim: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "project the decoder's output to this dimension before the output layer (default: the hidden size; "
+            "with shared embeddings their dimension)"
+        },
+    )
+    share_decoder_input_output_embed: bool = field(
+        default=False, metadata={"help": "share the embeddings of the decoder's input and output"}
+    )
+    share_all_embeddings: bool = field(
+        default=False,
+        metadata={"help": "share the embeddings of source, target and output, which have one dictionary"},
+    )
+    no_input_feed: bool = field(
+        default=False,
+        metadata={
+            "help": "do not let the decoder read the attention's output of the step before: all steps of a layer then "
+            "run at once, which is faster"
+        },
+    )
+
+
+class Encoded(NamedTuple):
+    """What the encoder says of a batch of sources.
+
+    Attributes:
+        keys, values, padding: as in :class:`rnndrop_plugin.ops.Attention`.
+        state: where the decoder begins, each tensor ``(layers, batch, hidden)``.
+    """
+
+    keys: Tensor
+    values: Tensor
+    padding: Tensor
+    state: State
+
+
+class RecurrentEncoder(FairseqEncoder):
+    """Embeddings and recurrent layers over the source, and what the decoder needs of them at every step.
+
+    Args:
+        embed_tokens: the source's embeddings.
+        rnn: recurrent layers of rnndrop_plugin.modules.
+        hidden_size: the decoder's.
+    """
+
+    def __init__(
+        self, cfg: Seq2SeqConfig, dictionary: Dictionary, embed_tokens: nn.Embedding, rnn: nn.Module, hidden_size: int
+    ):
+        super().__init__(dictionary)
+        self.embed_tokens = embed_tokens
+        self.rnn = rnn
+        self.dropout_in = nn.Dropout(cfg.encoder_dropout_in)
+        self.dropout_out = nn.Dropout(cfg.encoder_dropout_out)
+        outputs = rnn.hidden_size * (1 + rnn.bidirectional)
+        self.keys = nn.Linear(outputs, hidden_size, bias=False)
+        self.values = nn.Linear(outputs, hidden_size, bias=False)
+        states = 2 if rnn.cell == "lstm" else 1
+        self.state = nn.ModuleList(nn.Linear(outputs, hidden_size) for _ in range(states if outputs != hidden_size else 0))
+
+    def forward(self, src_tokens: Tensor, src_lengths: Tensor, **kwargs) -> Encoded:
+        """Read sources ``(batch, source)``, padded at either side."""
+        padding_idx = self.dictionary.pad()
+        src_tokens = utils.convert_padding_direction(src_tokens, padding_idx, left_to_right=True)
+        x = self.dropout_in(self.embed_tokens(src_tokens))
+        packed = pack_padded_sequence(x, src_lengths.cpu(), batch_first=True, enforce_sorted=False)
+        x, state = self.rnn(packed)
+        x, _ = pad_packed_sequence(x, batch_first=True, total_length=src_tokens.size(1))
+        x = self.dropout_out(x)
+        state = state if isinstance(state, tuple) else (state,)
+        if self.rnn.bidirectional:
+            state = tuple(s.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2) for s in state)
+        if self.state:
+            state = tuple(project(s) for project, s in zip(self.state, state, strict=True))
+        return Encoded(self.keys(x), self.values(x), src_tokens.eq(padding_idx), state)
+
+    def reorder_encoder_out(self, encoder_out: Encoded, new_order: Tensor) -> Encoded:
+        """Take the sources in ``new_order``, as beam search asks for."""
+        *attended, state = encoder_out
+        return Encoded(
+            *(x.index_select(0, new_order) for x in attended), tuple(s.index_select(1, new_order) for s in state)
+        )
+
+    def max_positions(self) -> int:
+        """A recurrence has no longest input."""
+        return 10**9
+
+
+class AttentionalDecoder(FairseqIncrementalDecoder):
+    """Embeddings, recurrent layers with an attention over the source (Luong et al. 2015), and an output layer.
+
+    Args:
+        embed_tokens: the target's embeddings.
+        rnn: recurrent layers of rnndrop_plugin.modules; with input feeding their input is the embedding and the
+            attention's last output.
+
+    Raises:
+        InputError: flags that contradict each other.
+    """
+
+    def __init__(self, cfg: Seq2SeqConfig, dictionary: Dictionary, embed_tokens: nn.Embedding, rnn: nn.Module):
+        super().__init__(dictionary)
+        hidden, embed = rnn.hidden_size, embed_tokens.embedding_dim
+        shared = cfg.share_decoder_input_output_embed or cfg.share_all_embeddings
+        if cfg.decoder_out_embed_dim is not None:
+            check_sizes(cfg, "decoder_out_embed_dim")
+        out_embed = cfg.decoder_out_embed_dim or (embed if shared else hidden)
+        if shared and out_embed != embed:
+            raise InputError(
+                f"shared embeddings of input and output need --decoder-out-embed-dim {embed} (= --decoder-embed-dim), "
+                f"got {out_embed}"
+            )
+        self.embed_tokens = embed_tokens
+        self.rnn = rnn
+        self.dropout_in = nn.Dropout(cfg.decoder_dropout_in)
+        self.dropout_out = nn.Dropout(cfg.decoder_dropout_out)
+        self.feeds = not cfg.no_input_feed
+        self.attention = nn.Linear(hidden, hidden, bias=False)
+        self.projection = nn.Linear(hidden, out_embed) if out_embed != hidden else None
+        self.output_projection = None if shared else nn.Linear(out_embed, len(dictionary))
+
+    def forward(
+        self, prev_output_tokens: Tensor, encoder_out: Encoded, incremental_state=None, features_only=False, **kwargs
+    ) -> tuple[Tensor, dict[str, list[Tensor | None]]]:
+        """Predict the next token at every step.
+
+        Args:
+            prev_output_tokens: ``(batch, time)``, token ids, padded at the right.
+            encoder_out: what the encoder gave.
+            incremental_state: fairseq's cache for generation; only the last token is read once it is filled.
+            features_only: leave out the output layer.
+
+        Returns:
+            The logits ``(batch, time, vocabulary)``, or the features ``(batch, time, out_embed_dim)``, and the weights
+            of the source's words ``(batch, time, source)`` as fairseq's ``attn``.
+        """
+        features, weights = self.extract_features(prev_output_tokens, encoder_out, incremental_state)
+        return features if features_only else self.output_layer(features), {"attn": [weights]}
+
+    def extract_features(
+        self, prev_output_tokens: Tensor, encoder_out: Encoded, incremental_state=None
+    ) -> tuple[Tensor, Tensor]:
+        """The inputs of the output layer, ``(batch, time, out_embed_dim)``, and the weights of the source's words."""
+        keys, values, padding, state = encoder_out
+        feed = keys.new_zeros(keys.size(0), keys.size(2))
+        if incremental_state is not None:
+            cached = self.get_incremental_state(incremental_state, "state")
+            if cached is not None:
+                prev_output_tokens = prev_output_tokens[:, -1:]
+                feed, state = cached["feed"], tuple(cached[f"state{i}"] for i in range(len(state)))
+
+        attention = Attention(keys, values, padding, self.attention.weight)
+        x = self.dropout_in(self.embed_tokens(prev_output_tokens)).transpose(0, 1)
+        if self.feeds:
+            x, weights, state = self._feed_input(x, feed, state, attention)
+            feed = x[-1]
+            x, weights = x.transpose(0, 1), weights.transpose(0, 1)
+        else:
+            x, state = self.rnn(x, state if len(state) > 1 else state[0])
+            state = state if isinstance(state, tuple) else (state,)
+            x, weights = attend(x.transpose(0, 1), attention)
+            x = self.dropout_out(x)
+
+        if incremental_state is not None:
+            cached = {"feed": feed, **{f"state{i}": s for i, s in enumerate(state)}}
+            self.set_incremental_state(incremental_state, "state", cached)
+        if self.projection is not None:
+            x = self.dropout_out(self.projection(x))
+        return x, weights
+
+    def _feed_input(
+        self, x: Tensor, feed: Tensor, state: State, attention: Attention
+    ) -> tuple[Tensor, Tensor, State]:
+        """The outputs ``(time, batch, hidden)``, the attention's weights and the final state, with input feeding."""
+        time, batch, _ = x.shape
+        rnn = self.rnn
+        forward_masks = [
+            draw_mask(self.dropout_out.p, time, batch, rnn.hidden_size, training=self.training, device=x.device)
+            for _ in range(rnn.num_layers)
+        ]
+        outputs, weights, states = input_feeding(
+            rnn.cell,
+            x,
+            feed,
+            list(zip(*(s.unbind() for s in state), strict=True)),
+            [Weights(*layer) for layer in rnn.all_weights],
+            attention,
+            rnn._draw_masks(time, batch, x.device),
+            forward_masks[:-1],
+            forward_masks[-1],
+            nonlinearity=rnn.nonlinearity,
+            backend=rnn.backend,
+        )
+        return outputs, weights, tuple(torch.stack(s) for s in zip(*states, strict=True))
+
+    def output_layer(self, features: Tensor, **kwargs) -> Tensor:
+        """The logits of ``features``."""
+        if self.output_projection is not None:
+            return self.output_projection(features)
+        return F.linear(features, self.embed_tokens.weight)
+
+    def reorder_incremental_state(self, incremental_state, new_order: Tensor) -> None:
+        """Take the cached rows in ``new_order``, as beam search asks for."""
+        cached = self.get_incremental_state(incremental_state, "state")
+        if cached is not None:
+            cached = {name: s.index_select(s.dim() - 2, new_order) for name, s in cached.items()}
+            self.set_incremental_state(incremental_state, "state", cached)
+
+    def max_positions(self) -> int:
+        """A recurrence has no longest input."""
+        return 10**9
+
+
+class RecurrentSeq2Seq(CheckedLoading, FairseqEncoderDecoderModel):
+    """A recurrent encoder, and a recurrent decoder that attends to it."""
+
+    rnn_class: type[nn.Module]
+
+    @classmethod
+    def build_model(cls, cfg: Seq2SeqConfig, task):
+        """Build the model of ``cfg``.
+
+        Raises:
+            InputError: flags that cannot be, an unusable file of embeddings, or a task that does not translate.
+        """
+        if not isinstance(task, TranslationTask):
+            raise InputError(f"this model is for --task translation, got the task {type(task).__name__}")
+        cfg = copy.copy(cfg)
+        for name in ("encoder_dropout_in", "encoder_dropout_out", "decoder_dropout_in", "decoder_dropout_out"):
+            if getattr(cfg, name) is None:
+                setattr(cfg, name, cfg.dropout)
+        if cfg.encoder_layers != cfg.decoder_layers:
+            raise InputError(
+                "--encoder-layers must be --decoder-layers, whose states begin where the encoder's end, "
+                f"got {cfg.encoder_layers} and {cfg.decoder_layers}"
+            )
+        source, target = task.source_dictionary, task.target_dictionary
+        encoder_rnn = build_recurrent(
+            cls.rnn_class, cfg, cfg.encoder_embed_dim, cfg.encoder_bidirectional, part="encoder"
+        )
+        feed_size = 0 if cfg.no_input_feed else cfg.decoder_hidden_size
+        decoder_rnn = build_recurrent(cls.rnn_class, cfg, cfg.decoder_embed_dim + feed_size)
+        source_embedding = nn.Embedding(len(source), cfg.encoder_embed_dim, source.pad())
+        if cfg.share_all_embeddings:
+            _check_shared(cfg, source, target)
+            target_embedding = source_embedding
+        else:
+            target_embedding = nn.Embedding(len(target), cfg.decoder_embed_dim, target.pad())
+        model = cls(
+            RecurrentEncoder(cfg, source, source_embedding, encoder_rnn, cfg.decoder_hidden_size),
+            AttentionalDecoder(cfg, target, target_embedding, decoder_rnn),
+        )
+        init_uniform(model, cfg.init_range)
+        init_embeddings(source_embedding, cfg, source, part="encoder")
+        if not cfg.share_all_embeddings:
+            init_embeddings(target_embedding, cfg, target)
+        return model
+
+    def describe(self) -> str:
+        types = len(self.encoder.dictionary), len(self.decoder.dictionary)
+        return f"{type(self.decoder.rnn).__name__}, dictionaries of {types[0]} and {types[1]} types"
+
+
+def _check_shared(cfg: Seq2SeqConfig, source: Dictionary, target: Dictionary) -> None:
+    if source != target:
+        raise InputError(
+            "--share-all-embeddings needs one dictionary of source and target (fairseq-preprocess --joined-dictionary), "
+            f"got two, of {len(source)} and {len(target)} types"
+        )
+    if cfg.encoder_embed_dim != cfg.decoder_embed_dim:
+        raise InputError(
+            f"--share-all-embeddings needs --encoder-embed-dim {cfg.encoder_embed_dim} to be --decoder-embed-dim, "
+            f"got {cfg.decoder_embed_dim}"
+        )
+    if cfg.decoder_embed_path not in (None, cfg.encoder_embed_path):
+        raise InputError(
+            "--share-all-embeddings takes the embeddings of --encoder-embed-path, "
+            f"got --decoder-embed-path {cfg.decoder_embed_path}"
+        )
+
+
+register_architectures("rnndrop_seq2seq", RecurrentSeq2Seq, Seq2SeqConfig)

@@ -1,0 +1,170 @@
+"""Backpropagation through an attentional recurrence by hand, in torch operations.
+
+The cells' steps are those of :mod:`rnndrop_plugin.ops.recurrence.bptt`. The product with the input of all steps is one
+product, and so is the gradient of each weight and of what is attended to.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from rnndrop_plugin.ops.input_feeding.reference import Attention
+from rnndrop_plugin.ops.masks import Mask, Masks
+from rnndrop_plugin.ops.recurrence.autograd import Options
+from rnndrop_plugin.ops.recurrence.bptt import CELLS, Cell, Steps, recurrent_gradients
+from rnndrop_plugin.ops.recurrence.reference import State, Weights
+
+
+class Settings(NamedTuple):
+    """The arguments of ``input_feeding`` that have no gradient, named as those of the reference."""
+
+    cell: str
+    padding: Tensor | None
+    masks: Sequence[Masks]
+    dropout_between: Sequence[Mask]
+    dropout_out: Mask
+    nonlinearity: str
+
+    def cells(self, time: int, weights: Sequence[Weights]) -> tuple[Steps, list[Cell]]:
+        """The order of the steps, and a cell for each layer."""
+        options = [Options(self.cell, masks, self.nonlinearity, None, False) for masks in self.masks]
+        steps = Steps(options[0], time)
+        return steps, [CELLS[self.cell](o, steps, w) for o, w in zip(options, weights, strict=True)]
+
+
+def forward(
+    settings: Settings,
+    input: Tensor,
+    feed: Tensor,
+    states: Sequence[State],
+    weights: Sequence[Weights],
+    attention: Attention,
+) -> tuple[Tensor, Tensor, list[State], list[Cell], Tensor]:
+    """The results of the reference, then the cells and the attention's output before its dropout."""
+    time, batch, features = input.shape
+    _, cells = settings.cells(time, weights)
+    products = [F.linear(input, weights[0].ih[:, :features], cells[0].input_bias(weights[0]))]
+    for cell, w in zip(cells[1:], weights[1:], strict=True):
+        bias = cell.input_bias(w)
+        product = input.new_zeros(time, batch, w.ih.size(0))
+        products.append(product if bias is None else product + bias)
+    for cell, product, state in zip(cells, products, states, strict=True):
+        cell.start(product, state)
+
+    by_feed = weights[0].ih[:, features:].t()
+    upper = [w.ih.t() for w in weights[1:]]
+    by_state = attention.weight.t()
+    keys, values = attention.keys.transpose(1, 2), attention.values
+    offset = input.new_zeros(batch, 1, keys.size(2))
+    if settings.padding is not None:
+        offset.masked_fill_(settings.padding.unsqueeze(1), -torch.inf)
+    outputs = feed.new_empty(time, *feed.shape)
+    fed = outputs if settings.dropout_out == Mask(None) else torch.empty_like(outputs)
+    scores = input.new_empty(time, *offset.shape)
+    for t in range(time):
+        products[0][t].addmm_(feed, by_feed)
+        for k, cell in enumerate(cells):
+            if k > 0:
+                x = settings.dropout_between[k - 1].at(t)(cells[k - 1].hs[t + 1])
+                products[k][t].addmm_(x, upper[k - 1])
+            cell.step(t)
+        h = cells[-1].hs[t + 1]
+        torch.softmax(torch.baddbmm(offset, h.unsqueeze(1), keys), dim=2, out=scores[t])
+        torch.mm(h, by_state, out=outputs[t])
+        outputs[t].unsqueeze(1).baddbmm_(scores[t], values).tanh_()
+        if fed is not outputs:
+            fed[t] = settings.dropout_out.at(t)(outputs[t])
+        feed = fed[t]
+    final = [tuple(s[time].to(input.dtype, copy=True) for s in cell.states()) for cell in cells]
+    return fed, scores.squeeze(2), final, cells, outputs
+
+
+class InputFeeding(torch.autograd.Function):
+    """:func:`forward` with its gradient.
+
+    ``apply`` takes the settings, how many tensors a state has, and the other arguments of :func:`forward` as a flat
+    sequence of tensors: input, feed, keys, values, the attention's weight, all states, all weights. It gives the output,
+    the attention's weights (which have no gradient) and all final states.
+    """
+
+    @staticmethod
+    def forward(ctx, settings: Settings, *tensors: Tensor | None):
+        input, feed, states, weights, attention = _sort(settings, tensors)
+        output, scores, final, cells, outputs = forward(settings, input, feed, states, weights, attention)
+        saved = [cell.saved() for cell in cells]
+        ctx.settings, ctx.sizes = settings, [len(s) for s in saved]
+        ctx.save_for_backward(*tensors, output, outputs, scores, *(x for s in saved for x in s))
+        ctx.mark_non_differentiable(scores)
+        return output, scores, *(s for state in final for s in state)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_output: Tensor, _, *grad_final: Tensor):
+        settings, layers = ctx.settings, len(ctx.sizes)
+        given = ctx.saved_tensors[: -3 - sum(ctx.sizes)]
+        output, outputs, scores, *saved = ctx.saved_tensors[-3 - sum(ctx.sizes) :]
+        input, feed, _, weights, attention = _sort(settings, given)
+        (time, _, features), h_size = input.shape, feed.size(1)
+        steps, cells = settings.cells(time, weights)
+        dh: list[Tensor] = []
+        for k, (cell, size) in enumerate(zip(cells, ctx.sizes, strict=True)):
+            h, *others = grad_final[k * len(grad_final) // layers : (k + 1) * len(grad_final) // layers]
+            dh.append(h)
+            cell.start_backward(tuple(saved[:size]), tuple(others))
+            saved = saved[size:]
+
+        by_feed = weights[0].ih[:, features:]
+        d_logits = torch.empty_like(scores)
+        d_sums = torch.empty_like(outputs)  # of what tanh is taken of
+        torch.mul(outputs, outputs, out=d_sums).neg_().add_(1)
+        if settings.dropout_out != Mask(None):
+            d_sums = settings.dropout_out(d_sums)
+        keys, values = attention.keys, attention.values.transpose(1, 2)
+        d_feed = torch.zeros_like(feed)
+        for t in reversed(range(time)):
+            d_sum = d_sums[t].mul_(grad_output[t] + d_feed)
+            torch._softmax_backward_data(
+                torch.bmm(d_sum.unsqueeze(1), values).squeeze(1), scores[t], 1, scores.dtype, grad_input=d_logits[t]
+            )
+            d_below = torch.mm(d_sum, attention.weight)
+            d_below.unsqueeze(1).baddbmm_(d_logits[t].unsqueeze(1), keys)
+            for k in reversed(range(layers)):
+                dh[k] = cells[k].step_backward(t, dh[k] + d_below)
+                if k > 0:
+                    d_below = settings.dropout_between[k - 1].at(t)(cells[k].d_ih[t] @ weights[k].ih)
+            d_feed = cells[0].d_ih[t] @ by_feed
+
+        h = steps.written(cells[-1].hs).transpose(0, 1)
+        d_sums_by_row = d_sums.transpose(0, 1)
+        d_keys = torch.bmm(d_logits.permute(1, 2, 0), h)
+        d_values = torch.bmm(scores.permute(1, 2, 0), d_sums_by_row)
+        d_weight = d_sums.flatten(0, 1).t() @ h.transpose(0, 1).flatten(0, 1)
+        grad_states, grad_weights = [], []
+        for k, cell in enumerate(cells):
+            flat = cell.d_ih.flatten(0, 1)
+            if k == 0:
+                fed = torch.cat([feed.unsqueeze(0), output[:-1]])
+                d_input = (flat @ weights[0].ih[:, :features]).view_as(input)
+                d_ih = torch.cat([flat.t() @ input.flatten(0, 1), flat.t() @ fed.view(-1, h_size)], dim=1)
+            else:
+                below = settings.dropout_between[k - 1](steps.written(cells[k - 1].hs))
+                d_ih = flat.t() @ below.flatten(0, 1)
+            d_bias_ih, d_hh, d_bias_hh = recurrent_gradients(cell)
+            grad_weights += [d_ih, d_hh, d_bias_ih, d_bias_hh]
+            grad_states += cell.grad_state(dh[k])
+        return None, d_input, d_feed, d_keys, d_values, d_weight, *grad_states, *grad_weights
+
+
+def _sort(settings: Settings, tensors: Sequence[Tensor | None]):
+    """The arguments of :func:`forward` from the flat sequence that ``apply`` takes."""
+    input, feed, keys, values, weight, *others = tensors
+    layers = len(settings.masks)
+    size = len(others) // layers - len(Weights._fields)
+    states = [tuple(others[k * size : (k + 1) * size]) for k in range(layers)]
+    parameters = others[layers * size :]
+    weights = [Weights(*parameters[4 * k : 4 * k + 4]) for k in range(layers)]
+    return input, feed, states, weights, Attention(keys, values, settings.padding, weight)

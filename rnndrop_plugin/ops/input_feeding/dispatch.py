@@ -1,0 +1,72 @@
+"""The one place that chooses which implementation of input feeding runs."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from rnndrop_plugin.ops.input_feeding import bptt, reference
+from rnndrop_plugin.ops.input_feeding.reference import Attention
+from rnndrop_plugin.ops.masks import IDENTITY, Mask, Masks
+from rnndrop_plugin.ops.recurrence.dispatch import in_autocast
+from rnndrop_plugin.ops.recurrence.reference import State, Weights
+
+
+def input_feeding(
+    cell: str,
+    input: Tensor,
+    feed: Tensor,
+    states: Sequence[State],
+    weights: Sequence[Weights],
+    attention: Attention,
+    masks: Sequence[Masks],
+    dropout_between: Sequence[Mask] = (),
+    dropout_out: Mask = IDENTITY,
+    *,
+    nonlinearity: str = "tanh",
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor, list[State]]:
+    """:func:`rnndrop_plugin.ops.input_feeding.reference.input_feeding`, faster unless ``backend`` is ``"reference"``.
+
+    The attention's weights that it gives have no gradient, and the gradient of the rest cannot be differentiated again:
+    for both there is the reference. Under autocast the result has autocast's dtype.
+    """
+    device = input.device.type
+    if autocast := in_autocast(device):
+        dtype = torch.get_autocast_dtype(device)
+
+        def cast(tensors):
+            return type(tensors)(*(x if x is None or not x.is_floating_point() else x.to(dtype) for x in tensors))
+
+        input, feed, attention = input.to(dtype), feed.to(dtype), cast(attention)
+        states, weights = [tuple(s.to(dtype) for s in state) for state in states], [cast(w) for w in weights]
+    with torch.autocast(device, enabled=False) if autocast else nullcontext():
+        if backend == "reference":
+            return reference.input_feeding(
+                cell,
+                input,
+                feed,
+                states,
+                weights,
+                attention,
+                masks,
+                dropout_between,
+                dropout_out,
+                nonlinearity=nonlinearity,
+            )
+        settings = bptt.Settings(cell, attention.padding, masks, dropout_between, dropout_out, nonlinearity)
+        if not torch.is_grad_enabled():
+            return bptt.forward(settings, input, feed, states, weights, attention)[:3]
+        output, scores, *final = bptt.InputFeeding.apply(
+            settings,
+            input,
+            feed,
+            attention.keys,
+            attention.values,
+            attention.weight,
+            *(s for state in states for s in state),
+            *(w for layer in weights for w in layer),
+        )
+    size = len(states[0])
+    return output, scores, [tuple(final[k * size : (k + 1) * size]) for k in range(len(states))]
