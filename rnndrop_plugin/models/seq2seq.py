@@ -20,13 +20,15 @@ from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import (
     CheckedLoading,
     RecurrentConfig,
+    SamplingChoice,
     build_recurrent,
     check_sizes,
     init_embeddings,
     init_uniform,
     register_architectures,
 )
-from rnndrop_plugin.ops import Attention, State, Weights, attend, draw_mask, input_feeding
+from rnndrop_plugin.modules import Dropout, EmbeddingDropout
+from rnndrop_plugin.ops import Attention, State, attend, draw_mask, input_feeding
 
 
 @dataclass
@@ -45,6 +47,12 @@ class Seq2SeqConfig(RecurrentConfig):
     )
     encoder_dropout_out: Optional[float] = field(
         default=None, metadata={"help": "forward dropout of each encoder layer's outputs (default: --dropout)"}
+    )
+    encoder_dropout_sampling: SamplingChoice = field(
+        default="step", metadata={"help": "the same of the encoder as --decoder-dropout-sampling"}
+    )
+    encoder_embed_dropout: float = field(
+        default=0.0, metadata={"help": "the same of the source as --decoder-embed-dropout"}
     )
     decoder_dropout_in: Optional[float] = field(
         default=None, metadata={"help": "forward dropout of the target's embeddings (default: --dropout)"}
@@ -107,19 +115,22 @@ class RecurrentEncoder(FairseqEncoder):
         super().__init__(dictionary)
         self.embed_tokens = embed_tokens
         self.rnn = rnn
-        self.dropout_in = nn.Dropout(cfg.encoder_dropout_in)
-        self.dropout_out = nn.Dropout(cfg.encoder_dropout_out)
+        self.embed_dropout = EmbeddingDropout(cfg.encoder_embed_dropout, len(dictionary))
+        self.dropout_in = Dropout(cfg.encoder_dropout_in, str(cfg.encoder_dropout_sampling))
+        self.dropout_out = Dropout(cfg.encoder_dropout_out, str(cfg.encoder_dropout_sampling))
         outputs = rnn.hidden_size * (1 + rnn.bidirectional)
         self.keys = nn.Linear(outputs, hidden_size, bias=False)
         self.values = nn.Linear(outputs, hidden_size, bias=False)
         states = 2 if rnn.cell == "lstm" else 1
-        self.state = nn.ModuleList(nn.Linear(outputs, hidden_size) for _ in range(states if outputs != hidden_size else 0))
+        self.state = nn.ModuleList(
+            nn.Linear(outputs, hidden_size) for _ in range(states if outputs != hidden_size else 0)
+        )
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor, **kwargs) -> Encoded:
         """Read sources ``(batch, source)``, padded at either side."""
         padding_idx = self.dictionary.pad()
         src_tokens = utils.convert_padding_direction(src_tokens, padding_idx, left_to_right=True)
-        x = self.dropout_in(self.embed_tokens(src_tokens))
+        x = self.dropout_in(self.embed_dropout(self.embed_tokens(src_tokens), src_tokens))
         packed = pack_padded_sequence(x, src_lengths.cpu(), batch_first=True, enforce_sorted=False)
         x, state = self.rnn(packed)
         x, _ = pad_packed_sequence(x, batch_first=True, total_length=src_tokens.size(1))
@@ -169,8 +180,9 @@ class AttentionalDecoder(FairseqIncrementalDecoder):
             )
         self.embed_tokens = embed_tokens
         self.rnn = rnn
-        self.dropout_in = nn.Dropout(cfg.decoder_dropout_in)
-        self.dropout_out = nn.Dropout(cfg.decoder_dropout_out)
+        self.embed_dropout = EmbeddingDropout(cfg.decoder_embed_dropout, len(dictionary))
+        self.dropout_in = Dropout(cfg.decoder_dropout_in, str(cfg.decoder_dropout_sampling))
+        self.dropout_out = Dropout(cfg.decoder_dropout_out, str(cfg.decoder_dropout_sampling))
         self.feeds = not cfg.no_input_feed
         self.attention = nn.Linear(hidden, hidden, bias=False)
         self.projection = nn.Linear(hidden, out_embed) if out_embed != hidden else None
@@ -207,7 +219,8 @@ class AttentionalDecoder(FairseqIncrementalDecoder):
                 feed, state = cached["feed"], tuple(cached[f"state{i}"] for i in range(len(state)))
 
         attention = Attention(keys, values, padding, self.attention.weight)
-        x = self.dropout_in(self.embed_tokens(prev_output_tokens)).transpose(0, 1)
+        x = self.embed_dropout(self.embed_tokens(prev_output_tokens), prev_output_tokens)
+        x = self.dropout_in(x).transpose(0, 1)
         if self.feeds:
             x, weights, state = self._feed_input(x, feed, state, attention)
             feed = x[-1]
@@ -225,14 +238,20 @@ class AttentionalDecoder(FairseqIncrementalDecoder):
             x = self.dropout_out(self.projection(x))
         return x, weights
 
-    def _feed_input(
-        self, x: Tensor, feed: Tensor, state: State, attention: Attention
-    ) -> tuple[Tensor, Tensor, State]:
+    def _feed_input(self, x: Tensor, feed: Tensor, state: State, attention: Attention) -> tuple[Tensor, Tensor, State]:
         """The outputs ``(time, batch, hidden)``, the attention's weights and the final state, with input feeding."""
         time, batch, _ = x.shape
         rnn = self.rnn
         forward_masks = [
-            draw_mask(self.dropout_out.p, time, batch, rnn.hidden_size, training=self.training, device=x.device)
+            draw_mask(
+                self.dropout_out.rate,
+                time,
+                batch,
+                rnn.hidden_size,
+                sampling=self.dropout_out.sampling,
+                training=self.training,
+                device=x.device,
+            )
             for _ in range(rnn.num_layers)
         ]
         outputs, weights, states = input_feeding(
@@ -240,9 +259,9 @@ class AttentionalDecoder(FairseqIncrementalDecoder):
             x,
             feed,
             list(zip(*(s.unbind() for s in state), strict=True)),
-            [Weights(*layer) for layer in rnn.all_weights],
+            [rnn.draw_weights(k) for k in range(rnn.num_layers)],
             attention,
-            rnn._draw_masks(time, batch, x.device),
+            rnn.draw_masks(time, batch),
             forward_masks[:-1],
             forward_masks[-1],
             nonlinearity=rnn.nonlinearity,
@@ -321,8 +340,8 @@ class RecurrentSeq2Seq(CheckedLoading, FairseqEncoderDecoderModel):
 def _check_shared(cfg: Seq2SeqConfig, source: Dictionary, target: Dictionary) -> None:
     if source != target:
         raise InputError(
-            "--share-all-embeddings needs one dictionary of source and target (fairseq-preprocess --joined-dictionary), "
-            f"got two, of {len(source)} and {len(target)} types"
+            "--share-all-embeddings needs one dictionary of source and target (fairseq-preprocess "
+            f"--joined-dictionary), got two, of {len(source)} and {len(target)} types"
         )
     if cfg.encoder_embed_dim != cfg.decoder_embed_dim:
         raise InputError(

@@ -104,7 +104,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         sequence, lengths, state = self._unpack(input, hx)
         time, batch, _ = sequence.shape
         if masks is None:
-            masks = [self._draw_masks(time, batch, sequence.device) for _ in self._all_weights]
+            masks = self.draw_masks(time, batch)
         elif len(masks) != len(self._all_weights) or not all(isinstance(m, Masks) for m in masks):
             raise ValueError(
                 f"masks must be {len(self._all_weights)} Masks, one for each layer and direction, "
@@ -123,7 +123,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
                     self.cell,
                     sequence,
                     tuple(s[k] for s in state),
-                    self._draw_weights(k),
+                    self.draw_weights(k),
                     masks[k],
                     nonlinearity=self.nonlinearity,
                     lengths=lengths,
@@ -136,7 +136,14 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         state = tuple(torch.stack(s) for s in zip(*final_states, strict=True))
         return self._repack(sequence, state, input)
 
-    def _draw_weights(self, k: int) -> Weights:
+    def draw_masks(self, time: int, batch: int) -> list[Masks]:
+        """Draw what :meth:`forward` takes as ``masks``: those of ``time`` steps over ``batch`` sequences.
+
+        In evaluation nothing is drawn, and the masks only scale as ``scaling`` says.
+        """
+        return [self._draw_masks(time, batch, self.weight_hh_l0.device) for _ in self._all_weights]
+
+    def draw_weights(self, k: int) -> Weights:
         """The weights of the k-th layer and direction, those of the recurrence with weight dropout."""
         weights = Weights(*(getattr(self, name) for name in self._all_weights[k]))
         if not self.weight_dropout:

@@ -86,13 +86,14 @@ def forward(
 class InputFeeding(torch.autograd.Function):
     """:func:`forward` with its gradient.
 
-    ``apply`` takes the settings, how many tensors a state has, and the other arguments of :func:`forward` as a flat
-    sequence of tensors: input, feed, keys, values, the attention's weight, all states, all weights. It gives the output,
-    the attention's weights (which have no gradient) and all final states.
+    ``apply`` takes the settings and the other arguments of :func:`forward` as a flat sequence of tensors: input, feed,
+    keys, values, the attention's weight, all states, all weights. It gives the output, the attention's weights (which
+    have no gradient) and all final states.
     """
 
     @staticmethod
     def forward(ctx, settings: Settings, *tensors: Tensor | None):
+        """See the class."""
         input, feed, states, weights, attention = _sort(settings, tensors)
         output, scores, final, cells, outputs = forward(settings, input, feed, states, weights, attention)
         saved = [cell.saved() for cell in cells]
@@ -104,6 +105,7 @@ class InputFeeding(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output: Tensor, _, *grad_final: Tensor):
+        """The gradients of what ``apply`` takes."""
         settings, layers = ctx.settings, len(ctx.sizes)
         given = ctx.saved_tensors[: -3 - sum(ctx.sizes)]
         output, outputs, scores, *saved = ctx.saved_tensors[-3 - sum(ctx.sizes) :]

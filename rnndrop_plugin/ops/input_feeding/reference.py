@@ -17,8 +17,8 @@ from rnndrop_plugin.ops.recurrence.reference import NONLINEARITIES, STEPS, State
 class Attention(NamedTuple):
     """What a decoder attends to, and how.
 
-    The keys are the source's outputs times W_a of Luong's "general" score, the values are the source's outputs times the
-    context's part of W_c: both are the same at all steps.
+    The keys are the source's outputs times W_a of Luong's "general" score, the values are the source's outputs times
+    the context's part of W_c: both are the same at all steps.
 
     Attributes:
         keys, values: ``(batch, source, hidden)``.

@@ -37,6 +37,7 @@ class Steps:
             self.running = (torch.arange(time, device=lengths.device).unsqueeze(1) < lengths).unsqueeze(2)
 
     def buffer(self, initial: Tensor, dtype: torch.dtype) -> Tensor:
+        """States to read and write, of which the first is given."""
         states = initial.new_empty((self.time + 1, *initial.shape), dtype=dtype)
         states[self.first] = initial
         return states
@@ -56,6 +57,7 @@ class Steps:
         states[t + self.after] = new
 
     def zero_past_end(self, x: Tensor) -> Tensor:
+        """``x`` of all steps, zero where a sequence has ended."""
         return x if self.running is None else x.masked_fill(~self.running, 0)
 
     def choose(self, t: int, running: Tensor, ended: Tensor) -> Tensor:
@@ -71,8 +73,8 @@ def _derivative(y: Tensor, nonlinearity: str) -> Tensor:
 class Cell:
     """The steps of a cell in one layer and direction, forwards and backwards.
 
-    Forwards ``start``, then ``step`` for each step in order, then ``saved`` if there is to be a backward pass; backwards
-    ``start_backward``, then ``step_backward`` for each step in reverse order, then ``factors``.
+    Forwards ``start``, then ``step`` for each step in order, then ``saved`` if there is to be a backward pass;
+    backwards ``start_backward``, then ``step_backward`` for each step in reverse order, then ``factors``.
 
     Attributes:
         hs: the hidden states, a buffer of ``steps``.
