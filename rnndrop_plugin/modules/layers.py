@@ -10,9 +10,10 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from rnndrop_plugin.modules.dropout import dropout
 from rnndrop_plugin.modules.recurrent_dropout import GRUForm, RecurrentDropout
 from rnndrop_plugin.ops import NO_MASKS, SAMPLINGS, Masks, State, Weights, draw_mask, recurrence
+from rnndrop_plugin.ops.context import in_autocast
 from rnndrop_plugin.ops.masks import check_choice, check_rate
 from rnndrop_plugin.ops.recurrence import torch_nn
-from rnndrop_plugin.ops.recurrence.dispatch import compiled_trains_faster, in_autocast
+from rnndrop_plugin.ops.recurrence.dispatch import compiled_trains_faster
 
 
 class _Layer(RecurrentDropout, nn.RNNBase):

@@ -6,10 +6,10 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from rnndrop_plugin.ops.context import in_autocast
 from rnndrop_plugin.ops.input_feeding import bptt, reference
 from rnndrop_plugin.ops.input_feeding.reference import Attention
 from rnndrop_plugin.ops.masks import IDENTITY, Mask, Masks
-from rnndrop_plugin.ops.recurrence.dispatch import in_autocast
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
 

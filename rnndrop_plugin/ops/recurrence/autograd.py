@@ -5,7 +5,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops.masks import Masks
+from rnndrop_plugin.ops.gradients import must_be_differentiable, reference_gradients
+from rnndrop_plugin.ops.masks import Mask, Masks
 from rnndrop_plugin.ops.recurrence import reference
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
@@ -19,6 +20,16 @@ class Options(NamedTuple):
     lengths: Tensor | None
     reverse: bool
 
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The tensors among them: the masks and the lengths."""
+        return (*(mask.keep for mask in self.masks), self.lengths)
+
+    def with_tensors(self, tensors: tuple[Tensor | None, ...]) -> "Options":
+        """The same options with other tensors, in the order of :meth:`tensors`."""
+        *keeps, lengths = tensors
+        masks = Masks(*(Mask(keep, mask.scale) for keep, mask in zip(keeps, self.masks, strict=True)))
+        return self._replace(masks=masks, lengths=lengths)
+
 
 class Kernel(Protocol):
     """A recurrence and its gradient; the modules ``bptt`` and ``compiled`` are such kernels."""
@@ -26,7 +37,16 @@ class Kernel(Protocol):
     def forward(
         self, options: Options, input: Tensor, state: State, weights: Weights, save: bool
     ) -> tuple[Tensor, State, tuple[Tensor, ...]]:
-        """The output and final state, and what ``backward`` needs of the steps (nothing unless ``save``)."""
+        """The output and final state, and what ``backward`` needs of the steps, the output first.
+
+        Nothing is saved unless ``save``.
+        """
+
+    def saved_like(self, options: Options, input: Tensor, hidden: int) -> list[Tensor]:
+        """Tensors of the shapes and dtypes of what ``forward`` saves after the output, their values of no account.
+
+        Under torch.compile the sizes of ``input`` may be symbols instead of numbers.
+        """
 
     def backward(
         self,
@@ -47,51 +67,46 @@ class _Recurrence(torch.autograd.Function):
     def forward(ctx, kernel: Kernel, options: Options, input: Tensor, *tensors: Tensor | None):
         weights, state = Weights(*tensors[:4]), tensors[4:]
         output, final_state, saved = kernel.forward(options, input, state, weights, save=True)
-        ctx.kernel, ctx.options = kernel, options
-        ctx.save_for_backward(input, *tensors, *saved)
+        ctx.kernel, ctx.options, ctx.states = kernel, options, len(state)
+        # Masks and lengths are among them, so that autograd sees when they are changed in place.
+        ctx.save_for_backward(*options.tensors(), input, *tensors, *saved)
         return output, *final_state
 
     @staticmethod
     def backward(ctx, grad_output: Tensor, *grad_state: Tensor):
-        input, *tensors = ctx.saved_tensors
-        weights, tensors = Weights(*tensors[:4]), tensors[4:]
-        state, saved = tuple(tensors[: len(grad_state)]), tuple(tensors[len(grad_state) :])
-        if torch.is_grad_enabled():  # create_graph: only the reference can be differentiated again
-            inputs = (input, *weights, *state)
-            return None, None, *_reference_gradients(ctx, inputs, (grad_output, *grad_state))
+        saved = ctx.saved_tensors
+        options, inputs, saved = ctx.options.with_tensors(saved[:4]), saved[4 : 9 + ctx.states], saved[9 + ctx.states :]
+        if must_be_differentiable():
+
+            def function(input: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+                output, final_state = by_reference(options, input, tensors[4:], Weights(*tensors[:4]))
+                return output, *final_state
+
+            grad_outputs = (grad_output, *grad_state)
+            return None, None, *reference_gradients(function, inputs, ctx.needs_input_grad[2:], grad_outputs)
+        input, weights, state = inputs[0], Weights(*inputs[1:5]), inputs[5:]
         with torch.autocast(input.device.type, enabled=False):
             grad_input, grad_state, grad_weights = ctx.kernel.backward(
-                ctx.options, input, state, weights, saved, grad_output, grad_state, ctx.needs_input_grad[2]
+                options, input, state, weights, saved, grad_output, grad_state, ctx.needs_input_grad[2]
             )
         return None, None, grad_input, *grad_weights, *grad_state
 
 
-def _reference_gradients(ctx, inputs, grad_outputs) -> list[Tensor | None]:
-    # Views, so that a tensor that was given twice gets each gradient once.
-    inputs = [x if x is None else x.view_as(x) for x in inputs]
-    weights, state = Weights(*inputs[1:5]), tuple(inputs[5:])
-    options = ctx.options._asdict()
-    output, final_state = reference.recurrence(options.pop("cell"), inputs[0], state, weights, **options)
-    wanted = [k for k in range(len(inputs)) if ctx.needs_input_grad[2 + k]]
-    found = torch.autograd.grad(
-        (output, *final_state),
-        [inputs[k] for k in wanted],
-        grad_outputs,
-        create_graph=True,
-        allow_unused=True,
-        materialize_grads=True,
-    )
-    gradients: list[Tensor | None] = [None] * len(inputs)
-    for k, gradient in zip(wanted, found, strict=True):
-        gradients[k] = gradient
-    return gradients
+def by_reference(options: Options, input: Tensor, state: State, weights: Weights) -> tuple[Tensor, State]:
+    """Run the reference with these options."""
+    keywords = options._asdict()
+    return reference.recurrence(keywords.pop("cell"), input, state, weights, **keywords)
 
 
 def run(kernel: Kernel, options: Options, input: Tensor, state: State, weights: Weights) -> tuple[Tensor, State]:
     """Run ``kernel``, recording its gradient (which can itself be differentiated) where one is needed."""
-    tensors = (*weights, *state)
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (input, *tensors)):
-        output, *final_state = _Recurrence.apply(kernel, options, input, *tensors)
+    if gradient_is_wanted(input, state, weights):
+        output, *final_state = _Recurrence.apply(kernel, options, input, *weights, *state)
         return output, tuple(final_state)
     output, final_state, _ = kernel.forward(options, input, state, weights, save=False)
     return output, final_state
+
+
+def gradient_is_wanted(input: Tensor, state: State, weights: Weights) -> bool:
+    """Whether autograd is to record a gradient of any of these."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (input, *state, *weights))

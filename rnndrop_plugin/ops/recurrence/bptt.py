@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rnndrop_plugin.ops.recurrence.autograd import Options
-from rnndrop_plugin.ops.recurrence.reference import NONLINEARITIES, State, Weights
+from rnndrop_plugin.ops.recurrence.reference import GATES, NONLINEARITIES, State, Weights
 
 IN_PLACE = {"tanh": torch.tanh_, "relu": torch.relu_}
 
@@ -320,7 +320,19 @@ def forward(
             cell.step(t)
     output = steps.zero_past_end(steps.written(cell.hs))
     final_state = tuple(s[steps.last].to(input.dtype, copy=True) for s in cell.states())
-    return output, final_state, cell.saved() if save else ()
+    return output, final_state, (output, *cell.saved()) if save else ()
+
+
+def saved_like(options: Options, input: Tensor, hidden: int) -> list[Tensor]:
+    """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
+    time, batch, _ = input.shape
+    states, gates = input.new_empty(time + 1, batch, hidden), input.new_empty(time, batch, GATES[options.cell] * hidden)
+    return {
+        "lstm": [states, gates, torch.empty_like(states, dtype=torch.promote_types(input.dtype, torch.float32))],
+        "gru": [states, gates],
+        "gru_reset_after": [states, gates, torch.empty_like(states[1:])],
+        "rnn": [states],
+    }[options.cell]
 
 
 def backward(
@@ -338,7 +350,7 @@ def backward(
     cell = CELLS[options.cell](options, steps, weights)
     grad_output = steps.zero_past_end(grad_output)
     dh, *others = grad_state
-    cell.start_backward(saved, tuple(others))
+    cell.start_backward(saved[1:], tuple(others))
     for t in reversed(steps.order):
         dh = cell.step_backward(t, dh + grad_output[t])
     flat = cell.d_ih.flatten(0, 1)

@@ -87,20 +87,29 @@ def forward(
     arguments.output = output.data_ptr()
     arguments.h_n = final_state[0].data_ptr()
     arguments.c_n = final_state[-1].data_ptr()
-    saved = []
-    if save:
-        row = hidden * c_library.load()[0].rnndrop_padded_batch(batch)
-        sizes = {
-            "lstm": [time * 4 * row, (time + 1) * row],
-            "gru": [time * 2 * row, time * row],
-            "gru_reset_after": [time * 2 * row, time * row, time * row],
-            "rnn": [],
-        }
-        saved = [input.new_empty(size) for size in sizes[options.cell]]
-        for k, x in enumerate(saved):
-            arguments.saved[k] = x.data_ptr()
+    saved = saved_like(options, input, hidden) if save else []
+    for k, x in enumerate(saved):
+        arguments.saved[k] = x.data_ptr()
     _run(arguments, _FORWARD, input.dtype)
     return output, final_state, (output, *saved) if save else ()
+
+
+def saved_like(options: Options, input: Tensor, hidden: int) -> list[Tensor]:
+    """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
+    time, batch, _ = input.shape
+    row = hidden * padded_batch(batch)
+    sizes = {
+        "lstm": [time * 4 * row, (time + 1) * row],
+        "gru": [time * 2 * row, time * row],
+        "gru_reset_after": [time * 2 * row, time * row, time * row],
+        "rnn": [],
+    }
+    return [input.new_empty(size) for size in sizes[options.cell]]
+
+
+def padded_batch(batch: int) -> int:
+    """The lanes that the kernel computes for a batch, as ``padded`` of recurrence.c has them."""
+    return (batch + LANES - 1) // LANES * LANES
 
 
 def backward(

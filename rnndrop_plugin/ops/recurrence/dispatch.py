@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from rnndrop_plugin.ops import c_library
+from rnndrop_plugin.ops.context import in_autocast, is_plain, tracing, transformation
 from rnndrop_plugin.ops.masks import NO_MASKS, ArgumentError, Masks
-from rnndrop_plugin.ops.recurrence import autograd, bptt, compiled, reference, torch_nn
+from rnndrop_plugin.ops.recurrence import bptt, compiled, operators, torch_nn
+from rnndrop_plugin.ops.recurrence.autograd import Options, by_reference, gradient_is_wanted, run
+from rnndrop_plugin.ops.recurrence.checks import check_recurrence
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
 #: auto: the fastest of the others that can do what is asked;
@@ -18,6 +21,11 @@ from rnndrop_plugin.ops.recurrence.reference import State, Weights
 BACKENDS = ("auto", "reference", "torch", "cpu", "vendor")
 
 
+#: Those that record a gradient of their own, by name.
+KERNELS = operators.KERNELS
+KERNELS.update(torch=bptt, cpu=compiled)
+
+
 def choose_backend(
     cell: str,
     masks: Masks = NO_MASKS,
@@ -26,12 +34,18 @@ def choose_backend(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     backend: str = "auto",
+    time: int | None = None,
+    batch: int | None = None,
+    hidden: int | None = None,
+    training: bool = False,
 ) -> str:
-    """The name of the backend that :func:`recurrence` runs for these arguments.
+    """The name of the backend that :func:`recurrence` and the modules run for these arguments.
 
     Args:
         masks: what is dropped; of the masks only the scale and whether there is one are read.
         device, dtype: those of the input.
+        time, batch, hidden: the sizes, where they are known; else those of a large problem are assumed.
+        training: whether a gradient is wanted.
 
     Raises:
         ValueError: ``backend`` is unknown or cannot do what is asked.
@@ -39,21 +53,35 @@ def choose_backend(
     if backend not in BACKENDS:
         raise ArgumentError("backend", f"must be one of {', '.join(BACKENDS)}, got {backend!r}")
     device = torch.device(device).type
-    obstacle = torch_nn.obstacle(cell, masks, nonlinearity)
-    if backend == "vendor" and obstacle:
-        raise ArgumentError("backend", f"'vendor' cannot run this recurrence: {obstacle}")
-    if backend == "cpu" and device != "cpu":
-        raise ArgumentError("backend", f"'cpu' cannot run this recurrence: its tensors are on {device}")
-    if backend == "cpu" and c_library.unavailable():
-        raise ArgumentError("backend", f"'cpu' cannot run this recurrence: {c_library.unavailable()}")
     if backend != "auto":
+        obstacle = _obstacle(backend, cell, masks, nonlinearity, device)
+        if obstacle:
+            raise ArgumentError("backend", f"{backend!r} cannot run this recurrence: {obstacle}")
         return backend
+    vendor = torch_nn.obstacle(cell, masks, nonlinearity) is None
+    if transformation():
+        return "reference"
+    if tracing():
+        return "vendor" if vendor else "reference"
     if device != "cpu":
-        return "torch" if obstacle else "vendor"
+        return "vendor" if vendor and not torch.compiler.is_compiling() else "torch"
     if c_library.unavailable():
         c_library.warn_unavailable()
         return "torch"
     return "cpu"
+
+
+def _obstacle(backend: str, cell: str, masks: Masks, nonlinearity: str, device: str) -> str | None:
+    """Why the backend cannot run this here, None if it can."""
+    if backend == "reference":
+        return None
+    if around := transformation() or (backend in KERNELS and tracing()):
+        return f'it is under {around}, for which backend="reference" (or "auto") serves'
+    if backend == "vendor":
+        return torch_nn.obstacle(cell, masks, nonlinearity)
+    if backend == "cpu" and device != "cpu":
+        return f"its tensors are on {device}"
+    return c_library.unavailable() if backend == "cpu" else None
 
 
 def compiled_trains_faster(batch: int, device: torch.device | str, dtype: torch.dtype) -> bool:
@@ -83,47 +111,52 @@ def recurrence(
     """:func:`rnndrop_plugin.ops.recurrence.reference.recurrence` on the backend asked for.
 
     Under autocast the result has autocast's dtype, as that of torch's own recurrent kernels has. On a
-    CPU half types are computed in float32.
+    CPU half types are computed in float32. Masks of other dtypes than bool are taken where they hold 0 and 1
+    alone; ``lengths`` may be on the input's device or on a CPU.
 
     Raises:
-        ValueError: a mask whose shape does not fit or that the cell does not have, or a backend that cannot do what
-            is asked.
+        ValueError: an argument whose shape, dtype, device or value does not fit, or a backend that cannot do what
+            is asked. Every backend refuses the same.
+        TypeError: an argument that is no tensor, no Weights or no Masks.
     """
-    if cell not in reference.STEPS:
-        raise ValueError(f"cell must be one of {', '.join(reference.STEPS)}, got {cell!r}")
-    time, batch, _ = input.shape
-    hidden = weights.hh.size(1)
-    for name, mask in masks._asdict().items():
-        if cell == "rnn" and name != "hidden" and (mask.keep is not None or mask.scale != 1):
-            raise ValueError(f"an RNN has no {name} to drop: it takes only a hidden mask (Eq. 2)")
-        if mask.keep is not None and tuple(mask.keep.shape) not in ((batch, hidden), (time, batch, hidden)):
-            raise ValueError(
-                f"the {name} mask must be ({batch}, {hidden}) or ({time}, {batch}, {hidden}), "
-                f"got {tuple(mask.keep.shape)}"
-            )
+    options = Options(cell, masks, nonlinearity, lengths, reverse)
+    return (operators.call if torch.compiler.is_compiling() else _recurrence)(options, input, state, weights, backend)
+
+
+def _recurrence(options: Options, input: Tensor, state: State, weights: Weights, backend: str) -> tuple[Tensor, State]:
+    cell, masks, nonlinearity, lengths, reverse = options
+    state, weights, masks, lengths = check_recurrence(cell, input, state, weights, masks, nonlinearity, lengths)
+    options = Options(cell, masks, nonlinearity, lengths, bool(reverse))
     device = input.device.type
-    backend = choose_backend(cell, masks, nonlinearity=nonlinearity, device=device, dtype=input.dtype, backend=backend)
+    time, batch, _ = input.shape
+    backend = choose_backend(
+        cell,
+        masks,
+        nonlinearity=nonlinearity,
+        device=device,
+        dtype=input.dtype,
+        backend=backend,
+        time=time,
+        batch=batch,
+        hidden=weights.hh.size(1),
+        training=gradient_is_wanted(input, state, weights),
+    )
     autocast = in_autocast(device)
     dtype = torch.get_autocast_dtype(device) if autocast and input.dtype != torch.float64 else input.dtype
     half_on_cpu = device == "cpu" and dtype.itemsize < 4 and backend != "reference"
     input, state, weights = _cast(input, state, weights, torch.float32 if half_on_cpu else dtype)
-    options = autograd.Options(cell, masks, nonlinearity, lengths, reverse)
     with torch.autocast(device, enabled=False) if autocast else nullcontext():
-        if backend == "reference":
-            arguments = options._asdict()
-            del arguments["cell"]
-            output, state = reference.recurrence(cell, input, state, weights, **arguments)
+        if backend == "reference" or batch == 0:
+            output, state = by_reference(options, input, state, weights)
         elif backend == "vendor":
             output, state = torch_nn.forward(options, input, state, weights)
         else:
-            kernel = compiled if backend == "cpu" and batch > 0 else bptt
-            output, state = autograd.run(kernel, options, input, state, weights)
+            kernel = KERNELS[backend] if is_plain((input, *state, *weights)) else operators.Operator(backend)
+            output, state = run(kernel, options, input, state, weights)
     return output.to(dtype), tuple(s.to(dtype) for s in state)
 
 
-def in_autocast(device: str) -> bool:
-    """Whether autocast is on for ``device``; some (meta) have none."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+operators.register(_recurrence)
 
 
 def _cast(input: Tensor, state: State, weights: Weights, dtype: torch.dtype) -> tuple[Tensor, State, Weights]:

@@ -70,6 +70,7 @@ def rnn_step(x: Tensor, state: State, w: Weights, d: Masks, f: Callable) -> Stat
     return (f(F.linear(x, w.ih, w.bias_ih) + F.linear(d.hidden(h), w.hh, w.bias_hh)),)
 
 
+GATES = {"lstm": 4, "gru": 3, "gru_reset_after": 3, "rnn": 1}
 STEPS = {"lstm": lstm_step, "gru": gru_step, "gru_reset_after": gru_reset_after_step, "rnn": rnn_step}
 
 
@@ -101,10 +102,10 @@ def recurrence(
         sequence's last step.
     """
     step, f = STEPS[cell], NONLINEARITIES[nonlinearity]
-    steps = range(input.size(0))
+    steps = list(enumerate(input.unbind()))
     outputs = []
-    for t in reversed(steps) if reverse else steps:
-        new = step(input[t], state, weights, masks.at(t), f)
+    for t, x in reversed(steps) if reverse else steps:
+        new = step(x, state, weights, masks.at(t), f)
         output = new[0]
         if lengths is not None:
             running = (t < lengths).unsqueeze(1)

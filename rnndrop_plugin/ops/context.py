@@ -1,0 +1,45 @@
+"""What surrounds a call and decides what may compute it: autocast, and transformations of PyTorch."""
+
+import sys
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+def in_autocast(device: str) -> bool:
+    """Whether autocast is on for ``device``; some (meta) have none."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def tracing() -> str | None:
+    """What is recording torch's operations, which would not see compiled code; None if nothing is."""
+    exporter = sys.modules.get("torch.onnx._internal.exporter")
+    if exporter is not None and torch.onnx.is_in_onnx_export():
+        return "export to ONNX"
+    return "torch.jit.trace" if torch.jit.is_tracing() else None
+
+
+def transformation() -> str | None:
+    """What differentiates or vectorises torch's operations in its own way; None if nothing does."""
+    if torch._C._are_functorch_transforms_active():
+        return "a transformation of torch.func (grad, jvp, vmap, ...)"
+    return "forward-mode differentiation" if forward_ad._current_level >= 0 else None
+
+
+def values_are_known() -> bool:
+    """Whether the values of tensors can be read to check them."""
+    return not (torch.compiler.is_compiling() or _modes() or tracing() or transformation())
+
+
+def is_plain(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether compiled code may be called directly: nothing intercepts the operations on these tensors.
+
+    Otherwise (torch.compile, torch.export, fake tensors, subclasses) it has to be called as an operator of torch.
+    """
+    return not _modes() and all(x is None or type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
+
+
+def _modes() -> bool:
+    return torch._C._len_torch_dispatch_stack() > 0

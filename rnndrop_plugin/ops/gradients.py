@@ -1,0 +1,33 @@
+"""Gradients by differentiating a reference, where those of compiled code cannot serve."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from rnndrop_plugin.ops.context import in_autocast, transformation
+
+
+def must_be_differentiable() -> bool:
+    """Whether a backward pass is itself differentiated (``create_graph``) or vectorised (``is_grads_batched``)."""
+    return torch.is_grad_enabled() or transformation() is not None
+
+
+def reference_gradients(
+    function: Callable[..., Sequence[Tensor]],
+    inputs: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+    grad_outputs: Sequence[Tensor],
+) -> list[Tensor | None]:
+    """The gradients that are wanted of ``function(*inputs)``, None for the others."""
+    create_graph = torch.is_grad_enabled()
+    device = next(x.device.type for x in inputs if x is not None)
+    with torch.enable_grad(), torch.autocast(device, enabled=False) if in_autocast(device) else torch.enable_grad():
+        # Views, so that a tensor that was given twice gets each gradient once.
+        views = [x if x is None else x.view_as(x) for x in inputs]
+        leaves = [x for x, want in zip(views, wanted, strict=True) if want]
+        found = torch.autograd.grad(
+            function(*views), leaves, grad_outputs, create_graph=create_graph, allow_unused=True, materialize_grads=True
+        )
+    gradients = iter(found)
+    return [next(gradients) if want else None for want in wanted]

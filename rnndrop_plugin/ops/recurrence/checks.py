@@ -1,0 +1,151 @@
+"""What goes into a recurrence is checked here, before a backend is chosen, so that every backend refuses the same.
+
+The sizes are those of the input and of ``weights.hh``; all else has to fit them.
+"""
+
+import math
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnndrop_plugin.ops.context import in_autocast, values_are_known
+from rnndrop_plugin.ops.masks import Mask, Masks, check_choice
+from rnndrop_plugin.ops.recurrence.reference import GATES, NONLINEARITIES, STEPS, State, Weights
+
+
+def check_recurrence(
+    cell: str, input: Tensor, state: State, weights: Weights, masks: Masks, nonlinearity: str, lengths: Tensor | None
+) -> tuple[State, Weights, Masks, Tensor | None]:
+    """The arguments of :func:`rnndrop_plugin.ops.recurrence`, masks as bool and lengths as int64 on the input's device.
+
+    Raises:
+        ValueError: a shape, dtype, device or value that does not fit.
+        TypeError: something that is no tensor, no Weights or no Masks.
+    """
+    check_choice("cell", cell, STEPS)
+    check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
+    check_tensor("input", input)
+    if input.dim() != 3 or input.size(0) == 0:
+        raise ValueError(f"the input must be (time, batch, input) with at least one step, got {tuple(input.shape)}")
+    if not input.is_floating_point():
+        raise ValueError(f"the input must be of a floating-point dtype, got {input.dtype}")
+    time, batch, features = input.shape
+    weights, hidden = _check_weights(cell, input, weights, features)
+    state = _check_state(cell, input, state, batch, hidden)
+    if not isinstance(masks, Masks):
+        raise TypeError(f"masks must be Masks, got {type(masks).__name__}")
+    masks = Masks(*(_check_mask(cell, kind, mask, input, hidden) for kind, mask in masks._asdict().items()))
+    if lengths is not None:
+        lengths = check_lengths(lengths, batch, time, 0, input.device)
+    return state, weights, masks, lengths
+
+
+def check_tensor(name: str, x: Any) -> None:
+    """Raise TypeError unless ``x`` is a tensor, ValueError unless it is a dense one."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"the {name} must be a tensor, got {type(x).__name__}")
+    if x.layout is not torch.strided:
+        raise ValueError(f"the {name} must be a dense tensor, got {x.layout}")
+
+
+def check_like(name: str, x: Any, shape: tuple[int, ...], of: str, like: Tensor) -> None:
+    """Raise unless ``x`` is a tensor of this shape, and of the device and (autocast aside) dtype of ``like``."""
+    check_tensor(name, x)
+    if x.shape != shape:
+        raise ValueError(f"the {name} must be {tuple(shape)}, got {tuple(x.shape)}")
+    check_device(name, x, of, like)
+    if x.dtype != like.dtype and not in_autocast(like.device.type):
+        raise ValueError(f"the {name} is of {x.dtype}, the {of} of {like.dtype}: they must be the same")
+
+
+def check_device(name: str, x: Tensor, of: str, like: Tensor) -> None:
+    """Raise ValueError unless ``x`` is on the device of ``like``."""
+    if x.device != like.device:
+        raise ValueError(f"the {name} is on {x.device}, the {of} on {like.device}: not on the same device")
+
+
+def check_integers(name: str, x: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless ``x`` is a tensor of integers of this shape."""
+    check_tensor(name, x)
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise ValueError(f"the {name} must be of an integer dtype, got {x.dtype}")
+    if x.shape != shape:
+        raise ValueError(f"the {name} must be {tuple(shape)}, got {tuple(x.shape)}")
+
+
+def check_lengths(lengths: Any, batch: int, time: int, least: int, device: torch.device) -> Tensor:
+    """The lengths of sequences as int64 on ``device``; they may be given on a CPU, too."""
+    check_integers("lengths", lengths, (batch,))
+    if lengths.device != device and lengths.device.type != "cpu":
+        raise ValueError(f"the lengths are on {lengths.device}, the input on {device}: not on the same device")
+    if batch > 0 and not lengths.is_meta and values_are_known():
+        low, high = map(int, lengths.aminmax())
+        if low < least or high > time:
+            raise ValueError(f"lengths must be from {least} to {time}, got {low if low < least else high}")
+    return lengths.to(device, torch.int64)
+
+
+def _check_weights(cell: str, input: Tensor, weights: Weights, features: int) -> tuple[Weights, int]:
+    if not isinstance(weights, Weights):
+        raise TypeError(f"weights must be Weights, got {type(weights).__name__}")
+    check_tensor("weight hh", weights.hh)
+    shape = tuple(weights.hh.shape)
+    gates = GATES[cell]
+    if len(shape) != 2 or shape[1] == 0 or shape[0] != gates * shape[1]:
+        raise ValueError(f"the weight hh of the cell {cell} must be ({gates} * hidden, hidden), got {shape}")
+    rows, hidden = shape
+    check_like("weight hh", weights.hh, shape, "input", input)
+    check_like("weight ih", weights.ih, (rows, features), "input", input)
+    if (weights.bias_ih is None) != (weights.bias_hh is None):
+        raise ValueError("one bias alone was given: give both bias_ih and bias_hh, or none")
+    if weights.bias_ih is not None:
+        check_like("bias ih", weights.bias_ih, (rows,), "input", input)
+        check_like("bias hh", weights.bias_hh, (rows,), "input", input)
+    return weights, hidden
+
+
+def _check_state(cell: str, input: Tensor, state: State, batch: int, hidden: int) -> State:
+    names = ("h", "c") if cell == "lstm" else ("h",)
+    if isinstance(state, Tensor) or len(state) != len(names):
+        got = "a tensor" if isinstance(state, Tensor) else len(state)
+        raise ValueError(f"the state of the cell {cell} must be a tuple of {len(names)}: {', '.join(names)}; got {got}")
+    for name, s in zip(names, state, strict=True):
+        check_like(f"state {name}", s, (batch, hidden), "input", input)
+    return tuple(state)
+
+
+def _check_mask(cell: str, kind: str, mask: Mask, input: Tensor, hidden: int) -> Mask:
+    if not isinstance(mask, Mask):
+        raise TypeError(f"the {kind} mask must be a Mask, got {type(mask).__name__}")
+    keep, scale = mask
+    if keep is None and scale == 1:
+        return mask
+    if cell == "rnn" and kind != "hidden":
+        raise ValueError(f"an RNN has no {kind} to drop: it takes only a hidden mask (Eq. 2)")
+    if not isinstance(scale, Real) or not math.isfinite(scale):
+        raise ValueError(f"the scale of the {kind} mask must be a finite number, got {scale!r}")
+    if keep is None:
+        return mask
+    check_tensor(f"{kind} mask", keep)
+    time, batch, _ = input.shape
+    if keep.shape != (time, batch, hidden) and keep.shape != (batch, hidden):
+        raise ValueError(
+            f"the {kind} mask must be ({batch}, {hidden}) or ({time}, {batch}, {hidden}), got {tuple(keep.shape)}"
+        )
+    check_device(f"{kind} mask", keep, "input", input)
+    return mask if keep.dtype == torch.bool else Mask(_as_bool(kind, keep), scale)
+
+
+def _as_bool(kind: str, keep: Tensor) -> Tensor:
+    if keep.requires_grad:
+        raise ValueError(f"the {kind} mask requires a gradient, which a mask does not get: detach it")
+    if keep.is_meta:
+        return keep.bool()
+    if not values_are_known():
+        raise ValueError(f"the {kind} mask must be bool where its values cannot be checked, got {keep.dtype}")
+    dropped, kept = keep == 0, keep == 1
+    if not (dropped | kept).all():
+        raise ValueError(f"the {kind} mask must be bool or hold 0 and 1 alone, got others in {keep.dtype}")
+    return kept

@@ -1,0 +1,125 @@
+"""What does not fit is refused before a backend is chosen: by all of them, in the same words."""
+
+import math
+
+import pytest
+import torch
+
+from rnndrop_plugin.ops import Mask, Masks, Weights, c_library, recurrence
+
+TIME, BATCH, INPUT, HIDDEN = 5, 2, 6, 8
+BACKENDS = ["auto", "reference", "torch", "vendor"] + ["cpu"] * (c_library.unavailable() is None)
+X = torch.linspace(-1, 1, TIME * BATCH * INPUT).view(TIME, BATCH, INPUT)
+H = torch.zeros(BATCH, HIDDEN)
+KEEP = torch.arange(BATCH * HIDDEN).view(BATCH, HIDDEN) % 3 > 0
+
+
+def make_weights(gates=4, hidden=HIDDEN):
+    rows = gates * hidden
+    return Weights(torch.ones(rows, INPUT), torch.ones(rows, hidden), torch.ones(rows), torch.ones(rows))
+
+
+W = make_weights()
+
+
+def call(cell="lstm", input=X, state=(H, H), weights=W, masks=None, backend="auto", **options):
+    return recurrence(cell, input, state, weights, masks or Masks(), backend=backend, **options)
+
+
+BAD = {
+    "cell": ({"cell": "elman"}, "cell must be one of lstm, .*, got 'elman'"),
+    "nonlinearity": ({"nonlinearity": "elu"}, "nonlinearity must be one of tanh, relu, got 'elu'"),
+    "input-list": ({"input": X.tolist()}, "the input must be a tensor, got list"),
+    "input-2d": ({"input": X[0]}, r"the input must be \(time, batch, input\).*got \(2, 6\)"),
+    "input-no-step": ({"input": X[:0]}, r"at least one step, got \(0, 2, 6\)"),
+    "input-integer": ({"input": X.long()}, "the input must be of a floating-point dtype, got torch.int64"),
+    "input-complex": ({"input": X.to(torch.complex64)}, "of a floating-point dtype, got torch.complex64"),
+    "input-sparse": ({"input": X.to_sparse()}, "the input must be a dense tensor, got torch.sparse_coo"),
+    "input-device": ({"input": X.to("meta")}, "the weight hh is on cpu, the input on meta: not on the same device"),
+    "weights-tuple": ({"weights": tuple(W)}, "weights must be Weights, got tuple"),
+    "gates": ({"weights": make_weights(3)}, r"of the cell lstm must be \(4 \* hidden, hidden\), got \(24, 8\)"),
+    "gates-of-a-gru": ({"cell": "gru", "state": (H,)}, r"of the cell gru must be \(3 \* hidden, hidden\)"),
+    "ih-width": ({"weights": W._replace(ih=W.ih[:, :3])}, r"the weight ih must be \(32, 6\), got \(32, 3\)"),
+    "ih-device": ({"weights": W._replace(ih=W.ih.to("meta"))}, "weight ih is on meta, .* not on the same device"),
+    "hh-dtype": ({"weights": W._replace(hh=W.hh.double())}, "the weight hh is of torch.float64, the input of .*32"),
+    "bias-length": ({"weights": W._replace(bias_hh=torch.ones(8))}, r"the bias hh must be \(32,\), got \(8,\)"),
+    "one-bias": ({"weights": W._replace(bias_hh=None)}, "one bias alone was given"),
+    "one-state": ({"state": (H,)}, "the state of the cell lstm must be a tuple of 2: h, c; got 1"),
+    "state-tensor": ({"cell": "rnn", "state": H, "weights": make_weights(1)}, "must be a tuple of 1: h; got a tensor"),
+    "state-batch": ({"state": (H, H[:1])}, r"the state c must be \(2, 8\), got \(1, 8\)"),
+    "state-dtype": ({"state": (H, H.half())}, "the state c is of torch.float16, the input of torch.float32"),
+    "state-device": ({"state": (H.to("meta"), H)}, "the state h is on meta, .* not on the same device"),
+    "lengths-list": ({"lengths": [5, 5]}, "the lengths must be a tensor, got list"),
+    "lengths-number": ({"lengths": torch.tensor([5])}, r"the lengths must be \(2,\), got \(1,\)"),
+    "lengths-float": ({"lengths": torch.tensor([5.0, 5.0])}, "the lengths must be of an integer dtype, got .*float32"),
+    "lengths-long": ({"lengths": torch.tensor([5, 6])}, "lengths must be from 0 to 5, got 6"),
+    "lengths-negative": ({"lengths": torch.tensor([-1, 5])}, "lengths must be from 0 to 5, got -1"),
+    "lengths-device": ({"lengths": torch.ones(2, device="meta").int()}, "lengths are on meta, .* same device"),
+    "mask-shape": (
+        {"masks": Masks(cell=Mask(KEEP[:, :3]))},
+        r"the cell mask must be \(2, 8\) or \(5, 2, 8\), got \(2, 3\)",
+    ),
+    "mask-list": ({"masks": Masks(cell=Mask([[1]]))}, "the cell mask must be a tensor, got list"),
+    "mask-bare": ({"masks": Masks(KEEP)}, "the update mask must be a Mask, got Tensor"),
+    "masks-tuple": ({"masks": (Mask(KEEP),) * 3}, "masks must be Masks, got tuple"),
+    "mask-device": ({"masks": Masks(Mask(KEEP.to("meta")))}, "update mask is on meta, .* not on the same device"),
+    "mask-255": ({"masks": Masks(Mask(KEEP.byte() * 255))}, "update mask must be bool or hold 0 and 1 alone"),
+    "mask-half": ({"masks": Masks(hidden=Mask(KEEP * 0.5))}, "hidden mask must be bool or hold 0 and 1 alone"),
+    "mask-nan": ({"masks": Masks(Mask(torch.where(KEEP, 1.0, math.nan)))}, "must be bool or hold 0 and 1 alone"),
+    "mask-grad": ({"masks": Masks(Mask(KEEP.float().requires_grad_()))}, "the update mask requires a gradient"),
+    "mask-rnn": (
+        {"cell": "rnn", "state": (H,), "weights": make_weights(1), "masks": Masks(cell=Mask(KEEP))},
+        "an RNN has no cell to drop",
+    ),
+    "scale-nan": (
+        {"masks": Masks(Mask(KEEP, math.nan))},
+        "the scale of the update mask must be a finite number, got nan",
+    ),
+    "scale-tensor": (
+        {"masks": Masks(Mask(None, torch.tensor(2.0)))},
+        "update mask must be a finite number, got tensor",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refused_by_every_backend(case):
+    arguments, message = BAD[case]
+    said = set()
+    for backend in BACKENDS:
+        with pytest.raises((ValueError, TypeError), match=message) as error:
+            call(backend=backend, **arguments)
+        said.add((error.type, str(error.value)))
+    assert len(said) == 1 and "\n" not in said.pop()[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8])
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "vendor"])
+def test_masks_of_other_dtypes_are_those_of_bool(backend, dtype):
+    for keep in (KEEP, KEEP.expand(TIME, BATCH, HIDDEN)):
+        masks, expected = (Masks(*(Mask(k, 1.5) for _ in range(3))) for k in (keep.to(dtype), keep))
+        assert torch.equal(call(masks=masks, backend=backend)[0], call(masks=expected, backend=backend)[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_lengths_of_other_integers(backend):
+    for dtype in (torch.int32, torch.int16, torch.uint8):
+        lengths = torch.tensor([3, 5], dtype=dtype)
+        output, _ = call(lengths=lengths, backend=backend)
+        assert torch.equal(output, call(lengths=lengths.long(), backend=backend)[0])
+        assert (output[3:, 0] == 0).all() and (output[3:, 1] != 0).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_batch_of_nothing(backend):
+    output, state = call(input=X[:, :0], state=(H[:0], H[:0]), lengths=torch.ones(0).int(), backend=backend)
+    assert output.shape == (TIME, 0, HIDDEN) and all(s.shape == (0, HIDDEN) for s in state)
+
+
+def test_a_mask_changed_before_the_backward_pass_is_noticed():
+    for backend in ("torch", *BACKENDS[4:]):
+        keep, weights = KEEP.clone(), Weights(*(w.clone().requires_grad_() for w in W))
+        output, _ = call(masks=Masks(Mask(keep)), weights=weights, backend=backend)
+        keep.zero_()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            output.sum().backward()
