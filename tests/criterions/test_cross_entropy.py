@@ -10,7 +10,7 @@ from fairseq.logging import metrics
 
 from rnndrop_plugin.criterions import RnndropCrossEntropy
 from rnndrop_plugin.criterions.cross_entropy import activation_penalty
-from rnndrop_plugin.ops.cross_entropy import dispatch as cross_entropy
+from rnndrop_plugin.ops.cross_entropy import chunked, dispatch
 
 ARGUMENTS = (
     "--user-dir rnndrop_plugin --cpu --batch-size 4 --tokens-per-sample 6 --optimizer sgd --lr 1 --clip-norm 5 "
@@ -32,9 +32,9 @@ BUILT_IN_ADAPTIVE = [
 @pytest.fixture(autouse=True)
 def chunks(monkeypatch):
     """Chunks of some rows at these sizes, and no way around them."""
-    monkeypatch.setattr(cross_entropy, "SMALL", 0)
-    monkeypatch.setattr(cross_entropy, "ROWS", 1)
-    monkeypatch.setattr(cross_entropy, "CHUNK", 100)
+    monkeypatch.setattr(dispatch, "SMALL", 0)
+    monkeypatch.setattr(chunked, "ROWS", 1)
+    monkeypatch.setattr(chunked, "CHUNK", 100)
 
 
 @pytest.fixture

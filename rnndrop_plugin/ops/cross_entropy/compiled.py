@@ -30,18 +30,14 @@ def linear_cross_entropy(
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """The loss, the negative log-likelihood and the gradients that are wanted of the first three arguments.
 
-    See :func:`rnndrop_plugin.ops.linear_cross_entropy`; here ``features`` is ``(rows, features)``. The working
-    storage is twice the weight, reordered, and up to 512 rows of logits.
+    See :func:`rnndrop_plugin.ops.linear_cross_entropy`; here ``features`` is ``(rows, features)``, and every
+    row counts and has a class. The working storage is twice the weight, reordered, and up to 512 rows of logits.
 
     Raises:
-        IndexError: a target that is no class.
         MemoryError: no room for the working storage.
     """
     (rows, size), classes = features.shape, weight.size(0)
-    for extreme in map(int, target.aminmax()):
-        if not 0 <= extreme < classes:
-            raise IndexError(f"target {extreme} is out of bounds: there are {classes} classes")
-    share = label_smoothing / (classes - 1)
+    share = label_smoothing / max(classes - 1, 1)
     inputs = features, weight, bias, target
     keep_alive: list[Tensor] = []
     gradients = [x.new_empty(x.shape) if want else None for x, want in zip(inputs, wanted, strict=False)]

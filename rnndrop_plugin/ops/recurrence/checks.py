@@ -5,12 +5,12 @@ The sizes are those of the input and of ``weights.hh``; all else has to fit them
 
 import math
 from numbers import Real
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops.context import in_autocast, values_are_known
+from rnndrop_plugin.ops.checks import check_device, check_lengths, check_like, check_tensor
+from rnndrop_plugin.ops.context import values_are_known
 from rnndrop_plugin.ops.masks import Mask, Masks, check_choice
 from rnndrop_plugin.ops.recurrence.reference import GATES, NONLINEARITIES, STEPS, State, Weights
 
@@ -40,51 +40,6 @@ def check_recurrence(
     if lengths is not None:
         lengths = check_lengths(lengths, batch, time, 0, input.device)
     return state, weights, masks, lengths
-
-
-def check_tensor(name: str, x: Any) -> None:
-    """Raise TypeError unless ``x`` is a tensor, ValueError unless it is a dense one."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"the {name} must be a tensor, got {type(x).__name__}")
-    if x.layout is not torch.strided:
-        raise ValueError(f"the {name} must be a dense tensor, got {x.layout}")
-
-
-def check_like(name: str, x: Any, shape: tuple[int, ...], of: str, like: Tensor) -> None:
-    """Raise unless ``x`` is a tensor of this shape, and of the device and (autocast aside) dtype of ``like``."""
-    check_tensor(name, x)
-    if x.shape != shape:
-        raise ValueError(f"the {name} must be {tuple(shape)}, got {tuple(x.shape)}")
-    check_device(name, x, of, like)
-    if x.dtype != like.dtype and not in_autocast(like.device.type):
-        raise ValueError(f"the {name} is of {x.dtype}, the {of} of {like.dtype}: they must be the same")
-
-
-def check_device(name: str, x: Tensor, of: str, like: Tensor) -> None:
-    """Raise ValueError unless ``x`` is on the device of ``like``."""
-    if x.device != like.device:
-        raise ValueError(f"the {name} is on {x.device}, the {of} on {like.device}: not on the same device")
-
-
-def check_integers(name: str, x: Any, shape: tuple[int, ...]) -> None:
-    """Raise unless ``x`` is a tensor of integers of this shape."""
-    check_tensor(name, x)
-    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
-        raise ValueError(f"the {name} must be of an integer dtype, got {x.dtype}")
-    if x.shape != shape:
-        raise ValueError(f"the {name} must be {tuple(shape)}, got {tuple(x.shape)}")
-
-
-def check_lengths(lengths: Any, batch: int, time: int, least: int, device: torch.device) -> Tensor:
-    """The lengths of sequences as int64 on ``device``; they may be given on a CPU, too."""
-    check_integers("lengths", lengths, (batch,))
-    if lengths.device != device and lengths.device.type != "cpu":
-        raise ValueError(f"the lengths are on {lengths.device}, the input on {device}: not on the same device")
-    if batch > 0 and not lengths.is_meta and values_are_known():
-        low, high = map(int, lengths.aminmax())
-        if low < least or high > time:
-            raise ValueError(f"lengths must be from {least} to {time}, got {low if low < least else high}")
-    return lengths.to(device, torch.int64)
 
 
 def _check_weights(cell: str, input: Tensor, weights: Weights, features: int) -> tuple[Weights, int]:

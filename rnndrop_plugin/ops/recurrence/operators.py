@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rnndrop_plugin.ops.checks import check_lengths
 from rnndrop_plugin.ops.masks import Mask, Masks
 from rnndrop_plugin.ops.recurrence.autograd import Kernel, Options
-from rnndrop_plugin.ops.recurrence.checks import check_lengths
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
 LIBRARY = torch.library.Library("rnndrop", "FRAGMENT")

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from rnndrop_plugin.ops import c_library, linear_cross_entropy, linear_cross_entropy_ref
-from rnndrop_plugin.ops.cross_entropy import dispatch as cross_entropy
+from rnndrop_plugin.ops.cross_entropy import chunked, dispatch
 
 PAD = 1
 TOLERANCES = {torch.float32: 2e-6, torch.float64: 1e-14}
@@ -24,9 +24,9 @@ def form(request, monkeypatch):
 @pytest.fixture
 def chunks(form, monkeypatch):
     """Both forms, the one in torch operations in chunks of three rows at the sizes below, and no way around them."""
-    monkeypatch.setattr(cross_entropy, "SMALL", 0)
-    monkeypatch.setattr(cross_entropy, "ROWS", 1)
-    monkeypatch.setattr(cross_entropy, "CHUNK", 40)
+    monkeypatch.setattr(dispatch, "SMALL", 0)
+    monkeypatch.setattr(chunked, "ROWS", 1)
+    monkeypatch.setattr(chunked, "CHUNK", 40)
 
 
 def problem(batch=4, time=5, size=7, vocabulary=13, bias=True, dtype=torch.float64, padding=True):
@@ -87,7 +87,7 @@ def test_default_chunks(form):
 @pytest.mark.parametrize(("size", "vocabulary"), [(19, 101), (521, 40)])
 def test_instruction_sets(instructions, size, vocabulary, monkeypatch):
     """Sizes that fill neither vectors nor tiles, sums longer than a block, several chunks, any number of threads."""
-    monkeypatch.setattr(cross_entropy, "SMALL", 0)
+    monkeypatch.setattr(dispatch, "SMALL", 0)
     loaded, _ = c_library.load()
     inputs = problem(30, 35, size, vocabulary)
     expected = gradients(linear_cross_entropy_ref, *inputs, label_smoothing=0.1)
@@ -222,3 +222,51 @@ def test_impossible_target(chunks, impossible):
     target[0, 0] = impossible
     with pytest.raises((IndexError, RuntimeError), match=f"{impossible} is out of bounds"):
         linear_cross_entropy(features, weight, bias, target, PAD)
+
+
+ROWS, CLASSES, SIZE = 6, 13, 7
+F_, W_, B_, T_ = torch.ones(ROWS, SIZE), torch.ones(CLASSES, SIZE), torch.ones(CLASSES), torch.arange(ROWS)
+BAD = {
+    "features-integer": ((F_.long(), W_, B_, T_), r"features must be .* of a floating-point dtype, got .*int64"),
+    "features-scalar": ((F_[0, 0], W_, B_, T_), r"the features must be \(\.\.\., features\)"),
+    "features-list": ((F_.tolist(), W_, B_, T_), "the features must be a tensor, got list"),
+    "weight-1d": ((F_, W_[0], B_, T_), r"the weight must be \(vocabulary, features\), got \(7,\)"),
+    "weight-empty": ((F_, W_[:0], B_[:0], T_), r"the weight must be \(vocabulary, features\), got \(0, 7\)"),
+    "weight-width": ((F_, W_[:, :3], B_, T_), r"the weight must be \(13, 7\), got \(13, 3\)"),
+    "weight-dtype": ((F_, W_.double(), B_, T_), "the weight is of torch.float64, the features of torch.float32"),
+    "weight-device": ((F_, W_.to("meta"), B_, T_), "the weight is on meta, .* not on the same device"),
+    "bias-length": ((F_, W_, B_[:5], T_), r"the bias must be \(13,\), got \(5,\)"),
+    "target-number": ((F_, W_, B_, T_[:5]), r"the target must be \(6,\), got \(5,\)"),
+    "target-float": ((F_, W_, B_, T_.float()), "the target must be of an integer dtype, got torch.float32"),
+    "target-bool": ((F_, W_, B_, T_ > 2), "the target must be of an integer dtype, got torch.bool"),
+    "target-device": ((F_, W_, B_, T_.to("meta")), "the target is on meta, .* not on the same device"),
+    "target-13": ((F_, W_, B_, T_ + 8), "target 13 is out of bounds: there are 13 classes"),
+    "target-negative": ((F_, W_, B_, T_ - 1), "target -1 is out of bounds: there are 13 classes"),
+    "ignore-index": ((F_, W_, B_, T_, None), "ignore_index must be an integer, got None"),
+    "smoothing": ((F_, W_, B_, T_, -100, 1.5), r"label_smoothing must be in \[0, 1\], got 1.5"),
+    "smoothing-nan": ((F_, W_, B_, T_, -100, float("nan")), r"label_smoothing must be in \[0, 1\], got nan"),
+    "smoothing-one-class": ((F_, W_[:1], B_[:1], T_ * 0, -100, 0.1), "label_smoothing needs at least two classes"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refused_by_every_form(case, chunks):
+    arguments, message = BAD[case]
+    said = set()
+    for function in (linear_cross_entropy, linear_cross_entropy_ref):
+        with pytest.raises((ValueError, TypeError, IndexError), match=message) as error:
+            function(*arguments)
+        said.add((error.type, str(error.value)))
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_targets_of_other_integers(chunks, dtype):
+    features, weight, bias, target = problem()
+    expected = linear_cross_entropy(features, weight, bias, target, PAD)
+    assert_close(linear_cross_entropy(features, weight, bias, target.to(dtype), PAD), expected, 0)
+
+
+def test_one_class_costs_nothing(chunks):
+    loss, _ = linear_cross_entropy(F_, W_[:1], B_[:1], T_ * 0)
+    assert loss == 0

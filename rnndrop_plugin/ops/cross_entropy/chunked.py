@@ -1,0 +1,67 @@
+"""The output layer and its loss in torch operations, some rows at a time."""
+
+import math
+
+import torch
+from torch import Tensor
+
+CHUNK = 2**22  # logits at a time: 16 MB, so that the softmax and the products find them in the cache
+ROWS = 256  # at a time at least: the products of fewer are slow
+
+
+def linear_cross_entropy(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    label_smoothing: float,
+    wanted: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """The loss, the negative log-likelihood and the gradients that are wanted of the first three arguments.
+
+    See :func:`rnndrop_plugin.ops.linear_cross_entropy`; here ``features`` is ``(rows, features)``, and every row
+    counts.
+    """
+    vocabulary = weight.size(0)
+    grad_features = torch.empty_like(features) if wanted[0] else None
+    grad_weight = torch.zeros_like(weight) if wanted[1] else None
+    grad_bias = torch.zeros_like(bias) if wanted[2] else None
+    loss, nll = features.new_zeros(()), features.new_zeros(())
+    share = label_smoothing / max(vocabulary - 1, 1)
+    chunks = min(math.ceil(len(target) * vocabulary / CHUNK), math.ceil(len(target) / ROWS))
+    rows = math.ceil(len(target) / max(chunks, 1)) or 1
+    # A product is up to a third slower where the rows of its result do not begin at cache lines of 64 bytes.
+    padded = features.new_empty(rows, math.ceil(vocabulary / 16) * 16)
+    ones = features.new_ones(rows)
+    for start in range(0, len(target), rows):
+        chunk = slice(start, start + rows)
+        x, y = features[chunk], target[chunk].unsqueeze(1)
+        whole_rows = padded[: len(x)]
+        whole_rows[:, vocabulary:] = -torch.inf
+        logits = whole_rows[:, :vocabulary]
+        if bias is None:
+            torch.mm(x, weight.t(), out=logits)
+        else:
+            torch.addmm(bias, x, weight.t(), out=logits)
+        of_target = logits.gather(1, y)
+        sum_of_logits = logits.sum() if label_smoothing else 0.0
+        largest = whole_rows.amax(1, keepdim=True)
+        probs = torch.softmax(whole_rows, dim=1, out=whole_rows)
+        # log(sum(exp(logits))), from a probability that is never small
+        normaliser = largest - probs.amax(1, keepdim=True).log()
+        chunk_nll = (normaliser - of_target).sum()
+        nll += chunk_nll
+        loss += (1 - label_smoothing - share) * chunk_nll + share * (vocabulary * normaliser.sum() - sum_of_logits)
+        if not any(wanted):
+            continue
+        grad = probs[:, :vocabulary]  # of the logits: the probabilities less those of the smoothed target
+        if label_smoothing:
+            grad -= share
+        grad.scatter_add_(1, y, grad.new_full((), label_smoothing + share - 1).expand_as(y))
+        if grad_features is not None:
+            torch.mm(grad, weight, out=grad_features[chunk])
+        if grad_weight is not None:
+            grad_weight.addmm_(grad.t(), x)
+        if grad_bias is not None:
+            grad_bias.addmv_(grad.t(), ones[: len(x)])
+    return loss, nll, [grad_features, grad_weight, grad_bias]

@@ -1,0 +1,28 @@
+"""The output layer and its loss in plain operations: what every other form must equal."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rnndrop_plugin.ops.context import values_are_known
+
+
+def linear_cross_entropy(
+    features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, ignore_index: int, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """See :func:`rnndrop_plugin.ops.linear_cross_entropy`; here ``features`` is ``(rows, features)``.
+
+    Any dtype, differentiable any number of times.
+    """
+    counted = target != ignore_index
+    if not values_are_known():  # the number of rows that count is not known, either
+        features = torch.where(counted.unsqueeze(1), features, 0)
+    elif not counted.all():
+        features, target, counted = features[counted], target[counted], counted[counted]
+    logits = F.linear(features, weight, bias)
+    log_probs = F.log_softmax(logits, dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    nll = loss = F.nll_loss(log_probs, target, ignore_index=ignore_index, reduction="sum")
+    if label_smoothing:
+        share = label_smoothing / (weight.size(0) - 1)
+        loss = (1 - label_smoothing - share) * nll - share * torch.where(counted, log_probs.sum(1), 0).sum()
+    return loss, nll.detach()
