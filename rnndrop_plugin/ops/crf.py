@@ -7,6 +7,9 @@ The score of a path y is the sum over its steps of ``emissions[t, y_t]`` and ove
 import torch
 from torch import Tensor
 
+from rnndrop_plugin.ops.checks import check_device, check_integers, check_lengths, check_tensor
+from rnndrop_plugin.ops.context import values_are_known
+
 
 def crf_nll(
     emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, tags: Tensor, lengths: Tensor
@@ -21,11 +24,24 @@ def crf_nll(
         lengths: ``(batch,)``, each at least 1.
 
     Returns:
-        ``(batch,)``.
+        ``(batch,)``, at least float32 whatever the dtype of the arguments.
+
+    Raises:
+        ValueError: a shape, dtype, device or length that does not fit.
+        TypeError: something that is no tensor.
+        IndexError: a tag that the scores do not have.
     """
+    emissions, transitions, start, end, lengths = _checked(emissions, transitions, start, end, lengths)
+    check_integers("tags", tags, emissions.shape[:2])
+    check_device("tags", tags, "emissions", emissions)
+    tags = tags.long()
     time = emissions.size(1)
     inside = torch.arange(time, device=emissions.device) < lengths.unsqueeze(1)
     tags = tags.where(inside, 0)
+    if values_are_known() and tags.numel() > 0 and not tags.is_meta:
+        for extreme in map(int, tags.aminmax()):
+            if not 0 <= extreme < len(start):
+                raise IndexError(f"tag {extreme} is out of bounds: there are {len(start)} tags")
     steps = emissions.gather(2, tags.unsqueeze(2)).squeeze(2)
     moves = transitions[tags[:, :-1], tags[:, 1:]]
     last = tags.gather(1, lengths.unsqueeze(1) - 1).squeeze(1)
@@ -41,8 +57,9 @@ def crf_nll(
 def crf_decode(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> Tensor:
     """The path of the highest score (Viterbi), ``(batch, time)``; past a sequence's end its last tag is repeated.
 
-    The arguments are those of :func:`crf_nll`.
+    The arguments and errors are those of :func:`crf_nll`.
     """
+    emissions, transitions, start, end, lengths = _checked(emissions, transitions, start, end, lengths)
     batch, time, tags = emissions.shape
     stay = torch.arange(tags, device=emissions.device).expand(batch, tags)
     best = start + emissions[:, 0]
@@ -56,3 +73,22 @@ def crf_decode(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tenso
     for previous in reversed(came_from):
         path.append(previous.gather(1, path[-1].unsqueeze(1)).squeeze(1))
     return torch.stack(path[::-1], dim=1)
+
+
+def _checked(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> list[Tensor]:
+    """The arguments in at least float32: sums over a sequence lose too much in half types."""
+    check_tensor("emissions", emissions)
+    if emissions.dim() != 3 or 0 in emissions.shape[1:]:
+        raise ValueError(f"the emissions must be (batch, time, tags), got {tuple(emissions.shape)}")
+    batch, time, tags = emissions.shape
+    scores = {"emissions": emissions, "transitions": transitions, "start": start, "end": end}
+    shapes = {"transitions": (tags, tags), "start": (tags,), "end": (tags,)}
+    for name, x in scores.items():
+        check_tensor(name, x)
+        if x.shape != (shape := shapes.get(name, emissions.shape)):
+            raise ValueError(f"the {name} must be {shape}, got {tuple(x.shape)}")
+        check_device(name, x, "emissions", emissions)
+        if not x.is_floating_point():
+            raise ValueError(f"the {name} must be of a floating-point dtype, got {x.dtype}")
+    scores = [x.to(torch.promote_types(x.dtype, torch.float32)) for x in scores.values()]
+    return [*scores, check_lengths(lengths, batch, time, 1, emissions.device)]

@@ -62,3 +62,51 @@ def test_without_transitions_each_step_is_its_own():
     softmax = torch.nn.functional.cross_entropy(emissions.transpose(1, 2), gold, reduction="none").sum(1)
     torch.testing.assert_close(crf_nll(emissions, *none, gold, lengths), softmax)
     assert torch.equal(crf_decode(emissions, *none, lengths), emissions.argmax(2))
+
+
+E_, T_, S_ = torch.zeros(2, 4, 3), torch.zeros(3, 3), torch.zeros(3)
+TAGS, LENGTHS = torch.ones(2, 4, dtype=torch.int32), torch.tensor([4, 1], dtype=torch.int32)
+BAD = {
+    "emissions": ((E_[0], T_, S_, S_), LENGTHS, r"the emissions must be \(batch, time, tags\), got \(4, 3\)"),
+    "transitions": ((E_, T_[:2], S_, S_), LENGTHS, r"the transitions must be \(3, 3\), got \(2, 3\)"),
+    "start": ((E_, T_, S_[:1], S_), LENGTHS, r"the start must be \(3,\), got \(1,\)"),
+    "end-device": ((E_, T_, S_, S_.to("meta")), LENGTHS, "the end is on meta, .* not on the same device"),
+    "end-integer": ((E_, T_, S_, S_.long()), LENGTHS, "the end must be of a floating-point dtype, got torch.int64"),
+    "lengths-zero": ((E_, T_, S_, S_), LENGTHS - 1, "lengths must be from 1 to 4, got 0"),
+    "lengths-long": ((E_, T_, S_, S_), LENGTHS + 1, "lengths must be from 1 to 4, got 5"),
+    "lengths-number": ((E_, T_, S_, S_), LENGTHS[:1], r"the lengths must be \(2,\), got \(1,\)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_does_not_fit_is_refused(case):
+    scores, lengths, message = BAD[case]
+    for function, arguments in ((crf_nll, (*scores, TAGS, lengths)), (crf_decode, (*scores, lengths))):
+        with pytest.raises(ValueError, match=message):
+            function(*arguments)
+
+
+def test_tags_that_do_not_fit_are_refused():
+    for wrong, error, message in (
+        (TAGS + 2, IndexError, "tag 3 is out of bounds: there are 3 tags"),
+        (TAGS[:, :3], ValueError, r"the tags must be \(2, 4\), got \(2, 3\)"),
+        (TAGS.float(), ValueError, "the tags must be of an integer dtype, got torch.float32"),
+    ):
+        with pytest.raises(error, match=message):
+            crf_nll(E_, T_, S_, S_, wrong, LENGTHS)
+    beyond = TAGS.clone()
+    beyond[1, 1:] = 99  # past the end anything may stand
+    assert torch.equal(crf_nll(E_, T_, S_, S_, beyond, LENGTHS), crf_nll(E_, T_, S_, S_, TAGS, LENGTHS))
+
+
+def test_half_types_are_summed_in_float32():
+    """A long sequence whose two paths differ by less than bfloat16 can hold of their sums."""
+    emissions = torch.full((1, 400, 2), 1.0, dtype=torch.bfloat16)
+    emissions[0, :, 1] = 1.0078125
+    scores = emissions, *(torch.zeros(*size, dtype=torch.bfloat16) for size in ((2, 2), (2,), (2,)))
+    scores[1].fill_(-8).fill_diagonal_(0)  # one tag throughout
+    assert crf_decode(*scores, torch.tensor([400])).all()
+    nll = crf_nll(*scores, torch.ones(1, 400).int(), torch.tensor([400]))
+    exact = crf_nll(*(x.double() for x in scores), torch.ones(1, 400).int(), torch.tensor([400]))
+    assert nll.dtype == torch.float32
+    torch.testing.assert_close(nll.double(), exact, rtol=1e-3, atol=1e-4)
