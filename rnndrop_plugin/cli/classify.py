@@ -5,7 +5,7 @@ import json
 
 from tqdm import tqdm
 
-from rnndrop_plugin.cli.prediction import add_arguments, write
+from rnndrop_plugin.cli.prediction import add_arguments, import_user_dir, write
 from rnndrop_plugin.cli.prepare_semeval import words_of
 from rnndrop_plugin.data.text import read_lines
 
@@ -59,10 +59,11 @@ def main() -> None:
             texts.append(line.strip())
             words.append(words_of(f"{path}, line {number}", line) if args.tokenize == "tweets" else line.split())
 
-    from rnndrop_plugin.tasks import prediction  # takes seconds: not before the input has been read
+    from rnndrop_plugin.tasks.pretrained import (
+        PretrainedClassifier,
+    )  # takes seconds: not before the input has been read
 
-    task, model = prediction.load(args.path, args.data, "rnndrop_classification")
-    rows = prediction.predict(task, model, words, args.batch_size, lambda logits, _: logits.softmax(dim=1))
-    # not strict: a text without words has no probabilities
-    probabilities = [dict(zip(task.classes, row, strict=False)) for row in rows]
+    import_user_dir(args.user_dir)
+    classifier = PretrainedClassifier.load(args.path, data=args.data)
+    probabilities = classifier.predict(words, args.batch_size)
     write("".join(map(as_json if args.json else as_columns, texts, probabilities)))

@@ -23,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--path", type=Path, required=True, metavar="CHECKPOINT", help="the model, made by fairseq-train"
     )
     parser.add_argument(
+        "--user-dir",
+        metavar="DIR",
+        help="a folder with a task of one's own, such as fairseq-train was given (rnndrop's tasks are always there)",
+    )
+    parser.add_argument(
         "--data",
         type=Path,
         metavar="DIR",
@@ -35,6 +40,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="sequences at a time, which changes the speed alone (default: %(default)s)",
     )
+
+
+def import_user_dir(folder: str | None) -> None:
+    """Import the --user-dir, so that its tasks are known."""
+    if folder is not None:
+        from fairseq import utils  # takes seconds
+
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"--user-dir {folder}: no such folder")
+        utils.import_user_module(argparse.Namespace(user_dir=folder))
 
 
 def write(text: str) -> None:

@@ -8,7 +8,7 @@ from sacremoses import MosesTokenizer
 from tqdm import tqdm
 
 from rnndrop_plugin.cli.arguments import add_column_arguments, language
-from rnndrop_plugin.cli.prediction import add_arguments, write
+from rnndrop_plugin.cli.prediction import add_arguments, import_user_dir, write
 from rnndrop_plugin.data.columns import read_sentences, tag_scheme, to_iob2
 from rnndrop_plugin.data.text import read_lines
 
@@ -115,11 +115,11 @@ def main() -> None:
         scheme = tag_scheme(sentences)
         gold = [to_iob2(sentence, scheme, "these files").tags for sentence in sentences]
 
-    from rnndrop_plugin.tasks import prediction  # takes seconds: not before the input has been read
+    from rnndrop_plugin.tasks.pretrained import PretrainedTagger  # takes seconds: not before the input has been read
 
-    task, model = prediction.load(args.path, args.data, "rnndrop_tagging")
-    rows = prediction.predict(task, model, words, args.batch_size, model.decode)
-    tags = [[task.classes[i] for i in row[: len(sentence)]] for row, sentence in zip(rows, words, strict=True)]
+    import_user_dir(args.user_dir)
+    tagger = PretrainedTagger.load(args.path, data=args.data)
+    tags = tagger.predict(words, args.batch_size)
     columns = (words, gold, tags) if args.gold else (words, tags)
     write("".join(map(as_json if args.json else as_columns, *columns)))
     if args.gold:

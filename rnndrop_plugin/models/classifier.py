@@ -22,6 +22,8 @@ class ClassifierConfig(RecurrentConfig):
 class RecurrentClassifier(SequenceModel):
     """Predicts one label from what the last layer holds after a sequence's last step (sections 4.1 and 4.5)."""
 
+    pretrained = "PretrainedClassifier"
+
     @classmethod
     def build_model(cls, cfg: ClassifierConfig, task):
         """Build the model of ``cfg``.

@@ -21,6 +21,7 @@ from rnndrop_plugin.models.config import (
     init_uniform,
     register_architectures,
 )
+from rnndrop_plugin.models.from_pretrained import FromPretrained
 
 
 @dataclass
@@ -196,10 +197,11 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         return 10**9
 
 
-class RecurrentLanguageModel(CheckedLoading, FairseqLanguageModel):
+class RecurrentLanguageModel(FromPretrained, CheckedLoading, FairseqLanguageModel):
     """A language model over streams; the subclasses say which recurrent layers it has."""
 
     rnn_class: type[nn.Module]  # of rnndrop_plugin.modules
+    pretrained = "PretrainedLanguageModel"
 
     @classmethod
     def build_model(cls, cfg: LanguageModelConfig, task):

@@ -14,6 +14,7 @@ from rnndrop_plugin.models.config import (
     init_embeddings,
     init_uniform,
 )
+from rnndrop_plugin.models.from_pretrained import FromPretrained
 from rnndrop_plugin.modules import CharacterCNN, Dropout, EmbeddingDropout
 
 
@@ -61,7 +62,7 @@ class WordFeatures(nn.Module):
         return torch.cat(x, dim=2)
 
 
-class SequenceModel(CheckedLoading, BaseFairseqModel):
+class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
     """Word features, recurrent layers and an output layer; the subclasses say which steps it is applied to.
 
     Args:

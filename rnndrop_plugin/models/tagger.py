@@ -56,6 +56,8 @@ class RecurrentTagger(SequenceModel):
     The others are those of :class:`SequenceModel`.
     """
 
+    pretrained = "PretrainedTagger"
+
     def __init__(self, *args, crf: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
         self.crf = modules.CRF(self.output_projection.out_features) if crf else None

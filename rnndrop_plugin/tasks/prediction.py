@@ -6,38 +6,51 @@ from pathlib import Path
 import torch
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
-from torch import Tensor
+from fairseq.tasks import TASK_REGISTRY
+from torch import Tensor, nn
 from tqdm import tqdm
 
 import rnndrop_plugin
 from rnndrop_plugin.data.capitalisation import capitalisation
 from rnndrop_plugin.data.sequence_dataset import Sequences, batch_iterator, spellings
 from rnndrop_plugin.models.sequence_model import SequenceModel
+from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 from rnndrop_plugin.tasks.sequence_task import CAPITALISATION, CHARACTERS, SequencesTask
 
 
-def load(path: Path, data: Path | None, expected: str) -> tuple[SequencesTask, SequenceModel]:
+def load(path: str | Path, data: str | Path | None, expected: type[RnndropTask]) -> tuple[RnndropTask, nn.Module]:
     """The task and the model of a checkpoint, ready to predict, on a GPU if there is one.
 
     Args:
-        data: the data folder, None for the one that the checkpoint names.
-        expected: the name of the task that the checkpoint must be of.
+        data: the data folder, for its dictionaries. None for the one that the checkpoint names or, where that is gone,
+            the checkpoint's own folder.
+        expected: the task that the checkpoint must be of, or a subclass of it.
 
     Raises:
         OSError: the data folder is not there.
         ValueError: the checkpoint cannot be loaded, is of another task, or of other dictionaries than the folder's.
     """
     rnndrop_plugin.register()
-    overrides = {"data": str(data)} if data else {}
-    state = checkpoint_utils.load_checkpoint_to_cpu(str(path), overrides)
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
     cfg = state["cfg"].task
-    if cfg._name != expected:
-        raise ValueError(f"{path}: a checkpoint of the task {cfg._name}, expected {expected}")
-    if not Path(cfg.data).is_dir():
+    task_class = TASK_REGISTRY.get(cfg._name)
+    if task_class is None:
+        raise ValueError(f"{path}: a checkpoint of the task {cfg._name}, which is not known here (--user-dir names it)")
+    if not issubclass(task_class, expected):
+        raise ValueError(f"{path}: a checkpoint of the task {cfg._name}, expected {task_name(expected)}")
+    folders = [Path(data)] if data else [Path(cfg.data), Path(path).parent]
+    folder = next((f for f in folders if any(f.glob("**/dict.txt"))), None)
+    if folder is None:
         hint = "" if data else f"; {path} was trained on it, --data says where it is now"
-        raise FileNotFoundError(f"{cfg.data}: no such folder{hint}")
-    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], overrides, state=state)
+        raise FileNotFoundError(f"{folders[0]}: no such folder{hint}")
+    cfg.data = str(folder)
+    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
     return task, model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def task_name(task: type[RnndropTask]) -> str:
+    """The name that ``task`` is registered by."""
+    return next(name for name, registered in TASK_REGISTRY.items() if registered is task)
 
 
 def encode(symbols: Iterable[str], dictionary: Dictionary) -> Tensor:

@@ -1,0 +1,190 @@
+"""Trained models in Python: scoring and sampling, tagging and classifying.
+
+``RecurrentLanguageModel.from_pretrained`` and those of the taggers and classifiers return what is here.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import torch
+from fairseq.tasks import FairseqTask
+from torch import Tensor, nn
+
+from rnndrop_plugin.data.tokenization import Tokenization
+from rnndrop_plugin.tasks import prediction
+from rnndrop_plugin.tasks.classification import RnndropClassificationTask
+from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingTask
+from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
+from rnndrop_plugin.tasks.tagging import RnndropTaggingTask
+
+
+class Pretrained:
+    """A trained model with its task, ready to be asked, on a GPU if there is one.
+
+    Attributes:
+        task, model: fairseq's objects.
+        tokenization: how texts are cut into tokens, as the data that the model was trained on were.
+    """
+
+    task_class: type[RnndropTask]
+    tokenizer: str | None = None  # of data that do not say how they were cut
+
+    def __init__(self, task: FairseqTask, model: nn.Module):
+        self.task = task
+        self.model = model
+        self.tokenization = Tokenization.load(Path(task.cfg.data)) or Tokenization(self.tokenizer)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, checkpoint_file: str = "checkpoint_best.pt", data: str | Path | None = None
+    ) -> Self:
+        """See :meth:`rnndrop_plugin.models.from_pretrained.FromPretrained.from_pretrained`."""
+        path = Path(path)
+        return cls(*prediction.load(path / checkpoint_file if path.is_dir() else path, data, cls.task_class))
+
+    def words(self, text: str | Sequence[str]) -> list[str]:
+        """The tokens of ``text``, which may be cut already."""
+        return self.tokenization.tokenize(text) if isinstance(text, str) else list(text)
+
+
+class Score(NamedTuple):
+    """How probable a text is.
+
+    Attributes:
+        tokens: what the model predicted, ``</s>`` the last.
+        log_probs: ``(tokens,)``, the natural logarithm of each token's probability.
+    """
+
+    tokens: list[str]
+    log_probs: Tensor
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative log-probability of a token."""
+        return math.exp(-self.log_probs.double().mean().item())
+
+
+class PretrainedLanguageModel(Pretrained):
+    """A language model that scores texts and continues them.
+
+    Example::
+
+        model = RecurrentLanguageModel.from_pretrained("checkpoints")
+        (score,) = model.score(["the cat sat on the mat"])
+        print(score.perplexity, list(zip(score.tokens, score.log_probs.tolist())))
+        print(model.sample("the cat", seed=1))
+    """
+
+    task_class = RnndropLanguageModelingTask
+
+    @torch.no_grad()
+    def score(self, texts: Sequence[str | Sequence[str]], carry_state: bool = False) -> list[Score]:
+        """The log-probabilities of each text's tokens.
+
+        Args:
+            texts: sentences, or lists of their tokens. ``</s>`` follows each.
+            carry_state: read them as one stream, as fairseq-eval-lm reads a split. Otherwise each is read by itself.
+        """
+        dictionary, scores = self.task.dictionary, []
+        for i, text in enumerate(texts):
+            targets = [*prediction.encode(self.words(text), dictionary).tolist(), dictionary.eos()]
+            log_probs = self._log_probs(
+                [dictionary.eos(), *targets[:-1]], starts_stream=i == 0 if carry_state else None
+            )
+            of_targets = log_probs.gather(1, torch.tensor(targets).unsqueeze(1)).squeeze(1)
+            scores.append(Score([dictionary[k] for k in targets], of_targets))
+        return scores
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompt: str | Sequence[str] = "",
+        max_tokens: int = 100,
+        temperature: float = 1.0,
+        seed: int | None = None,
+    ) -> str:
+        """``prompt`` and a continuation drawn from the model, up to ``</s>`` or ``max_tokens`` more tokens.
+
+        Args:
+            temperature: the logits are divided by it; below 1 likely tokens become likelier still.
+            seed: of the draws, for the same continuation each time.
+
+        Raises:
+            ValueError: a temperature of 0 or below.
+        """
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        dictionary, generator = self.task.dictionary, torch.Generator()
+        if seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(seed)
+        never = [dictionary.bos(), dictionary.pad(), dictionary.unk()]
+        tokens, state = self.words(prompt), {}
+        new = [dictionary.eos(), *prediction.encode(tokens, dictionary).tolist()]
+        for _ in range(max_tokens):
+            logits = self._log_probs(new, incremental_state=state)[-1].double() / temperature
+            logits[never] = -math.inf
+            new = torch.multinomial(logits.softmax(0), 1, generator=generator).tolist()
+            if new == [dictionary.eos()]:
+                break
+            tokens.append(dictionary[new[0]])
+        return self.tokenization.detokenize(tokens)
+
+    def _log_probs(self, tokens: list[int], **state) -> Tensor:
+        """``(tokens, vocabulary)``, what may follow each token, on the CPU."""
+        device = next(self.model.parameters()).device
+        output = self.model(torch.tensor([tokens], device=device), **state)
+        return self.model.get_normalized_probs(output, log_probs=True).squeeze(0).cpu()
+
+
+class PretrainedTagger(Pretrained):
+    """A tagger.
+
+    Example::
+
+        tagger = RecurrentTagger.from_pretrained("checkpoints")
+        tagger.predict(["Anna went to Paris .", ["Bob", "stayed", "."]])
+    """
+
+    task_class = RnndropTaggingTask
+    tokenizer = "moses"
+
+    def predict(self, sentences: Sequence[str | Sequence[str]], batch_size: int = 64) -> list[list[str]]:
+        """The tag of each word.
+
+        Args:
+            sentences: texts, which are cut into words (:attr:`tokenization`), or lists of words.
+            batch_size: sentences at a time at most, which changes the speed alone.
+        """
+        words = [self.words(sentence) for sentence in sentences]
+        rows = prediction.predict(self.task, self.model, words, batch_size, self.model.decode)
+        return [[self.task.classes[i] for i in row[: len(w)]] for row, w in zip(rows, words, strict=True)]
+
+
+class PretrainedClassifier(Pretrained):
+    """A classifier of sequences.
+
+    Example::
+
+        classifier = RecurrentClassifier.from_pretrained("checkpoints")
+        (probabilities,) = classifier.predict(["what a day"])
+        print(max(probabilities, key=probabilities.get))
+    """
+
+    task_class = RnndropClassificationTask
+    tokenizer = "tweets"
+
+    def predict(self, texts: Sequence[str | Sequence[str]], batch_size: int = 64) -> list[dict[str, float]]:
+        """The probability of each label, none for a text without words.
+
+        Args:
+            texts: texts, which are cut into words (:attr:`tokenization`), or lists of words.
+            batch_size: texts at a time at most, which changes the speed alone.
+        """
+        words = [self.words(text) for text in texts]
+        softmax = lambda logits, _: logits.softmax(dim=1)  # noqa: E731
+        rows = prediction.predict(self.task, self.model, words, batch_size, softmax)
+        return [dict(zip(self.task.classes, row, strict=False)) for row in rows]  # not strict: a text without words

@@ -1,0 +1,128 @@
+"""Trained models from Python."""
+
+import math
+import re
+import shutil
+
+import pytest
+import torch
+
+from rnndrop_plugin.data.tokenization import Tokenization
+from rnndrop_plugin.models import RecurrentClassifier, RecurrentLanguageModel, RecurrentTagger
+
+SHARED = (
+    "--user-dir rnndrop_plugin --cpu --seed 1 --decoder-embed-dim 8 --decoder-hidden-size 8 --update-dropout 0.25 "
+    "--optimizer adam --lr 0.03 --no-epoch-checkpoints --max-epoch 2"
+).split()
+
+
+def train(command, data, folder, family, *flags):
+    task = {"": "language_modeling", "_tagger": "tagging", "_classifier": "classification"}[family]
+    criterion = {"": "cross_entropy", "_tagger": "tagging", "_classifier": "classification"}[family]
+    ours = ["--task", f"rnndrop_{task}", "--arch", f"lstm_rnndrop{family}", "--criterion", f"rnndrop_{criterion}"]
+    command("train", data, *SHARED, *ours, "--batch-size", 8, "--save-dir", folder, *flags)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def language_model(command, stream_data, tmp_path_factory):
+    return train(command, stream_data, tmp_path_factory.mktemp("lm"), "", "--tokens-per-sample", 10)
+
+
+@pytest.fixture(scope="module")
+def tagger(command, tagging_data, tmp_path_factory):
+    return train(command, tagging_data, tmp_path_factory.mktemp("tagger"), "_tagger", "--bidirectional", "--crf")
+
+
+@pytest.fixture(scope="module")
+def classifier(command, tagging_data, tmp_path_factory):
+    return train(command, tagging_data, tmp_path_factory.mktemp("classifier"), "_classifier")
+
+
+def sentences(folder, split):
+    """Those of a split of words, as texts."""
+    from fairseq.data import Dictionary, data_utils
+
+    dictionary = Dictionary.load(str(folder / "dict.txt"))
+    return [dictionary.string(line[:-1]) for line in data_utils.load_indexed_dataset(str(folder / split), dictionary)]
+
+
+def test_scores_of_a_stream_are_those_of_eval_lm(command, language_model, stream_data):
+    model = RecurrentLanguageModel.from_pretrained(language_model)
+    scores = model.score(sentences(stream_data, "test"), carry_state=True)
+    log_probs = torch.cat([score.log_probs for score in scores]).double()
+    path = language_model / "checkpoint_best.pt"
+    task = ["--user-dir", "rnndrop_plugin", "--task", "rnndrop_language_modeling", "--gen-subset", "test", "--cpu"]
+    logged = command("eval_lm", stream_data, *task, "--path", path).text()
+    perplexity = float(re.search(r"Perplexity: ([\d.]+)", logged)[1])
+    assert math.exp(-log_probs.mean()) == pytest.approx(perplexity, abs=0.01)
+    assert f"Evaluated {len(log_probs)} tokens" in logged
+
+
+def test_scores_of_texts_do_not_depend_on_each_other(language_model):
+    model = RecurrentLanguageModel.from_pretrained(language_model)
+    first, second, again = model.score(["w1 w2 unheard", ["w3"], "w1 w2 unheard"])
+    assert first.tokens == ["w1", "w2", "<unk>", "</s>"] and second.tokens == ["w3", "</s>"]
+    assert torch.equal(first.log_probs, again.log_probs)
+    assert first.perplexity == pytest.approx(math.exp(-first.log_probs.mean()))
+    streamed = model.score(["w1 w2", "w1 w2"], carry_state=True)
+    assert not torch.equal(streamed[0].log_probs, streamed[1].log_probs)
+
+
+def test_samples(language_model):
+    model = RecurrentLanguageModel.from_pretrained(language_model)
+    sample = model.sample("w1 w2", max_tokens=30, seed=3)
+    assert sample.startswith("w1 w2") and sample == model.sample(["w1", "w2"], max_tokens=30, seed=3)
+    assert len({model.sample("w1", max_tokens=30, seed=seed) for seed in range(5)}) > 1
+    assert model.sample("w1", max_tokens=2, seed=1).count(" ") <= 2
+    # at a temperature near 0 each token is the most probable one, <unk> and the like left out
+    tokens = model.sample("w1", max_tokens=4, temperature=1e-6).split()
+    for i in range(1, len(tokens)):
+        words = model.task.dictionary.symbols[4:]
+        following = [score.log_probs[i] for score in model.score([[*tokens[:i], word] for word in words])]
+        assert tokens[i] == words[int(torch.stack(following).argmax())]
+    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
+        model.sample("w1", temperature=0)
+
+
+def test_the_data_say_how_texts_are_cut(command, language_model, stream_data, tmp_path):
+    data = shutil.copytree(stream_data, tmp_path / "data")
+    Tokenization("moses", lower=True).save(data)
+    model = RecurrentLanguageModel.from_pretrained(language_model, data=data)
+    assert model.score(["W1, w2"])[0].tokens == ["w1", "<unk>", "w2", "</s>"]
+
+
+def test_where_the_dictionaries_are_found(language_model, stream_data, tmp_path):
+    for name in ("checkpoint_best.pt", "checkpoint_last.pt"):
+        shutil.copy(language_model / name, tmp_path)
+    state = torch.load(tmp_path / "checkpoint_best.pt")
+    state["cfg"]["task"]["data"] = str(tmp_path / "gone")
+    torch.save(state, tmp_path / "checkpoint_best.pt")
+    with pytest.raises(FileNotFoundError, match="gone: no such folder; .*checkpoint_best.pt was trained on it"):
+        RecurrentLanguageModel.from_pretrained(tmp_path)
+    shutil.copy(stream_data / "dict.txt", tmp_path)
+    moved = RecurrentLanguageModel.from_pretrained(tmp_path).score(["w1"])[0]
+    assert torch.equal(
+        moved.log_probs, RecurrentLanguageModel.from_pretrained(language_model).score(["w1"])[0].log_probs
+    )
+    assert RecurrentLanguageModel.from_pretrained(tmp_path, "checkpoint_last.pt").score(["w1"])
+    assert RecurrentLanguageModel.from_pretrained(tmp_path / "checkpoint_last.pt", data=stream_data).score(["w1"])
+
+
+def test_tags(tagger):
+    model = RecurrentTagger.from_pretrained(tagger)
+    texts = ["W1x w2y W3y W3y", "", "w0x " * 20]
+    tags = model.predict(texts)
+    assert [len(row) for row in tags] == [4, 0, 20] and {tag for row in tags for tag in row} <= set(model.task.classes)
+    assert model.predict([text.split() for text in texts], batch_size=1) == tags
+
+
+def test_probabilities_of_labels(classifier):
+    model = RecurrentClassifier.from_pretrained(classifier)
+    first, none = model.predict(["W1x w2y W3y W3y", ""])
+    assert set(first) == set(model.task.classes) and sum(first.values()) == pytest.approx(1) and none == {}
+
+
+def test_a_model_of_another_task_is_refused(tagger):
+    with pytest.raises(ValueError, match="a checkpoint of the task rnndrop_tagging, expected rnndrop_classification"):
+        RecurrentClassifier.from_pretrained(tagger)
