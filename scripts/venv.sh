@@ -48,6 +48,11 @@ venv_build() {
         PIP_ROOT_USER_ACTION=ignore .venv/bin/python -m pip install -qq --disable-pip-version-check \
             --constraint constraints.txt --editable ".[dev,plots]" >&2 ||
             venv_fail "cannot install into .venv, for the reason above; the next run begins anew"
+        # torch's builds for CUDA bring the Triton that they need. With the others it serves to test the GPU's kernels.
+        .venv/bin/python -c "import triton" 2>/dev/null ||
+            PIP_ROOT_USER_ACTION=ignore .venv/bin/python -m pip install -qq --disable-pip-version-check \
+                --constraint constraints.txt triton==3.9.0 >&2 ||
+            echo "rnndrop: there is no Triton for this machine; the tests of its kernels will be skipped" >&2
         echo "$want" >$built
     fi
     exec 9<&-

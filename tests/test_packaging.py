@@ -16,7 +16,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DIRECT = [*PROJECT["dependencies"], *(r for extra in PROJECT["optional-dependencies"].values() for r in extra)]
+EXTRAS = PROJECT["optional-dependencies"]
+# Which Triton there is depends on torch's build, so constraints.txt must not pin it.
+DIRECT = [*PROJECT["dependencies"], *(r for name, extra in EXTRAS.items() if name != "triton" for r in extra)]
 
 
 def constraints():

@@ -1,0 +1,314 @@
+"""The recurrences on Triton's kernels: what they need is laid out here, and they are launched.
+
+A persistent kernel (``loops``) runs where ``tiles`` has a cut for it, else products of torch and a kernel a step take
+turns (``steps``). Nothing here waits for the device, and all memory is torch's, so that a call can be captured in a
+CUDA graph.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+import triton
+from torch import Tensor
+
+from rnndrop_plugin.ops.masks import Mask, Masks
+from rnndrop_plugin.ops.recurrence.autograd import Options
+from rnndrop_plugin.ops.recurrence.reference import State, Weights
+from rnndrop_plugin.ops.recurrence.triton import loops, steps
+from rnndrop_plugin.ops.recurrence.triton.tiles import GATES, STAGES, Tiles, choose, device_limits
+
+POLLS = 1 << 22  # of a barrier before it gives up: seconds, where a step takes microseconds
+BLOCK = 256  # elements of a block in a pointwise kernel
+PADDING = 8  # rows of h are padded to a multiple of this, so that they are read in vectors
+
+_launchers: dict[tuple, Callable] = {}
+_tiles: dict[tuple, Tiles | None] = {}
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How products are taken (:data:`.tiles.PRECISIONS`); float32 as torch's switch for recurrent layers says."""
+    if dtype != torch.float32:
+        return "half"
+    rnn = getattr(torch.backends.cudnn, "rnn", None)  # since torch 2.9
+    allowed = torch.backends.cudnn.allow_tf32 if rnn is None else rnn.fp32_precision == "tf32"
+    return "tf32" if allowed else "tf32x3"
+
+
+@functools.cache
+def _failure_flag(device: torch.device) -> Tensor:
+    """Where a kernel on ``device`` notes that a barrier failed: host memory, to be read without waiting for it."""
+    return torch.zeros(1, dtype=torch.int32, pin_memory=device.type == "cuda")
+
+
+def raise_if_failed(device: torch.device) -> None:
+    """Raise RuntimeError if a kernel that has run on ``device`` waited in vain at a barrier."""
+    flag = _failure_flag(device).numpy()
+    if flag[0]:
+        flag[0] = 0
+        raise RuntimeError(
+            "a recurrence on the GPU gave up waiting for its other blocks, and its results were NaN: is the GPU "
+            "shared with a debugger or profiler? backend='torch' does without waiting"
+        )
+
+
+def launch(kernel, grid: tuple[int, int, int], arguments: tuple, constants: dict, like: Tensor, **settings) -> None:
+    """Launch a kernel. Triton's own launch binds all arguments anew each time; here only the first does.
+
+    Args:
+        arguments, constants: in the order of the kernel's own.
+        like: a tensor whose dtype and device the others have.
+        settings: of the compilation, which follow from ``constants``.
+    """
+    aligned = all(x.data_ptr() % 16 == 0 for x in arguments if isinstance(x, Tensor) and x.dtype == like.dtype)
+    key = (kernel, grid, like.dtype, like.device, aligned, *constants.values())
+    launcher = _launchers.get(key)
+    if launcher is not None:
+        launcher(*arguments, *constants.values())
+        return
+    compiled = kernel[grid](*arguments, **constants, **settings)
+    if compiled is not None and aligned:  # there is none in the interpreter
+        _launchers[key] = compiled[grid]
+
+
+def _mask_arguments(masks: Masks, dummy: Tensor) -> tuple[tuple, dict[str, int]]:
+    """The kernels' arguments for the masks, and their modes (see :func:`.product.drop`)."""
+    keeps, strides, modes = [], [], []
+    for keep, scale in masks:
+        if keep is None:
+            keeps.append(dummy)
+            strides.append(0)
+            modes.append(int(scale != 1))
+        else:
+            keep = keep.contiguous().view(torch.uint8)
+            keeps.append(keep)
+            strides.append(keep[0].numel() if keep.dim() == 3 else 0)
+            modes.append(2)
+    scales = (float(mask.scale) for mask in masks)
+    return (*keeps, *strides, *scales), dict(zip(("MU", "MH", "MC"), modes, strict=True))
+
+
+class _Call:
+    """What the kernels of one call have in common."""
+
+    def __init__(self, options: Options, input: Tensor, weights: Weights):
+        self.options = options
+        self.time, self.batch = input.shape[:2]
+        self.hidden = weights.hh.size(1)
+        self.like = input
+        self.u = weights.hh.contiguous()
+        self.lengths = None if options.lengths is None else options.lengths.contiguous()
+        self.masks, modes = _mask_arguments(options.masks, input)
+        self.before, self.after = (1, 0) if options.reverse else (0, 1)
+        self.constants = {
+            "CELL": options.cell,
+            "RELU": options.nonlinearity == "relu",
+            "REVERSE": options.reverse,
+            "BIAS": weights.bias_hh is not None,
+            "LENGTHS": self.lengths is not None,
+            **modes,
+            "H": self.hidden,
+            "LD": -(-self.hidden // PADDING) * PADDING,
+        }
+
+    def pointer(self, x: Tensor | None) -> Tensor:
+        """``x`` for a kernel, or any tensor in its place where the kernel does not look at it."""
+        return self.like if x is None else x.contiguous()
+
+    def loop(self, kernel, direction: str, arguments: tuple, constants: dict) -> bool:
+        """Launch a persistent kernel; False if it cannot have all its blocks on the device at once."""
+        products = precision(self.like.dtype)
+        key = (direction, self.options.cell, self.batch, self.hidden, products, self.like.device)
+        if key not in _tiles:
+            _tiles[key] = choose(*key[:-1], *device_limits(self.like.device))
+        tiles = _tiles[key]
+        if tiles is None:
+            return False
+        grid = tiles.grid(self.batch, self.hidden)
+        counters = torch.zeros(32 * grid[1], dtype=torch.int32, device=self.like.device)
+        arguments += (self.masks, (counters, _failure_flag(self.like.device), POLLS, self.time, self.batch))
+        constants = constants | tile_constants(tiles, products)
+        try:
+            launch(kernel, grid, sum(arguments, ()), constants, self.like, **compile_settings(tiles))
+        except triton.runtime.errors.OutOfResources:
+            _tiles[key] = None
+        except RuntimeError as error:
+            if "cooperative" not in str(error):
+                raise
+            _tiles[key] = None
+        return _tiles[key] is not None
+
+    def step(self, kernel, t: int, arguments: tuple, constants: dict) -> None:
+        """Launch a pointwise kernel."""
+        grid = (-(-self.batch * self.hidden // BLOCK), 1, 1)
+        launch(kernel, grid, (*arguments, *self.masks, t, self.time, self.batch), constants, self.like, num_warps=4)
+
+
+def tile_constants(tiles: Tiles, precision: str, barrier: bool = True) -> dict:
+    """The constants of a persistent kernel that say how it is cut."""
+    return {
+        "BB": tiles.batch,
+        "BH": tiles.units,
+        "SPLIT": tiles.split,
+        "KC": tiles.depth,
+        "GROUP": tiles.group,
+        "KEEP": tiles.keep,
+        "STAGES": STAGES,
+        "PRECISION": "ieee" if precision == "half" else precision,
+        "BARRIER": barrier,
+    }
+
+
+def compile_settings(tiles: Tiles) -> dict:
+    """How a persistent kernel is compiled; its cooperative launch is refused unless all blocks are resident."""
+    return {"num_warps": tiles.warps, "num_stages": 1, "launch_cooperative_grid": True, "enable_fp_fusion": True}
+
+
+def forward(
+    options: Options, input: Tensor, state: State, weights: Weights, save: bool
+) -> tuple[Tensor, State, tuple[Tensor, ...]]:
+    """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
+    raise_if_failed(input.device)
+    call = _Call(options, input, weights)
+    time, hidden = call.time, call.hidden
+    gates, *rest = saved = saved_like(options, input, hidden)
+    hs, hx, cs, extra = _named(options, rest)
+    begins_inside = options.reverse and options.lengths is not None
+    out = torch.empty_like(hs[1:]) if begins_inside else hs[call.after : call.after + time]
+    final = tuple(torch.empty_like(s, memory_format=torch.contiguous_format) for s in state)
+    buffers = (gates, hs, hx, out, call.pointer(cs), call.pointer(extra))
+    ends = (*map(call.pointer, (state[0], state[-1])), final[0], final[-1])
+    outside = (call.pointer(weights.bias_hh), call.pointer(call.lengths))
+    with torch.no_grad(), torch.cuda.device_of(input):
+        if weights.bias_ih is None:
+            torch.mm(input.flatten(0, 1), weights.ih.t(), out=gates.flatten(0, 1))
+        else:
+            torch.addmm(weights.bias_ih, input.flatten(0, 1), weights.ih.t(), out=gates.flatten(0, 1))
+        if not call.loop(loops.forward, "forward", (buffers, ends, (call.u,), outside), call.constants):
+            final = _forward_steps(call, buffers, state, outside)
+    output = out[:, :, :hidden]
+    return output, final, (output, *saved) if save else ()
+
+
+def saved_like(options: Options, input: Tensor, hidden: int) -> list[Tensor]:
+    """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`; :func:`_named` has the names."""
+    time, batch, _ = input.shape
+    padded = -(-hidden // PADDING) * PADDING
+    saved = [input.new_empty(time, batch, GATES[options.cell] * hidden), input.new_empty(time + 1, batch, padded)]
+    if _drops(options.masks.hidden):
+        saved.append(torch.empty_like(saved[1]))
+    if options.cell == "lstm":
+        saved.append(input.new_empty(time + 1, batch, hidden))
+    elif options.cell != "rnn":
+        saved.append(input.new_empty(time, batch, padded if options.cell == "gru" else hidden))
+    return saved
+
+
+def _named(options: Options, rest: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """hs, hx, cs and extra of the kernels, from what :func:`saved_like` has after the gates."""
+    hs, *rest = rest
+    hx = rest.pop(0) if _drops(options.masks.hidden) else hs
+    last = rest[0] if rest else None
+    return (hs, hx, last, None) if options.cell == "lstm" else (hs, hx, None, last)
+
+
+def _drops(mask: Mask) -> bool:
+    return mask.keep is not None or mask.scale != 1
+
+
+def _forward_steps(call: _Call, buffers: tuple[Tensor, ...], state: State, outside: tuple[Tensor, ...]) -> State:
+    gates, hs, hx, out, cs, extra = buffers
+    cell, hidden = call.options.cell, call.hidden
+    order = range(call.time - 1, -1, -1) if call.options.reverse else range(call.time)
+    first = order[0]
+    hs[first + call.before, :, :hidden] = state[0]
+    if hx is not hs:
+        hx[first + call.before, :, :hidden] = call.options.masks.at(first).hidden(state[0])
+    carried = [s.to(torch.float32, copy=True).contiguous() for s in state]
+    if cell == "lstm":
+        cs[first + call.before] = state[1]
+    u = call.u.t()
+    parts = [(u, False)] if cell != "gru" else [(u[:, : 2 * hidden], True), (u[:, 2 * hidden :], False)]
+    products = [gates.new_empty(call.batch, part.size(1)) for part, _ in parts]
+    for t in order:
+        for (part, reset), product in zip(parts, products, strict=True):
+            left = extra[t] if cell == "gru" and not reset else hx[t + call.before]
+            torch.mm(left[:, :hidden], part, out=product)
+            arguments = (product, *buffers, carried[0], carried[-1], *outside)
+            call.step(steps.forward_step, t, arguments, call.constants | {"RESET": reset, "BLOCK": BLOCK})
+    return tuple(s.to(call.like.dtype) for s in carried)
+
+
+def backward(
+    options: Options,
+    input: Tensor,
+    state: State,
+    weights: Weights,
+    saved: tuple[Tensor, ...],
+    grad_output: Tensor,
+    grad_state: State,
+    input_needs_grad: bool,
+) -> tuple[Tensor | None, State, Weights]:
+    """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
+    raise_if_failed(input.device)
+    call = _Call(options, input, weights)
+    _, gates, *rest = saved
+    hs, hx, cs, extra = _named(options, rest)
+    d_gates = torch.empty_like(gates)
+    d_hn = torch.empty_like(extra) if options.cell == "gru_reset_after" else None
+    read = (gates, hs, call.pointer(cs), call.pointer(extra), grad_output.contiguous())
+    grad_state = tuple(g.contiguous() for g in grad_state)
+    grad_initial = tuple(torch.empty_like(s, memory_format=torch.contiguous_format) for s in state)
+    written = (d_gates, call.pointer(d_hn))
+    constants = {name: value for name, value in call.constants.items() if name != "BIAS"}
+    with torch.cuda.device_of(input):
+        ends = (grad_state[0], grad_state[-1]), written, (grad_initial[0], grad_initial[-1])
+        arguments = (read, *ends, (call.u, call.pointer(call.lengths)))
+        if not call.loop(loops.backward, "backward", arguments, constants):
+            grad_initial = _backward_steps(call, read, grad_state, written, constants)
+
+    flat = d_gates.flatten(0, 1)
+    hidden = hx[call.before : call.before + call.time].flatten(0, 1)[:, : call.hidden]
+    d_bias = d_bias_hh = None
+    if weights.bias_ih is not None:
+        d_bias = flat.sum(0)
+        d_bias_hh = d_bias.clone()
+    if options.cell.startswith("gru"):
+        d_hh = torch.empty_like(call.u)
+        rz = 2 * call.hidden
+        torch.mm(flat[:, :rz].t(), hidden, out=d_hh[:rz])
+        if d_hn is None:
+            torch.mm(flat[:, rz:].t(), extra.flatten(0, 1)[:, : call.hidden], out=d_hh[rz:])
+        else:
+            torch.mm(d_hn.flatten(0, 1).t(), hidden, out=d_hh[rz:])
+            if d_bias_hh is not None:
+                d_bias_hh[rz:] = d_hn.sum((0, 1))
+    else:
+        d_hh = flat.t() @ hidden
+    d_ih = flat.t() @ input.flatten(0, 1)
+    d_input = (flat @ weights.ih).view(input.shape) if input_needs_grad else None
+    return d_input, grad_initial, Weights(d_ih, d_hh, d_bias, d_bias_hh)
+
+
+def _backward_steps(
+    call: _Call, read: tuple[Tensor, ...], grad_state: State, written: tuple[Tensor, ...], constants: dict
+) -> State:
+    cell, hidden = call.options.cell, call.hidden
+    d_gates, d_hn = written
+    order = range(call.time) if call.options.reverse else range(call.time - 1, -1, -1)
+    carried = [g.to(torch.float32, copy=True) for g in grad_state]
+    rest = torch.zeros_like(carried[0])
+    product = d_gates.new_zeros(call.batch, hidden)
+    arguments = (product, *read, carried[0], carried[-1], rest, *written, call.pointer(call.lengths))
+    rz = d_gates.size(2) if not cell.startswith("gru") else 2 * hidden
+    for t in order:
+        call.step(steps.backward_step, t, arguments, constants | {"RESET": False, "BLOCK": BLOCK})
+        if cell == "gru":
+            torch.mm(d_gates[t, :, rz:], call.u[rz:], out=product)
+            call.step(steps.backward_step, t, arguments, constants | {"RESET": True, "BLOCK": BLOCK})
+        torch.mm(d_gates[t, :, :rz], call.u[:rz], out=product)
+        if cell == "gru_reset_after":
+            product.addmm_(d_hn[t], call.u[rz:])
+    end = order[-1] + (1 if call.options.reverse else -1)
+    call.step(steps.backward_step, end, arguments, constants | {"RESET": False, "BLOCK": BLOCK})
+    return tuple(g.to(call.like.dtype) for g in carried)

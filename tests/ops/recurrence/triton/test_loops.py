@@ -1,0 +1,142 @@
+"""The kernels compile for GPUs of compute capability 8.0 and 9.0, without one, and fit there."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton", reason="Triton is not installed (the extra 'triton')")
+
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+from rnndrop_plugin.ops.recurrence.triton import backend, loops, steps  # noqa: E402
+from rnndrop_plugin.ops.recurrence.triton.tiles import GATES, PRECISIONS, choose  # noqa: E402
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+LIMITS = {80: (108, 163 * 1024), 90: (132, 227 * 1024)}  # multiprocessors, bytes of shared memory (A100, H100)
+SHAPES = [(32, 256), (20, 650), (64, 1152), (128, 512), (32, 1024)]  # batch and hidden of the benchmark
+TYPES = {"tf32": "fp32", "tf32x3": "fp32", "half": "bf16"}
+NUMBERS = {"T": "i32", "B": "i32", "t": "i32", "polls": "i32", "counters": "*i32", "failed": "*i32", "lengths": "*i64"}
+STATES = ("h", "c", "dh", "dc", "carried")  # of the steps, in float32
+
+
+def compiled(kernel, constants: dict, number: str, capability: int, **settings):
+    """Machine code for ``capability``, the tensors being of ``number``."""
+    signature, attributes = {}, {}
+    for k, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in NUMBERS:
+            signature[name] = NUMBERS[name]
+        elif name.startswith(("step_", "scale_")):
+            signature[name] = "i32" if name.startswith("step_") else "fp32"
+        else:
+            state = kernel in (steps.forward_step, steps.backward_step) and name in STATES
+            signature[name] = "*u8" if name.startswith("keep_") else "*fp32" if state else f"*{number}"
+            if name not in loops.OUTSIDE:
+                attributes[(k,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=settings)
+
+
+def spilled_in_loop(code, path: Path) -> float:
+    """The share of accesses to spilled registers in what follows the first look at the barrier."""
+    path.write_bytes(code.asm["cubin"])
+    listing = subprocess.run([TOOLS / "nvdisasm", "-c", path], capture_output=True, text=True, check=True).stdout
+    begin = re.search(r"STRONG\.GPU", listing)
+    assert begin, "there is no barrier"
+    lines = [line for line in listing[begin.start() :].splitlines() if re.search(r"/\*[0-9a-f]{4,}\*/ ", line)]
+    return sum(bool(re.search(r"\b(LDL|STL)\b", line)) for line in lines) / len(lines)
+
+
+def constants(direction, cell, hidden, *, modes=(2, 0, 0), **flags) -> dict:
+    names = {"CELL": cell, "RELU": False, "REVERSE": False, "BIAS": True, "LENGTHS": False, **flags}
+    if direction == "backward":
+        del names["BIAS"]
+    modes = (0, 2, 0) if cell == "rnn" else modes
+    padded = -(-hidden // backend.PADDING) * backend.PADDING
+    return {**names, **dict(zip(("MU", "MH", "MC"), modes, strict=True)), "H": hidden, "LD": padded}
+
+
+def check_loop(path, direction, cell, batch, hidden, precision, capability, **flags):
+    processors, shared = LIMITS[capability]
+    tiles = choose(direction, cell, batch, hidden, precision, processors, shared)
+    if tiles is None:
+        pytest.skip("this shape is taken step by step")
+    code = compiled(
+        getattr(loops, direction),
+        constants(direction, cell, hidden, **flags) | backend.tile_constants(tiles, precision),
+        TYPES[precision],
+        capability,
+        **backend.compile_settings(tiles),
+    )
+    assert code.metadata.shared <= shared
+    assert code.metadata.launch_cooperative_grid
+    # Some kernels keep a few addresses that do not change in memory; sums or operands are never spilled.
+    assert spilled_in_loop(code, path / "kernel.cubin") < 0.03
+
+
+@pytest.mark.parametrize(
+    "direction, cell, batch, hidden, precision, capability, flags",
+    [
+        ("forward", "lstm", 32, 256, "half", 90, {}),
+        ("backward", "gru", 32, 256, "tf32", 80, {"modes": (2, 2, 2), "LENGTHS": True, "REVERSE": True}),
+    ],
+)
+def test_compiles(tmp_path, direction, cell, batch, hidden, precision, capability, flags):
+    check_loop(tmp_path, direction, cell, batch, hidden, precision, capability, **flags)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", LIMITS)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("batch, hidden", SHAPES)
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_all_shapes_of_the_benchmark_compile(tmp_path, direction, cell, batch, hidden, precision, capability):
+    check_loop(tmp_path, direction, cell, batch, hidden, precision, capability)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("capability", LIMITS)
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_steps_compile(direction, cell, capability):
+    for reset in (True, False) if cell == "gru" else (False,):
+        code = compiled(
+            getattr(steps, f"{direction}_step"),
+            constants(direction, cell, 650, modes=(2, 2, 2), LENGTHS=True) | {"RESET": reset, "BLOCK": backend.BLOCK},
+            "bf16",
+            capability,
+        )
+        assert code.metadata.shared < 1024
+
+
+def test_a_kernel_is_cut_so_that_all_blocks_are_resident():
+    sizes = [(batch, hidden) for batch in (1, 16, 20, 33, 128, 512) for hidden in (1, 7, 64, 200, 650, 1500, 4096)]
+    chosen = []
+    for direction in ("forward", "backward"):
+        for batch, hidden in sizes:
+            tiles = choose(direction, "lstm", batch, hidden, "tf32", 132, 227 * 1024)
+            if tiles is None:
+                continue
+            units, slices, _ = tiles.grid(batch, hidden)
+            assert units * slices <= 132
+            assert units * tiles.units >= hidden and slices * tiles.batch >= batch
+            assert tiles.units % backend.PADDING == 0  # a row's padding has a block that writes it
+            chosen.append((batch, hidden))
+    assert (16, 650) in chosen and (512, 4096) not in chosen
+
+
+def test_types_agree_with_torchs_switch(monkeypatch):
+    assert backend.precision(torch.bfloat16) == "half"
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        for allowed, name in ((True, "tf32"), (False, "tf32x3")):
+            torch.backends.cudnn.allow_tf32 = allowed
+            assert backend.precision(torch.float32) == name
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
