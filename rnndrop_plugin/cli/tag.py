@@ -2,26 +2,31 @@
 
 import argparse
 import json
+import re
 import sys
+from typing import TYPE_CHECKING
 
 from sacremoses import MosesTokenizer
 from tqdm import tqdm
 
 from rnndrop_plugin.cli.arguments import add_column_arguments, language
 from rnndrop_plugin.cli.prediction import add_arguments, import_user_dir, write
-from rnndrop_plugin.data.columns import read_sentences, tag_scheme, to_iob2
+from rnndrop_plugin.data.columns import Tagged, check_tag, read_sentences, tag_scheme, to_iob2
 from rnndrop_plugin.data.text import read_lines
 
+if TYPE_CHECKING:
+    from rnndrop_plugin.data.spans import SpanTags
 
-def as_json(words: list[str], tags: list[str]) -> str:
-    """A sentence, its tags and its entities in one line of JSON."""
-    from rnndrop_plugin.criterions.tagging import entities
 
-    found = [
-        {"type": name, "start": first, "end": last + 1, "text": " ".join(words[first : last + 1])}
-        for name, first, last in sorted(entities(tags), key=lambda entity: entity[1])
-    ]
-    return json.dumps({"words": words, "tags": tags, "entities": found}, ensure_ascii=False) + "\n"
+def as_json(words: list[str], tags: list[str], span_tags: "SpanTags | None") -> str:
+    """A sentence, its tags and, where they mark spans, its entities in one line of JSON."""
+    line = {"words": words, "tags": tags}
+    if span_tags is not None:
+        line["entities"] = [
+            {"type": name, "start": first, "end": last + 1, "text": " ".join(words[first : last + 1])}
+            for name, first, last in sorted(span_tags.spans(tags), key=lambda span: span[1])
+        ]
+    return json.dumps(line, ensure_ascii=False) + "\n"
 
 
 def as_columns(*columns: list[str]) -> str:
@@ -29,27 +34,62 @@ def as_columns(*columns: list[str]) -> str:
     return "".join(f"{' '.join(row)}\n" for row in zip(*columns, strict=True)) + "\n"
 
 
-def conlleval(gold: list[list[str]], predicted: list[list[str]]) -> str:
+def true_tags(sentences: list[Tagged], classes: list[str]) -> list[list[str]]:
+    """The tags of each sentence, in IOB2 where the model's ``classes`` are.
+
+    Raises:
+        ValueError: they are of no scheme, or of several.
+    """
+    if not all(re.fullmatch(r"O|[BI]-\S+", name) for name in classes):
+        return [sentence.tags for sentence in sentences]
+    for sentence in sentences:
+        for i, own in enumerate(sentence.tags):
+            check_tag(sentence.place(i), own)
+    scheme = tag_scheme(sentences)
+    return [to_iob2(sentence, scheme, "these files").tags for sentence in sentences]
+
+
+def accuracy(gold: list[list[str]], predicted: list[list[str]]) -> tuple[int, float]:
+    """How many words there are, and of how many the tag is right, in percent."""
+    from rnndrop_plugin.criterions.scores import ratio
+
+    pairs = [pair for tags in zip(gold, predicted, strict=True) for pair in zip(*tags, strict=True)]
+    return len(pairs), ratio(sum(tag == own for tag, own in pairs), len(pairs))
+
+
+def tag_scores(gold: list[list[str]], predicted: list[list[str]], classes: list[str]) -> str:
+    """Accuracy and mean F1 of tags that mark no spans; a true tag that the model does not have counts as an error."""
+    import torch
+
+    from rnndrop_plugin.criterions.scores import count_classes, mean_f1
+
+    numbers = {tag: i for i, tag in enumerate(dict.fromkeys([*classes, *(tag for tags in gold for tag in tags)]))}
+    own, true = (torch.tensor([numbers[tag] for tags in some for tag in tags]) for some in (predicted, gold))
+    words, percent = accuracy(gold, predicted)
+    mean = mean_f1(count_classes(own, true, len(numbers)))
+    return f"processed {words} tokens.\naccuracy: {percent:6.2f}%; mean F1 of the tags: {mean:6.2f}"
+
+
+def conlleval(gold: list[list[str]], predicted: list[list[str]], span_tags: "SpanTags") -> str:
     """The table that the CoNLL tasks' conlleval prints of sentences' tags.
 
     Args:
-        gold, predicted: the tags of each sentence, gold ones in IOB2.
+        gold, predicted: the tags of each sentence.
+        span_tags: how they mark spans.
     """
     from rnndrop_plugin.criterions.scores import ratio
-    from rnndrop_plugin.criterions.tagging import count_entities
 
-    correct, found, there = count_entities(zip(predicted, gold, strict=True))
+    correct, found, there = span_tags.count(zip(predicted, gold, strict=True))
 
     def scores(correct: int, found: int, there: int) -> str:
         precision, recall, f1 = ratio(correct, found), ratio(correct, there), ratio(2 * correct, found + there)
         return f"precision: {precision:6.2f}%; recall: {recall:6.2f}%; FB1: {f1:6.2f}"
 
-    pairs = [pair for tags in zip(gold, predicted, strict=True) for pair in zip(*tags, strict=True)]
-    accuracy = ratio(sum(tag == own for tag, own in pairs), len(pairs))
+    words, percent = accuracy(gold, predicted)
     lines = [
-        f"processed {len(pairs)} tokens with {there.total()} phrases; "
+        f"processed {words} tokens with {there.total()} phrases; "
         f"found: {found.total()} phrases; correct: {correct.total()}.",
-        f"accuracy: {accuracy:6.2f}%; {scores(correct.total(), found.total(), there.total())}",
+        f"accuracy: {percent:6.2f}%; {scores(correct.total(), found.total(), there.total())}",
     ]
     for name in sorted(there | found):
         lines.append(f"{name:>17}: {scores(correct[name], found[name], there[name])}  {found[name]}")
@@ -69,8 +109,8 @@ def main() -> None:
     parser.add_argument(
         "--json",
         action="store_true",
-        help="write a line of JSON for each sentence: its words, their tags, and its entities with type and text, and "
-        "with start and end such that words[start:end] are their words",
+        help="write a line of JSON for each sentence: its words, their tags, and, where the tags mark such, its entities "
+        "with type and text, and with start and end such that words[start:end] are their words",
     )
     parser.add_argument(
         "--language",
@@ -88,8 +128,9 @@ def main() -> None:
     parser.add_argument(
         "--gold",
         action="store_true",
-        help="with --conll: the files have the true tags, too, in IOB1, IOB2 or IOBES. Writes three columns, the word, "
-        "the true tag in IOB2 and the model's, as conlleval reads them, and conlleval's table to standard error",
+        help="with --conll: the files have the true tags, too; those of entities in IOB1, IOB2 or IOBES. Writes three "
+        "columns, the word, the true tag (of entities in IOB2 where the model's are) and the model's, as conlleval "
+        "reads them, and to standard error conlleval's table, or accuracy and mean F1 of tags that mark no entities",
     )
     add_column_arguments(parser)
     args = parser.parse_args()
@@ -103,7 +144,9 @@ def main() -> None:
         sentences = [
             sentence
             for path in args.files
-            for sentence in read_sentences(path, args.encoding, args.separator, args.word_column, tag_column)
+            for sentence in read_sentences(
+                path, args.encoding, args.separator, args.word_column, tag_column, any_tags=True
+            )
         ]
         words = [sentence.words for sentence in sentences]
     else:
@@ -111,16 +154,19 @@ def main() -> None:
         moses = MosesTokenizer(args.language)
         lines = tqdm(lines, desc="tokenise", unit=" lines", leave=False, disable=None)
         words = [moses.tokenize(line, escape=False) for line in lines]
-    if args.gold:
-        scheme = tag_scheme(sentences)
-        gold = [to_iob2(sentence, scheme, "these files").tags for sentence in sentences]
 
     from rnndrop_plugin.tasks.pretrained import PretrainedTagger  # takes seconds: not before the input has been read
 
     import_user_dir(args.user_dir)
     tagger = PretrainedTagger.load(args.path, data=args.data)
-    tags = tagger.predict(words, args.batch_size)
-    columns = (words, gold, tags) if args.gold else (words, tags)
-    write("".join(map(as_json if args.json else as_columns, *columns)))
+    classes, span_tags = tagger.task.classes, tagger.task.span_tags
     if args.gold:
-        print(conlleval(gold, tags), file=sys.stderr)
+        gold = true_tags(sentences, classes)
+    tags = tagger.predict(words, args.batch_size)
+    if args.json:
+        write("".join(as_json(*pair, span_tags) for pair in zip(words, tags, strict=True)))
+    else:
+        write("".join(map(as_columns, words, *([gold] if args.gold else []), tags)))
+    if args.gold:
+        scores = tag_scores(gold, tags, classes) if span_tags is None else conlleval(gold, tags, span_tags)
+        print(scores, file=sys.stderr)

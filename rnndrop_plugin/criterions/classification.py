@@ -4,13 +4,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Optional
 
-import torch
 import torch.nn.functional as F
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 
-from rnndrop_plugin.criterions.scores import f1_score, log_scores
+from rnndrop_plugin.criterions.scores import count_classes, f1_score, log_scores, mean_f1
 from rnndrop_plugin.errors import InputError
 
 
@@ -20,7 +19,7 @@ class RnndropClassificationCriterionConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "labels, separated by commas, whose mean F1 is logged as f1 (SemEval's score: positive,negative; "
-            "default: all labels)"
+            "default: all labels that are predicted or there)"
         },
     )
 
@@ -30,7 +29,8 @@ class RnndropClassification(FairseqCriterion):
     """Cross entropy of a sequence's label.
 
     Logged: ``loss`` (base 2, per sequence), ``accuracy``, ``f1_LABEL`` of each label, and ``f1``, the mean of
-    those that --f1-classes names, in percent. A training epoch's are with dropout on.
+    those that --f1-classes names, or without it of those that are predicted or there, in percent. A training
+    epoch's are with dropout on.
 
     Raises:
         InputError: --f1-classes names a label that the data do not have.
@@ -39,7 +39,7 @@ class RnndropClassification(FairseqCriterion):
     def __init__(self, task, f1_classes: str | None = None):
         super().__init__(task)
         self.classes = task.classes
-        chosen = f1_classes.split(",") if f1_classes else self.classes
+        chosen = f1_classes.split(",") if f1_classes else []
         for name in chosen:
             if name not in self.classes:
                 raise InputError(f"--f1-classes: {name!r} is not one of the labels, {', '.join(self.classes)}")
@@ -47,17 +47,14 @@ class RnndropClassification(FairseqCriterion):
 
     def forward(self, model, sample):
         """The summed loss, the sequences to divide its gradient by, and the sums to log."""
-        logits = model(**sample["net_input"])
+        logits = model(**sample["net_input"]).float()
         target = sample["target"]
-        loss = F.cross_entropy(logits.float(), target, reduction="sum")
+        loss = F.cross_entropy(logits, target, reduction="sum")
         predicted = logits.argmax(dim=1)
-        count = [
-            torch.bincount(c, minlength=len(self.classes)) for c in (target[predicted == target], predicted, target)
-        ]
         logging_output = {
             "loss": loss.detach(),
             "correct": (predicted == target).sum(),
-            "counts": torch.stack(count, dim=1),
+            "counts": count_classes(predicted, target, len(self.classes)),
             "ntokens": sample["ntokens"],
             "nsentences": sample["nsentences"],
             "sample_size": sample["nsentences"],
@@ -74,10 +71,10 @@ class RnndropClassification(FairseqCriterion):
     def log_scores(self, logging_outputs: list[dict]) -> None:
         """Log each label's F1 and the mean of the chosen ones."""
 
-        def mean_f1(counts):
+        def mean_of_chosen(counts):
             return sum(f1_score(counts[i]) for i in self.chosen) / len(self.chosen)
 
-        log_scores(logging_outputs, self.classes, {"f1": mean_f1})
+        log_scores(logging_outputs, self.classes, {"f1": mean_of_chosen if self.chosen else mean_f1})
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

@@ -22,6 +22,26 @@ def ratio(part: float, whole: float) -> float:
     return 100 * part / whole if whole else 0.0
 
 
+def count_classes(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
+    """``(classes, 3)``: how often each class is correct, predicted and there.
+
+    Args:
+        predicted, target: classes, ``(items,)``.
+    """
+    some = (target[predicted == target], predicted, target)
+    return torch.stack([torch.bincount(c, minlength=classes) for c in some], dim=1)
+
+
+def mean_f1(counts: Tensor) -> float:
+    """The mean F1 of the classes that are predicted or there, in percent (macro F1 as scikit-learn has it).
+
+    Args:
+        counts: ``(classes, 3)``, see :func:`count_classes`.
+    """
+    scores = [f1_score(row) for row in counts if row.any()]
+    return sum(scores) / len(scores) if scores else 0.0
+
+
 def log_scores(logging_outputs: list[dict], names: Sequence[str], scores: dict[str, Callable[[Tensor], float]]) -> None:
     """Log ``f1_NAME`` of each name, and ``scores``, functions of all counts.
 

@@ -1,8 +1,6 @@
-"""The loss of taggers, with the scores of the entities they find."""
+"""The loss of taggers, with the scores of the spans or tags they find."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +10,7 @@ from fairseq.logging import metrics
 from omegaconf import II
 from torch import Tensor
 
-from rnndrop_plugin.criterions.scores import f1_score, log_scores, ratio
+from rnndrop_plugin.criterions.scores import count_classes, f1_score, log_scores, mean_f1, ratio
 from rnndrop_plugin.data.sequence_dataset import NO_TARGET
 
 
@@ -25,22 +23,23 @@ class RnndropTaggingCriterionConfig(FairseqDataclass):
 class RnndropTagging(FairseqCriterion):
     """Cross entropy of each word's tag, or with --crf of each sentence's path.
 
-    Logged: ``loss`` (base 2, per word, or per sentence with --sentence-avg), ``accuracy`` of the tags, and in
-    evaluation ``precision``, ``recall`` and ``f1`` of entities as conlleval counts them, and ``f1_TYPE`` of each
-    type, in percent. An entity is correct where its type and both ends are.
+    Logged: ``loss`` (base 2, per word, or per sentence with --sentence-avg) and ``accuracy`` of the tags, and in
+    evaluation, where the tags mark spans, ``precision``, ``recall`` and ``f1`` of the spans as conlleval counts them
+    and ``f1_TYPE`` of each type, in percent. Where they mark none, such as parts of speech, ``f1`` is the mean F1 of
+    the tags that are predicted or there.
     """
 
     def __init__(self, task, sentence_avg: bool):
         super().__init__(task)
         self.tags = task.classes
-        self.types = entity_types(self.tags)
+        self.span_tags = task.span_tags
         self.sentence_avg = sentence_avg
 
     def forward(self, model, sample):
         """The summed loss, what to divide its gradient by, and the sums to log."""
         target, lengths = sample["target"], sample["net_input"]["src_lengths"]
-        logits = model(**sample["net_input"])
-        loss = model.loss(logits.float(), target, lengths)
+        logits = model(**sample["net_input"]).float()
+        loss = model.loss(logits, target, lengths)
         sample_size = sample["nsentences"] if self.sentence_avg else sample["ntokens"]
         logging_output = {
             "loss": loss.detach(),
@@ -56,11 +55,15 @@ class RnndropTagging(FairseqCriterion):
         return loss, sample_size, logging_output
 
     def count(self, predicted: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
-        """``(types, 3)``: the entities that are correct, predicted and there; the arguments are a batch's."""
+        """``(types, 3)`` or ``(tags, 3)``: the spans or tags that are correct, predicted and there in a batch."""
+        if self.span_tags is None:
+            inside = target != NO_TARGET
+            return count_classes(predicted[inside], target[inside], len(self.tags))
         rows = zip(predicted.tolist(), target.tolist(), lengths.tolist(), strict=True)
-        pairs = (([self.tags[i] for i in tags[:length]] for tags in (row, gold)) for row, gold, length in rows)
-        counters = count_entities(pairs)
-        return torch.tensor([[counter[type] for counter in counters] for type in self.types]).view(-1, 3)
+        counters = self.span_tags.count(
+            ([self.tags[i] for i in tags[:length]] for tags in (own, gold)) for own, gold, length in rows
+        )
+        return torch.tensor([[counter[type] for counter in counters] for type in self.span_tags.types])
 
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict]) -> None:
@@ -71,40 +74,19 @@ class RnndropTagging(FairseqCriterion):
         metrics.log_scalar("accuracy", 100 * correct / words, words, round=2)
 
     def log_scores(self, logging_outputs: list[dict]) -> None:
-        """Log precision, recall and F1 of all entities, and each type's F1."""
+        """Log precision, recall and F1 of all spans, and each type's F1, or the mean F1 of the tags."""
+        if self.span_tags is None:
+            log_scores(logging_outputs, [], {"f1": mean_f1})
+            return
         scores = {
             "precision": lambda counts: ratio(counts[:, 0].sum().item(), counts[:, 1].sum().item()),
             "recall": lambda counts: ratio(counts[:, 0].sum().item(), counts[:, 2].sum().item()),
             "f1": lambda counts: f1_score(counts.sum(0)),
         }
-        log_scores(logging_outputs, self.types, scores)
+        types = self.span_tags.types
+        log_scores(logging_outputs, types if types != [""] else [], scores)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
         """Yes: across processes the outputs are sums."""
         return True
-
-
-def entity_types(tags: list[str]) -> list[str]:
-    """The types of entities that ``tags`` can mark: PER of B-PER and I-PER."""
-    return sorted({tag.partition("-")[2] for tag in tags if "-" in tag})
-
-
-def count_entities(sentences: Iterable[tuple[list[str], list[str]]]) -> tuple[Counter, Counter, Counter]:
-    """The entities by type that are correct, predicted and there, given each sentence's predicted and true tags."""
-    correct, predicted, there = Counter(), Counter(), Counter()
-    for own, gold in sentences:
-        found, expected = entities(own), entities(gold)
-        for counter, some in ((correct, found & expected), (predicted, found), (there, expected)):
-            counter.update(type for type, _, _ in some)
-    return correct, predicted, there
-
-
-def entities(tags: list[str]) -> set[tuple[str, int, int]]:
-    """The entities that ``tags`` mark, as conlleval reads them: type, first and last word.
-
-    An I- after another type or after O begins an entity, too.
-    """
-    from seqeval.metrics.sequence_labeling import get_entities  # takes a second to import, for scikit-learn
-
-    return set(get_entities(tags))

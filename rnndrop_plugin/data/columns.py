@@ -32,7 +32,13 @@ class Tagged(NamedTuple):
 
 
 def read_sentences(
-    path: Path, encoding: str, separator: str | None, word_column: int, tag_column: int | None
+    path: Path,
+    encoding: str,
+    separator: str | None,
+    word_column: int,
+    tag_column: int | None,
+    *,
+    any_tags: bool = False,
 ) -> list[Tagged]:
     """The sentences of a file, which blank lines and ``-DOCSTART-`` lines separate.
 
@@ -40,6 +46,7 @@ def read_sentences(
         separator: what is between two columns; None for any number of blanks and tabs.
         word_column, tag_column: counted from 0, or from the last one, which is -1; without a tag_column no tags are
             read.
+        any_tags: read tags that mark no entities, such as parts of speech, too.
 
     Raises:
         OSError: the file cannot be read.
@@ -73,12 +80,18 @@ def read_sentences(
         words.append(word)
         if tag_column is not None:
             tag = fields[tag_column]
-            if not TAG.fullmatch(tag):
-                raise ValueError(f"{place}: {tag!r} is not a tag, which is O or B-, I-, E- or S- and the entity's type")
+            if not any_tags:
+                check_tag(place, tag)
             tags.append(tag)
     if not sentences:
         raise ValueError(f"{path}: has no sentence")
     return sentences
+
+
+def check_tag(place: str, tag: str) -> None:
+    """Raise ValueError unless ``tag``, which stands at ``place``, is one of entities."""
+    if not TAG.fullmatch(tag):
+        raise ValueError(f"{place}: {tag!r} is not a tag, which is O or B-, I-, E- or S- and the entity's type")
 
 
 def continues(before: str, tag: str) -> bool:

@@ -1,6 +1,7 @@
 """fairseq's data folders: a dictionary, and splits as indexed datasets."""
 
 import os
+import re
 
 import torch
 from fairseq.data import Dictionary, data_utils
@@ -22,6 +23,25 @@ def load_dictionary(folder: str) -> Dictionary:
         return Dictionary.load(path)
     except Exception as error:
         raise InputError(f"{path}: not a dictionary: {error}") from error
+
+
+def count_made_up(dictionary: Dictionary) -> int:
+    """How many symbols at the end of ``dictionary`` stand for nothing.
+
+    fairseq-preprocess makes the size of a dictionary a multiple of 8 (--padding-factor) by symbols with the names
+    madeupword0000, madeupword0001, ... that never occur. A symbol of such a name that does occur is a real one.
+    """
+    made_up = 0
+    for symbol, count in zip(reversed(dictionary.symbols), reversed(dictionary.count), strict=True):
+        if count > 0 or not re.fullmatch(r"madeupword\d{4}", symbol):
+            break
+        made_up += 1
+    return made_up
+
+
+def real_symbols(dictionary: Dictionary) -> list[str]:
+    """The symbols of ``dictionary`` that are neither fairseq's own nor made up, in their order."""
+    return dictionary.symbols[dictionary.nspecial : len(dictionary) - count_made_up(dictionary)]
 
 
 def load_split(

@@ -13,6 +13,17 @@ from rnndrop_plugin.errors import InputError
 NO_TARGET = -100  # where a batch of tags is padded; torch's cross entropy ignores it
 LONGEST_WORD = 32  # characters; what follows is not read, so that one endless word does not fill the memory
 
+FILLER = "filler"  # a batch with this entry is to count for nothing, see is_filler
+
+
+def is_filler(batch: dict) -> bool:
+    """Whether ``batch`` is there only because other processes have one more.
+
+    fairseq itself has an empty batch in its place. Where --update-freq collects several batches for an update,
+    it then leaves out all that the process has read for it, so ours holds a sequence and the task ignores it.
+    """
+    return FILLER in batch
+
 
 class Sequences(FairseqDataset):
     """Sequences of words, their features and their targets.
@@ -52,8 +63,8 @@ class Sequences(FairseqDataset):
         return np.lexsort((np.random.permutation(len(self)), self.sizes))
 
     def collater(self, samples: list[int]) -> dict:
-        if not samples:  # the last batch of a process that has one less than others
-            return {}
+        filler = not samples  # the last batch of a process that has one less than others
+        samples = samples or [0]
         lengths = torch.from_numpy(self.sizes[samples])
         net_input = {"src_tokens": self._pad(self.words, samples), "src_lengths": lengths}
         net_input |= {name: self._pad(feature, samples) for name, feature in self.features.items()}
@@ -63,6 +74,8 @@ class Sequences(FairseqDataset):
             "ntokens": int(lengths.sum()),
             "net_input": net_input,
         }
+        if filler:
+            batch[FILLER] = True
         if self.targets is not None:
             batch["target"] = self._collate_targets(samples)
         return batch
@@ -115,7 +128,8 @@ class TaggedSentences(Sequences):
 
     def collater(self, samples: list[int]) -> dict:
         batch = super().collater(samples)
-        if batch and self.extract_length is not None:
+        samples = batch["id"].tolist()
+        if self.extract_length is not None:
             batch["net_input"]["starts"] = torch.tensor([self.start(i) for i in samples])
         return batch
 

@@ -25,7 +25,12 @@ _Row = tuple[str, str, Sequence]  # where it stands, the word, its numbers
 
 
 def read_vectors(
-    path: str | os.PathLike, words: Container[str], size: int | None = None, *, name: str | None = None
+    path: str | os.PathLike,
+    words: Container[str],
+    size: int | None = None,
+    *,
+    name: str | None = None,
+    size_name: str | None = None,
 ) -> dict[str, Tensor]:
     """Read the vectors of ``words`` from a file of word2vec (text or binary) or GloVe, compressed if it ends in .gz.
 
@@ -35,8 +40,9 @@ def read_vectors(
 
     Args:
         words: those to read. Of others only the length of the line is checked, and nothing is kept.
-        size: the numbers of a vector, which --decoder-embed-dim has set; None for what the file has.
+        size: the numbers of a vector; None for what the file has.
         name: how errors call the file, its path if None.
+        size_name: the flag that has set the size, for errors.
 
     Returns:
         The vectors found, each ``(size,)``, float32.
@@ -59,7 +65,7 @@ def read_vectors(
             ) as bar,
         ):
             file = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if str(path).endswith(".gz") else raw
-            for place, word, values in _rows(file, size):
+            for place, word, values in _rows(file, size, f" ({size_name})" if size_name else ""):
                 count += 1
                 bar.update(raw.tell() - bar.n)
                 if word in words:
@@ -77,8 +83,7 @@ def read_vectors(
     return vectors
 
 
-def _rows(file: BinaryIO, size: int | None) -> Iterator[_Row]:
-    flag = "" if size is None else " (--decoder-embed-dim)"
+def _rows(file: BinaryIO, size: int | None, flag: str) -> Iterator[_Row]:
     first = file.readline().removeprefix(codecs.BOM_UTF8)
     header = re.fullmatch(_HEADER, first)
     if header is None:

@@ -33,7 +33,7 @@ class RecurrentClassifier(SequenceModel):
         """
         features = WordFeatures(cfg, task.dictionaries)
         rnn = build_recurrent(cls.rnn_class, cfg, features.output_size)
-        model = cls(cfg, features, rnn, len(task.classes))
+        model = cls(cfg, features, rnn, task.target_dictionary)
         model.initialise(cfg, task.dictionaries["word"])
         return model
 

@@ -239,7 +239,9 @@ def init_embeddings(
     """
     path = getattr(cfg, f"{part}_embed_path")
     if path:
-        vectors = read_vectors(path, dictionary, embedding.embedding_dim, name=f"--{part}-embed-path {path}")
+        words = set(dictionary.symbols) - {dictionary.pad_word}  # padding stays zero, whatever the file has for it
+        names = {"name": f"--{part}-embed-path {path}", "size_name": f"--{part}-embed-dim"}
+        vectors = read_vectors(path, words, embedding.embedding_dim, **names)
         with torch.no_grad():
             for word, vector in vectors.items():
                 embedding.weight[dictionary.index(word)] = vector
@@ -257,6 +259,7 @@ class CheckedLoading:
         Raises:
             InputError: they are of another architecture, of other sizes or of another dictionary.
         """
+        self.upgrade_state_dict(state_dict)
         own = self.state_dict()
         others = {name: value.shape for name, value in state_dict.items() if name in own}
         problems = [

@@ -6,6 +6,8 @@ from fairseq.models import BaseFairseqModel
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from rnndrop_plugin import modules
+from rnndrop_plugin.data.indexed import count_made_up, real_symbols
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import (
     CheckedLoading,
@@ -36,7 +38,10 @@ class WordFeatures(nn.Module):
         check_sizes(cfg, "decoder_embed_dim")
         self.embed_tokens = nn.Embedding(len(words), cfg.decoder_embed_dim, words.pad())
         self.embed_dropout = EmbeddingDropout(cfg.decoder_embed_dropout, len(words))
-        self.kinds = range(capitalisation.nspecial, len(capitalisation)) if capitalisation is not None else range(0)
+        self.kinds, self.made_up_kinds = range(0), 0
+        if capitalisation is not None:
+            self.kinds = range(capitalisation.nspecial, capitalisation.nspecial + len(real_symbols(capitalisation)))
+            self.made_up_kinds = count_made_up(capitalisation)
         characters = dictionaries.get("characters")
         if character_filters < 0:
             raise InputError(f"--character-filters must be at least 0, got {character_filters}")
@@ -53,7 +58,9 @@ class WordFeatures(nn.Module):
         """``(batch, time)`` and ``(batch, time, characters)`` to ``(batch, time, output_size)``, all zeros where there
         is padding.
         """
-        x = [self.embed_dropout(self.embed_tokens(src_tokens), src_tokens)]
+        padding = (src_tokens == self.embed_tokens.padding_idx).unsqueeze(2)
+        x = self.embed_dropout(self.embed_tokens(src_tokens), src_tokens)
+        x = [x.masked_fill(padding, 0)]  # whatever vector an older checkpoint has for it
         if self.characters is not None:
             x.append(self.characters(characters))
         if self.kinds:
@@ -68,7 +75,7 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
     Args:
         features: gives the features of each word.
         rnn: recurrent layers of rnndrop_plugin.modules.
-        classes: how many there are to predict.
+        classes: the dictionary of those to predict. Symbols that fairseq-preprocess made up are none.
         context: a layer between features and recurrence, if any.
     """
 
@@ -79,7 +86,7 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
         cfg: RecurrentConfig,
         features: WordFeatures,
         rnn: nn.Module,
-        classes: int,
+        classes: Dictionary,
         context: nn.Module | None = None,
     ):
         super().__init__()
@@ -88,7 +95,9 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
         self.rnn = rnn
         self.dropout_in = Dropout(cfg.decoder_dropout_in, str(cfg.decoder_dropout_sampling))
         self.dropout_out = Dropout(cfg.decoder_dropout_out, str(cfg.decoder_dropout_sampling))
-        self.output_projection = nn.Linear(rnn.hidden_size * (1 + rnn.bidirectional), classes)
+        self.output_projection = nn.Linear(rnn.hidden_size * (1 + rnn.bidirectional), len(real_symbols(classes)))
+        self.made_up_classes = count_made_up(classes)
+        self.was_narrowed = False  # whether the parameters loaded last had more
 
     def initialise(self, cfg: RecurrentConfig, words: Dictionary) -> None:
         """Set all parameters as --init-range, --decoder-embed-path and --decoder-freeze-embed say.
@@ -130,6 +139,33 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
         output, _ = pad_packed_sequence(output, batch_first=True)
         h = state[0] if isinstance(state, tuple) else state
         return self.dropout_out(output), self.dropout_out(h[-1])
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
+        """Narrow the parameters of older checkpoints, which have classes for the symbols that fairseq made up.
+
+        They are the last of the dictionary, so the rows and columns to leave out are the last ones, too. Those of
+        made-up capitalisation classes have never been read; made-up tags and labels are not predicted any more.
+        """
+        super().upgrade_state_dict_named(state_dict, name)
+        own = self.state_dict()
+        reader, neighbours = "rnn.weight_ih_l0", 1
+        if isinstance(self.context, modules.ConvContext):
+            reader = "context.convolution.weight"
+        elif self.context is not None:
+            neighbours = self.context.width
+        for key, value in state_dict.items():
+            narrowed = value
+            if key.startswith(("output_projection.", "crf.")) and self.made_up_classes:
+                for dim, size in enumerate(own[key].shape if key in own else ()):
+                    if narrowed.size(dim) == size + self.made_up_classes:
+                        narrowed = narrowed.narrow(dim, 0, size)
+            elif key.startswith(reader) and self.features.made_up_kinds:
+                size = self.features.output_size
+                if narrowed.size(1) == neighbours * (size + self.features.made_up_kinds):
+                    narrowed = narrowed.unflatten(1, (neighbours, -1))[:, :, :size].flatten(1, 2)
+            if narrowed is not value:
+                state_dict[key] = narrowed
+                self.was_narrowed = True
 
     def describe(self) -> str:
         vocabulary, classes = self.features.embed_tokens.num_embeddings, self.output_projection.out_features

@@ -72,7 +72,7 @@ class RecurrentTagger(SequenceModel):
         features = WordFeatures(cfg, task.dictionaries, cfg.character_filters)
         context = _build_context(cfg, features.output_size)
         rnn = build_recurrent(cls.rnn_class, cfg, (context or features).output_size, cfg.bidirectional)
-        model = cls(cfg, features, rnn, len(task.classes), context, crf=cfg.crf)
+        model = cls(cfg, features, rnn, task.target_dictionary, context, crf=cfg.crf)
         model.initialise(cfg, task.dictionaries["word"])
         return model
 

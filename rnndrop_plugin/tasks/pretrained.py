@@ -12,6 +12,7 @@ import torch
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+from rnndrop_plugin.data.indexed import count_made_up
 from rnndrop_plugin.data.tokenization import Tokenization
 from rnndrop_plugin.tasks import prediction
 from rnndrop_plugin.tasks.classification import RnndropClassificationTask
@@ -121,7 +122,8 @@ class PretrainedLanguageModel(Pretrained):
             generator.seed()
         else:
             generator.manual_seed(seed)
-        never = [dictionary.bos(), dictionary.pad(), dictionary.unk()]
+        made_up = range(len(dictionary) - count_made_up(dictionary), len(dictionary))
+        never = [dictionary.bos(), dictionary.pad(), dictionary.unk(), *made_up]
         tokens, state = self.words(prompt), {}
         new = [dictionary.eos(), *prediction.encode(tokens, dictionary).tolist()]
         for _ in range(max_tokens):
@@ -185,6 +187,6 @@ class PretrainedClassifier(Pretrained):
             batch_size: texts at a time at most, which changes the speed alone.
         """
         words = [self.words(text) for text in texts]
-        softmax = lambda logits, _: logits.softmax(dim=1)  # noqa: E731
+        softmax = lambda logits, _: logits.float().softmax(dim=1)  # noqa: E731
         rows = prediction.predict(self.task, self.model, words, batch_size, softmax)
         return [dict(zip(self.task.classes, row, strict=False)) for row in rows]  # not strict: a text without words

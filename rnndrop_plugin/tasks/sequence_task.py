@@ -5,13 +5,14 @@ import os
 from dataclasses import dataclass, field
 from typing import Optional
 
+import torch
 from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
 from omegaconf import II, MISSING
 from torch import Tensor
 
-from rnndrop_plugin.data.indexed import load_split
-from rnndrop_plugin.data.sequence_dataset import Sequences, batch_iterator, classes, spellings
+from rnndrop_plugin.data.indexed import load_split, real_symbols
+from rnndrop_plugin.data.sequence_dataset import Sequences, batch_iterator, classes, is_filler, spellings
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 
@@ -61,9 +62,8 @@ class SequencesTask(RnndropTask):
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes, in the order of a model's outputs."""
-        dictionary = self.dictionaries[self.target_stream]
-        return dictionary.symbols[dictionary.nspecial :]
+        """The names of the classes, in the order of a model's outputs. Symbols that fairseq made up are none."""
+        return real_symbols(self.target_dictionary)
 
     def load_dataset(self, split: str, epoch=1, combine=False, **kwargs):
         """Read a split.
@@ -93,12 +93,27 @@ class SequencesTask(RnndropTask):
                     raise InputError(
                         f"{path}.bin: sequence {i + 1} has {len(sequence)} symbols, expected {max(expected, 1)}"
                     )
-        target = streams[self.target_stream]
-        if min(int(sequence.min()) for sequence in target) < self.dictionaries[self.target_stream].nspecial:
-            raise InputError(f"{self.cfg.data}/{self.target_stream}/{split}.bin: a class that dict.txt does not have")
-        targets = classes(target, self.dictionaries[self.target_stream])
+        targets = classes(streams[self.target_stream], self.target_dictionary)
+        self._check_classes(targets, split)
         features = {name: streams[name] for name in (CAPITALISATION, CHARACTERS) if name in streams}
         self.datasets[split] = self.make_dataset(words, features, targets, split)
+
+    def _check_classes(self, targets: list[Tensor], split: str) -> None:
+        """Say which classes a split lacks; raise InputError for targets that are no classes."""
+        path = os.path.join(self.cfg.data, self.target_stream, split)
+        for i, target in enumerate(targets):
+            stray = target[(target < 0) | (target >= len(self.classes))]
+            if len(stray):
+                symbol = self.target_dictionary[int(stray[0]) + self.target_dictionary.nspecial]
+                raise InputError(
+                    f"{path}.bin: sequence {i + 1} has a {self.target_stream} that dict.txt does not have ({symbol}): "
+                    f"make the dictionary of a text that has every {self.target_stream}, or leave the sequence out"
+                )
+        counts = torch.bincount(torch.cat(targets), minlength=len(self.classes)).tolist()
+        missing = [name for name, count in zip(self.classes, counts, strict=True) if not count]
+        if missing:
+            consequence = ": a model cannot learn it" if split == self.cfg.train_subset else ""
+            logger.warning(f"{split} does not have the {self.target_stream} {', '.join(missing)}{consequence}")
 
     def targets_of(self, words: Tensor) -> int:
         """How many targets a sequence has."""
@@ -147,6 +162,17 @@ class SequencesTask(RnndropTask):
             raise InputError(f"--criterion {cfg._name} does not fit this task: use --criterion {self.criterion}")
         return super().build_criterion(cfg, from_checkpoint)
 
+    def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
+        """fairseq's, but a batch that only fills up a process's share counts for nothing."""
+        ignore_grad = ignore_grad or is_filler(sample)
+        return _without_filler(
+            sample, *super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+        )
+
+    def valid_step(self, sample, model, criterion):
+        """fairseq's, but a batch that only fills up a process's share counts for nothing."""
+        return _without_filler(sample, *super().valid_step(sample, model, criterion))
+
     def reduce_metrics(self, logging_outputs, criterion):
         """Log what the criterion says, and what it makes of the counts over all batches and processes."""
         super().reduce_metrics(logging_outputs, criterion)
@@ -156,6 +182,19 @@ class SequencesTask(RnndropTask):
         """A recurrence has no longest input."""
         return 10**9
 
+    def set_checkpoint_dict(self, saved: dict) -> None:
+        """Check what :meth:`get_checkpoint_dict` kept.
+
+        Raises:
+            InputError: the checkpoint is of other dictionaries, or its optimizer of parameters that are left out now.
+        """
+        super().set_checkpoint_dict(saved)
+        if getattr(self.model, "was_narrowed", False):
+            raise InputError(
+                "the checkpoint was trained with classes that fairseq-preprocess made up (madeupword0000), and its "
+                "optimizer cannot go on without them: begin with its parameters, by --finetune-from-model"
+            )
+
     @property
     def source_dictionary(self) -> Dictionary:
         return self.dictionaries[WORD]
@@ -163,3 +202,10 @@ class SequencesTask(RnndropTask):
     @property
     def target_dictionary(self) -> Dictionary:
         return self.dictionaries[self.target_stream]
+
+
+def _without_filler(sample: dict, loss: Tensor, sample_size, logging_output: dict):
+    """What a step returns, with nothing in it of a batch that only fills up."""
+    if is_filler(sample):
+        return loss * 0, 0, {name: value * 0 for name, value in logging_output.items()}
+    return loss, sample_size, logging_output

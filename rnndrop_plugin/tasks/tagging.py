@@ -1,5 +1,6 @@
 """Tagging: a tag for each word, such as those of named entities."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -7,9 +8,12 @@ from fairseq.tasks import register_task
 from torch import Tensor
 
 from rnndrop_plugin.data.sequence_dataset import TaggedSentences
+from rnndrop_plugin.data.spans import SpanTags
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.tagger import RecurrentTagger
 from rnndrop_plugin.tasks.sequence_task import SequencesConfig, SequencesTask
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -25,7 +29,11 @@ class RnndropTaggingConfig(SequencesConfig):
 
 @register_task("rnndrop_tagging", dataclass=RnndropTaggingConfig)
 class RnndropTaggingTask(SequencesTask):
-    """Train and evaluate recurrent taggers: on extracts of sentences, and on whole ones (section 4.4)."""
+    """Train and evaluate recurrent taggers: on extracts of sentences, and on whole ones (section 4.4).
+
+    Attributes:
+        span_tags: the spans that the tags mark, or None where they mark none.
+    """
 
     target_stream = "tag"
     model_class = RecurrentTagger
@@ -36,6 +44,11 @@ class RnndropTaggingTask(SequencesTask):
         super().__init__(cfg, dictionaries)
         if cfg.extract_length is not None and cfg.extract_length < 1:
             raise InputError(f"--extract-length must be at least 1, got {cfg.extract_length}")
+        try:
+            self.span_tags = SpanTags(self.classes)
+        except ValueError as error:
+            self.span_tags = None
+            logger.info(f"the tags do not mark spans ({error}): f1 is the mean F1 of the tags")
 
     def targets_of(self, words: Tensor) -> int:
         return len(words)

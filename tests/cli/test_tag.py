@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rnndrop_plugin.cli import tag
+from rnndrop_plugin.data.spans import SpanTags
 
 COMMON = ("--user-dir", "rnndrop_plugin", "--task", "rnndrop_tagging", "--cpu")
 
@@ -140,7 +141,8 @@ def test_table_of_conlleval():
     """Counted by hand: an entity with one end wrong is none, I- after another type begins one."""
     gold = [["B-PER", "I-PER", "O", "B-LOC"], ["B-LOC", "B-LOC", "O"]]
     predicted = [["B-PER", "O", "O", "B-LOC"], ["B-LOC", "I-PER", "B-ORG"]]
-    assert tag.conlleval(gold, predicted).splitlines() == [
+    span_tags = SpanTags({tag for tags in gold + predicted for tag in tags})
+    assert tag.conlleval(gold, predicted, span_tags).splitlines() == [
         "processed 7 tokens with 4 phrases; found: 5 phrases; correct: 2.",
         "accuracy:  57.14%; precision:  40.00%; recall:  50.00%; FB1:  44.44",
         "              LOC: precision: 100.00%; recall:  66.67%; FB1:  80.00  2",

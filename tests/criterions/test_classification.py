@@ -50,6 +50,9 @@ def test_a_label_that_is_never_there_scores_0():
     target = torch.zeros(5, dtype=torch.long)
     found = values(criterion(), torch.tensor([[1.0, 0, 0]] * 5), target, [5])
     assert (found["f1_positive"], found["f1_negative"], found["f1_neutral"]) == (100, 0, 0)
+    assert found["f1"] == 100  # as scikit-learn has it, a label that is neither there nor predicted is not in the mean
+    one = criterion("positive,negative")
+    assert values(one, torch.tensor([[1.0, 0, 0]] * 5), target, [5])["f1"] == 50  # unless it is asked for
 
 
 def test_unknown_labels_are_refused():

@@ -3,36 +3,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fairseq.logging import metrics
+from sklearn.metrics import f1_score
 
-from rnndrop_plugin.criterions.tagging import RnndropTagging, entities, entity_types
+from rnndrop_plugin.criterions.tagging import RnndropTagging
 from rnndrop_plugin.data.sequence_dataset import NO_TARGET
+from rnndrop_plugin.data.spans import SpanTags
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
 
 def criterion(sentence_avg: bool = False, tags=TAGS) -> RnndropTagging:
-    return RnndropTagging(SimpleNamespace(classes=tags), sentence_avg)
-
-
-@pytest.mark.parametrize(
-    ("tags", "expected"),
-    [
-        ("O O", set()),
-        ("B-PER I-PER O", {("PER", 0, 1)}),
-        ("O I-PER I-PER", {("PER", 1, 2)}),  # I- after O begins one
-        ("I-PER", {("PER", 0, 0)}),
-        ("B-PER B-PER", {("PER", 0, 0), ("PER", 1, 1)}),  # neighbours of one type
-        ("I-PER B-PER I-PER", {("PER", 0, 0), ("PER", 1, 2)}),
-        ("B-PER I-LOC", {("PER", 0, 0), ("LOC", 1, 1)}),  # another type begins another one
-        ("I-PER I-LOC I-LOC O B-LOC", {("PER", 0, 0), ("LOC", 1, 2), ("LOC", 4, 4)}),
-    ],
-)
-def test_entities_are_those_of_conlleval(tags, expected):
-    assert entities(tags.split()) == expected
-
-
-def test_types_come_from_the_tags():
-    assert entity_types(["O", "B-PER", "I-PER", "I-MISC", "S-my-type"]) == ["MISC", "PER", "my-type"]
+    return RnndropTagging(SimpleNamespace(classes=tags, span_tags=SpanTags(tags)), sentence_avg)
 
 
 def indices(*rows: str) -> torch.Tensor:
@@ -102,8 +83,11 @@ def test_scores_over_batches_are_those_of_the_whole(sentence_avg):
 
     whole, parts = log([slice(None)]), log([slice(0, 1), slice(1, 4), slice(4, 5)])
     assert whole == pytest.approx(parts)
-    found = [entities([TAGS[i] for i in row[:n]]) for row, n in zip(logits.argmax(2).tolist(), lengths, strict=True)]
-    there = [entities(row.split()) for row in rows]
+    found = [
+        SpanTags(TAGS).spans([TAGS[i] for i in row[:n]])
+        for row, n in zip(logits.argmax(2).tolist(), lengths, strict=True)
+    ]
+    there = [SpanTags(TAGS).spans(row.split()) for row in rows]
     correct = sum(len(a & b) for a, b in zip(found, there, strict=True))
     assert 0 < correct < sum(map(len, there))
     assert whole["precision"] == round(100 * correct / sum(map(len, found)), 2)
@@ -120,6 +104,27 @@ def test_entities_are_counted_in_evaluation_alone():
     model = Model(torch.randn(1, 2, len(TAGS)))
     assert "counts" not in criterion()(model.train(), sample(gold, lengths))[2]
     assert "counts" in criterion()(model.eval(), sample(gold, lengths))[2]
+
+
+def test_tags_that_mark_no_spans_are_scored_as_classes_are():
+    """With parts of speech and the like: the mean F1 of the tags, those of scikit-learn's default."""
+    tags = ["NOUN", "VERB", "DET", "X"]  # X is neither there nor predicted
+    one = RnndropTagging(SimpleNamespace(classes=tags, span_tags=None), False)
+    gold = torch.randint(3, (4, 7))
+    lengths = torch.tensor([7, 5, 7, 2])
+    gold[torch.arange(7) >= lengths.unsqueeze(1)] = NO_TARGET
+    logits = torch.randn(4, 7, 4) - torch.tensor([0, 0, 0, torch.inf])
+    logs = [
+        one(Model(logits[part]).eval(), sample(gold[part], lengths[part]))[2] for part in (slice(0, 1), slice(1, 4))
+    ]
+    with metrics.aggregate(new_root=True) as aggregate:
+        one.reduce_metrics(logs)
+        one.log_scores(logs)
+    values = aggregate.get_smoothed_values()
+    inside = gold != NO_TARGET
+    expected = f1_score(gold[inside], logits.argmax(2)[inside], average="macro")
+    assert values["f1"] == pytest.approx(100 * float(expected), abs=0.01) and 10 < values["f1"] < 90
+    assert not {"precision", "recall"} & values.keys()
 
 
 def test_nothing_found_is_a_score_of_0():

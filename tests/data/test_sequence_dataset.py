@@ -8,6 +8,7 @@ from rnndrop_plugin.data.sequence_dataset import (
     LabelledSequences,
     TaggedSentences,
     batch_iterator,
+    is_filler,
     spellings,
 )
 from rnndrop_plugin.errors import InputError
@@ -110,7 +111,7 @@ def test_every_sequence_is_in_one_batch_of_an_epoch(limits, shards):
             shard_id=shard,
         )
         for batch in iterator.next_epoch_itr(shuffle=True):
-            if not batch:  # fairseq fills the last shard with empty ones
+            if is_filler(batch):  # where the last shard has none left
                 continue
             seen += batch["id"].tolist()
             if "max_tokens" in limits:

@@ -17,7 +17,8 @@ class Task:
     def __init__(self, data, target: str, features=("capitalisation", "characters")):
         names = ["word", target, *features]
         self.dictionaries = {name: Dictionary.load(str(data / name / "dict.txt")) for name in names}
-        self.classes = self.dictionaries[target].symbols[self.dictionaries[target].nspecial :]
+        self.target_dictionary = self.dictionaries[target]
+        self.classes = self.target_dictionary.symbols[self.target_dictionary.nspecial :]
 
 
 def build(kind: str, data, cell: str = "lstm", features=("capitalisation", "characters"), **changes):
