@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument(
         "--json",
         action="store_true",
-        help="write a line of JSON for each sentence: its words, their tags, and, where the tags mark such, its entities "
+        help="write a line of JSON for each sentence: its words, their tags, and, where they mark any, its entities "
         "with type and text, and with start and end such that words[start:end] are their words",
     )
     parser.add_argument(

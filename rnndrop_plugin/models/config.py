@@ -259,7 +259,6 @@ class CheckedLoading:
         Raises:
             InputError: they are of another architecture, of other sizes or of another dictionary.
         """
-        self.upgrade_state_dict(state_dict)
         own = self.state_dict()
         others = {name: value.shape for name, value in state_dict.items() if name in own}
         problems = [

@@ -140,32 +140,35 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
         h = state[0] if isinstance(state, tuple) else state
         return self.dropout_out(output), self.dropout_out(h[-1])
 
-    def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
-        """Narrow the parameters of older checkpoints, which have classes for the symbols that fairseq made up.
+    def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
+        """Load parameters, those of older checkpoints narrowed: they have classes for what fairseq made up.
 
-        They are the last of the dictionary, so the rows and columns to leave out are the last ones, too. Those of
-        made-up capitalisation classes have never been read; made-up tags and labels are not predicted any more.
+        Such symbols are the last of a dictionary, so that the rows and columns to leave out are the last ones, too.
+        Those of capitalisation classes have never been read; such tags and labels are not predicted any more.
+
+        Raises:
+            InputError: the parameters are of another architecture, of other sizes or of another dictionary.
         """
-        super().upgrade_state_dict_named(state_dict, name)
-        own = self.state_dict()
-        reader, neighbours = "rnn.weight_ih_l0", 1
+        return super().load_state_dict(self._narrow(state_dict), strict, model_cfg, args)
+
+    def _narrow(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        own, narrowed = self.state_dict(), dict(state_dict)
+        for name, value in state_dict.items():
+            if name in own and name.startswith(("output_projection.", "crf.")):
+                for dim, size in enumerate(own[name].shape):
+                    if value.size(dim) == size + self.made_up_classes:
+                        narrowed[name] = narrowed[name].narrow(dim, 0, size)
+        reader, words = "rnn.weight_ih_l0", 1  # the layer that reads the features, of so many words
         if isinstance(self.context, modules.ConvContext):
             reader = "context.convolution.weight"
         elif self.context is not None:
-            neighbours = self.context.width
-        for key, value in state_dict.items():
-            narrowed = value
-            if key.startswith(("output_projection.", "crf.")) and self.made_up_classes:
-                for dim, size in enumerate(own[key].shape if key in own else ()):
-                    if narrowed.size(dim) == size + self.made_up_classes:
-                        narrowed = narrowed.narrow(dim, 0, size)
-            elif key.startswith(reader) and self.features.made_up_kinds:
-                size = self.features.output_size
-                if narrowed.size(1) == neighbours * (size + self.features.made_up_kinds):
-                    narrowed = narrowed.unflatten(1, (neighbours, -1))[:, :, :size].flatten(1, 2)
-            if narrowed is not value:
-                state_dict[key] = narrowed
-                self.was_narrowed = True
+            words = self.context.width
+        size, made_up = self.features.output_size, self.features.made_up_kinds
+        for name in (reader, f"{reader}_reverse"):
+            if name in narrowed and narrowed[name].size(1) == words * (size + made_up):
+                narrowed[name] = narrowed[name].unflatten(1, (words, -1))[:, :, :size].flatten(1, 2)
+        self.was_narrowed = any(narrowed[name].shape != value.shape for name, value in state_dict.items())
+        return narrowed
 
     def describe(self) -> str:
         vocabulary, classes = self.features.embed_tokens.num_embeddings, self.output_projection.out_features

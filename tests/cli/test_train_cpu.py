@@ -92,15 +92,20 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(stream_data, tmp_path
     torch.testing.assert_close(*carried, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("task", ["tagging", pytest.param("classification", marks=pytest.mark.slow)])
-def test_two_processes_train_on_sequences_as_two_batches_an_update_do(command, tagging_data, tmp_path, task):
-    """Of 17 batches for training and 5 for validation, one process has one less and makes up for it by none."""
+@pytest.mark.parametrize(
+    ("task", "frequency"), [("tagging", 2), pytest.param("classification", 1, marks=pytest.mark.slow)]
+)
+def test_two_processes_train_on_sequences_as_twice_the_batches_an_update_do(
+    command, tagging_data, tmp_path, task, frequency
+):
+    """Of 15 batches for training and 4 for validation, one process has one less, and an update's other one counts."""
     model = {"tagging": "tagger", "classification": "classifier"}[task]
     flags = (tagging_data, *PLUGIN, "--task", f"rnndrop_{task}", "--criterion", f"rnndrop_{task}", *LOGGING)
     flags += ("--arch", f"gru_rnndrop_{model}", "--decoder-embed-dim", 12, "--decoder-hidden-size", 16)
-    flags += ("--optimizer", "sgd", "--lr", 1, "--clip-norm", 5, "--max-epoch", 2, "--batch-size", 7, "--save-dir")
-    lines = train(*map(str, (*flags, tmp_path / "two")))
-    one = command("train", *flags, tmp_path / "one", "--update-freq", 2)
+    flags += ("--optimizer", "sgd", "--lr", 3, "--clip-norm", 5, "--max-epoch", 3, "--batch-size", 8)
+    flags += ("--batch-size-valid", 11)
+    lines = train(*map(str, (*flags, "--save-dir", tmp_path / "two", "--update-freq", frequency)))
+    one = command("train", *flags, "--save-dir", tmp_path / "one", "--update-freq", 2 * frequency)
     metrics = ("loss", "accuracy")
     assert_same_metrics(lines, one, {"train_inner": metrics, "train": metrics, "valid": (*metrics, "f1")})
     two, one = (load(tmp_path / run / "checkpoint_last.pt")["model"] for run in ("two", "one"))

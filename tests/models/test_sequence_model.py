@@ -4,7 +4,10 @@ from fairseq.data import Dictionary
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 from omegaconf import OmegaConf
 
+import rnndrop_plugin
 from rnndrop_plugin.errors import InputError
+
+rnndrop_plugin.register()
 
 SMALL = {"decoder_embed_dim": 6, "decoder_hidden_size": 8, "init_range": 0.5}
 CELLS = ("lstm", "gru", "rnn")
@@ -14,17 +17,19 @@ TARGETS = {"tagger": "tag", "classifier": "label"}
 class Task:
     """What a model asks of its task."""
 
-    def __init__(self, data, target: str, features=("capitalisation", "characters")):
+    def __init__(self, data, target: str, features=("capitalisation", "characters"), padding_factor: int = 1):
         names = ["word", target, *features]
         self.dictionaries = {name: Dictionary.load(str(data / name / "dict.txt")) for name in names}
+        for dictionary in self.dictionaries.values():
+            dictionary.pad_to_multiple_(padding_factor)
         self.target_dictionary = self.dictionaries[target]
         self.classes = self.target_dictionary.symbols[self.target_dictionary.nspecial :]
 
 
-def build(kind: str, data, cell: str = "lstm", features=("capitalisation", "characters"), **changes):
+def build(kind: str, data, cell: str = "lstm", features=("capitalisation", "characters"), padding_factor=1, **changes):
     arch = f"{cell}_rnndrop_{kind}"
     cfg = OmegaConf.merge(OmegaConf.structured(MODEL_DATACLASS_REGISTRY[arch]), SMALL, changes)
-    task = Task(data, TARGETS[kind], features)
+    task = Task(data, TARGETS[kind], features, padding_factor)
     return ARCH_MODEL_REGISTRY[arch].build_model(cfg, task).eval()
 
 
@@ -53,6 +58,8 @@ def test_a_sequence_is_read_the_same_in_any_batch(tagging_data, kind, cell, nonl
     tagger = {"context": "conv", "character_filters": 5, "bidirectional": True}
     changes = tagger if kind == "tagger" else {"decoder_layers": 2}
     model = build(kind, tagging_data, cell, recurrent_nonlinearity=nonlinearity, **changes)
+    with torch.no_grad():
+        model.features.embed_tokens.weight[1] = 3.0  # the vector of padding in an older checkpoint
     lengths = [7, 1, 12, 3]
     inputs = batch(lengths, longest=14)
     together = model(**inputs)
@@ -119,11 +126,12 @@ def test_filters_need_characters(tagging_data):
 def test_static_embeddings_are_read_and_not_trained(tagging_data, tmp_path):
     word = Task(tagging_data, "tag").dictionaries["word"][7]
     path = tmp_path / "vectors.txt"
-    path.write_text(f"{word} 1 2 3 4 5 6\n")
+    path.write_text(f"<pad> 3 3 3 3 3 3\n</s> 6 5 4 3 2 1\n{word} 1 2 3 4 5 6\n")
     model = build("tagger", tagging_data, decoder_embed_path=str(path), decoder_freeze_embed=True)
     weight = model.features.embed_tokens.weight
     assert weight[7].tolist() == [1, 2, 3, 4, 5, 6] and not weight.requires_grad
-    assert not weight[1].any()  # padding
+    assert not weight[1].any()  # padding, whatever the file has for it
+    assert weight[2].tolist() == [6, 5, 4, 3, 2, 1]
     with pytest.raises(InputError, match="--decoder-embed-path .*vectors.txt, line 1.* 5"):
         build("tagger", tagging_data, decoder_embed_path=str(path), decoder_embed_dim=5)
 
@@ -167,6 +175,44 @@ def test_a_crf_adds_its_parameters_and_decodes_paths(tagging_data):
 def test_flags_that_cannot_be(tagging_data, changes, message):
     with pytest.raises(InputError, match=message):
         build("tagger", tagging_data, **changes)
+
+
+def older(name: str, value: torch.Tensor, model, capitalisation: int, classes: int) -> torch.Tensor:
+    """A parameter as it was when symbols that fairseq made up were classes: with that many more rows and columns."""
+
+    def widen(value, dim):
+        shape = list(value.shape)
+        shape[dim] = classes
+        return torch.cat([value, torch.full(shape, 0.1)], dim)
+
+    if name.startswith(("output_projection.", "crf.")):
+        for dim in range(2 if name == "crf.transitions" else 1):
+            value = widen(value, dim)
+    elif name == "context.convolution.weight" or name.startswith("rnn.weight_ih_l0") and model.context is None:
+        value = torch.cat([value, torch.randn(len(value), capitalisation, *value.shape[2:])], 1)
+    elif name.startswith("rnn.weight_ih_l0") and type(model.context).__name__ == "ConcatContext":
+        words = value.unflatten(1, (5, -1))
+        value = torch.cat([words, torch.randn(len(words), 5, capitalisation)], 2).flatten(1)
+    return value
+
+
+@pytest.mark.parametrize("context", ["none", "conv", "concat"])
+def test_a_checkpoint_with_made_up_classes_loads_without_them(tagging_data, context):
+    """fairseq-preprocess makes a dictionary's size a multiple of 8: 2 symbols of capitalisation, 7 of tags."""
+    options = {"context": context, "crf": True, "bidirectional": True}
+    plain = build("tagger", tagging_data, **options)
+    padded = build("tagger", tagging_data, padding_factor=8, **options)
+    sizes = {"capitalisation": 2, "classes": 7}
+    state = {name: older(name, value, plain, **sizes) for name, value in plain.state_dict().items()}
+    state["features.embed_tokens.weight"] = padded.state_dict()["features.embed_tokens.weight"].clone()
+    words = len(plain.features.embed_tokens.weight)
+    state["features.embed_tokens.weight"][:words] = plain.features.embed_tokens.weight
+    assert not padded.was_narrowed
+    padded.load_state_dict(state)
+    assert padded.was_narrowed and padded.output_projection.out_features == 5
+    inputs = batch([6, 3])
+    torch.testing.assert_close(padded(**inputs), plain(**inputs))
+    assert not plain.was_narrowed
 
 
 def test_parameters_of_another_model_are_refused(tagging_data):

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from fairseq.data import Dictionary, indexed_dataset
+
+from rnndrop_plugin.data.indexed import load_split, real_symbols
 
 TASKS = {"tagging": "tagger", "classification": "classifier"}
 
@@ -125,10 +128,92 @@ def test_rmsprop_and_every_cell_train(task, command, tagging_data, tmp_path):
         assert losses[-1] < losses[0]
 
 
+def write_ids(path: Path, sequences: list[list[int]]) -> None:
+    """Write a split anew."""
+    builder = indexed_dataset.make_builder(f"{path}.bin", "mmap", vocab_size=20)
+    for sequence in sequences:
+        builder.add_item(torch.tensor(sequence))
+    builder.finalize(f"{path}.idx")
+
+
 @pytest.fixture
 def own_data(tagging_data, tmp_path) -> Path:
     """A copy of the data that a test may damage."""
     return Path(shutil.copytree(tagging_data, tmp_path / "own"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_symbols_that_fairseq_made_up_are_no_classes(task, command, tagging_data, own_data, refused, tmp_path):
+    """As fairseq-preprocess writes dictionaries: their size is a multiple of 8. Nothing comes of it."""
+    for stream in ("tag", "label", "capitalisation"):
+        with open(own_data / stream / "dict.txt", "a") as file:
+            file.writelines(f"madeupword{i:04d} 0\n" for i in range(3))
+    names = ("loss", "accuracy", "f1")
+    plain, padded = (
+        command("train", *flags(task, data, tmp_path / data.name, "--max-epoch", 1))
+        for data in (tagging_data, own_data)
+    )
+    assert [plain.metrics(name, "valid") for name in names] == [padded.metrics(name, "valid") for name in names]
+    assert "madeupword" not in padded.text()
+
+    path = tmp_path / "own" / "checkpoint_last.pt"
+    checkpoint = torch.load(path, weights_only=True)
+    model = checkpoint["model"]
+    classes = len(model["output_projection.bias"])
+    for name in ("output_projection.weight", "output_projection.bias"):  # as they were when they had classes for them
+        model[name] = torch.cat([model[name], model[name][:3]])
+    torch.save(checkpoint, path)
+    line = refused("train", *flags(task, own_data, tmp_path / "own"))
+    assert "trained with classes that fairseq-preprocess made up" in line and "--finetune-from-model" in line
+    finetune = ("--finetune-from-model", path, "--max-epoch", 1)
+    command("train", *flags(task, own_data, tmp_path / "new", *finetune))
+    assert len(parameters(tmp_path / "new" / "checkpoint_last.pt")["output_projection.bias"]) == classes
+
+
+def test_a_label_of_such_a_name_that_occurs_is_one():
+    dictionary = Dictionary()
+    for name, count in {"good": 9, "madeupword0000": 4, "bad": 0, "madeupword0001": 0, "madeupword0002": 0}.items():
+        dictionary.add_symbol(name, count)
+    assert real_symbols(dictionary) == ["good", "madeupword0000", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "message"),
+    [
+        ("tagging", "I-LOC", "train does not have the tag I-LOC: a model cannot learn it"),
+        ("classification", "none", "train does not have the label none: a model cannot learn it"),
+    ],
+)
+def test_classes_that_do_not_occur_are_told(command, own_data, tmp_path, task, change, message):
+    stream = own_data / {"tagging": "tag", "classification": "label"}[task]
+    dictionary = Dictionary.load(str(stream / "dict.txt"))
+    for split in ("train", "valid"):
+        sequences = load_split(str(stream), split, dictionary)
+        other = next(i for i in range(dictionary.nspecial, len(dictionary)) if dictionary[i] != change)
+        write_ids(stream / split, [[other if dictionary[i] == change else i for i in s.tolist()] for s in sequences])
+    log = command("train", *flags(task, own_data, tmp_path / "run", "--max-epoch", 1))
+    assert message in log.text()
+    assert f"valid does not have the {stream.name} {change}" in log.text()
+
+
+def test_a_tag_that_the_training_does_not_have_is_refused(refused, own_data, tmp_path):
+    """fairseq-preprocess writes <unk> for it, which is no class."""
+    dictionary = Dictionary.load(str(own_data / "tag" / "dict.txt"))
+    sequences = [s.tolist() for s in load_split(str(own_data / "tag"), "valid", dictionary)]
+    sequences[6][0] = dictionary.unk()
+    write_ids(own_data / "tag" / "valid", sequences)
+    line = refused("train", *flags("tagging", own_data, tmp_path / "run"))
+    assert "tag/valid.bin: sequence 7 has a tag that dict.txt does not have (<unk>)" in line
+
+
+def test_tags_that_mark_no_spans(command, own_data, tmp_path):
+    path = own_data / "tag" / "dict.txt"
+    path.write_text(path.read_text().replace("B-PER", "NNP"))
+    log = command("train", *flags("tagging", own_data, tmp_path / "run", "--max-epoch", 3))
+    assert log.text().count("the tags do not mark spans (NNP is not such as B-PER or I): f1 is the mean F1") == 1
+    assert float(log.metrics("f1", "valid")[-1]) > 0
+    with pytest.raises(KeyError):
+        log.metrics("precision", "valid")
 
 
 @pytest.mark.parametrize(
