@@ -293,7 +293,7 @@ def test_a_checkpoint_of_other_dictionaries_is_refused(trained, refused, own_dat
     run = tmp_path / "run"
     run.mkdir()
     validate = ("validate", own_data, "--user-dir", "rnndrop_plugin", "--task", f"rnndrop_{task}", "--cpu")
-    finetune = ("train", *flags(task, own_data, tmp_path / "new", "--finetune-from-model", path))
+    finetune = ("train", *flags(task, own_data, tmp_path / "new", *EXTRACTS[task], "--finetune-from-model", path))
     shutil.copy(path, run / "checkpoint_last.pt")
     resume = ("train", *flags(task, own_data, run, *EXTRACTS[task]))
     for words in (
