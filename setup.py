@@ -8,9 +8,11 @@ fail the installation.
 import hashlib
 import os
 import re
+import platform
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from setuptools import Command, Distribution, setup
@@ -23,17 +25,49 @@ LIBRARY = "librecurrence.so"
 FAILURE = "librecurrence.failure.txt"  # why there is no library, in one line; c_library.py reports it
 
 
-def describe_failure(compiled):
-    """Why a finished compiler made nothing: its own first line that reports an error; None if it succeeded."""
-    if compiled.returncode == 0:
+TYPES = {"float": ["-DREAL=float"], "double": ["-DREAL=double", "-DDOUBLE"]}
+# Which registers a kernel may count on: what the compiler is told, and sizes for kernel.c.
+SETS = {"plain": ["-DVECTOR_BYTES=16", "-DMOST_ROWS=6", "-DTRANSPOSED_ROWS=4"]}
+if platform.machine().lower() in ("x86_64", "amd64"):
+    SETS["avx2"] = ["-mavx2", "-mfma", "-DVECTOR_BYTES=32", "-DMOST_ROWS=6", "-DTRANSPOSED_ROWS=4"]
+    SETS["avx512"] = [
+        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mprefer-vector-width=512"),
+        *("-DVECTOR_BYTES=64", "-DMOST_ROWS=12", "-DTRANSPOSED_ROWS=8"),
+    ]
+
+
+def compilation(digest, objects, library):
+    """The commands that compile the sources: kernel.c for each type and instruction set, library.c, and the link."""
+    compiler = [
+        *shlex.split(os.environ.get("CC", "cc")),
+        *("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC"),
+        *shlex.split(os.environ.get("CFLAGS", "")),
+    ]
+    kernels = {f"{real}_{name}": TYPES[real] + SETS[name] for name in SETS for real in TYPES}
+    for kernel, options in kernels.items():
+        source = str(OPS / "csrc" / "kernel.c")
+        yield [*compiler, *options, f"-DKERNEL=kernel_{kernel}", "-c", source, "-o", str(objects / f"{kernel}.o")]
+    x86 = ["-DX86"] if "avx2" in SETS else []
+    parts = [str(OPS / "csrc" / "library.c"), *(str(objects / f"{kernel}.o") for kernel in kernels)]
+    yield [*compiler, *x86, digest, "-shared", *parts, "-o", str(library)]
+
+
+def run_compiler(command):
+    """Run a command; None, or why it failed: the first line of its own that reports an error."""
+    try:
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
+    except OSError as error:
+        return f"there is no C compiler: {error}"
+    sys.stderr.write(done.stderr)
+    if done.returncode == 0:
         return None
-    lines = [line for line in compiled.stderr.splitlines() if line.strip()]
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()] or lines[:1]
-    return errors[0].strip() if errors else f"{compiled.args[0]} ended with status {compiled.returncode}"
+    return errors[0].strip() if errors else f"{command[0]} ended with status {done.returncode}"
 
 
 class build_recurrence(Command):
-    """Compile recurrence.c into the build, or into the source tree of an editable installation."""
+    """Compile the C sources into the build, or into the source tree of an editable installation."""
 
     description = "compile the recurrences for the CPU"
     user_options = []
@@ -50,20 +84,12 @@ class build_recurrence(Command):
         target.parent.mkdir(parents=True, exist_ok=True)
         # The name is changed last, so that nobody loads half a library.
         unfinished = target.with_suffix(f".{os.getpid()}.tmp")
-        digest = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES)).hexdigest()[:16]
         failure = target.with_name(FAILURE)
         failure.unlink(missing_ok=True)
-        command = [
-            *shlex.split(os.environ.get("CC", "cc")),
-            *("-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"),
-            *(f'-DDIGEST="{digest}"', str(OPS / "csrc" / "recurrence.c"), "-o", str(unfinished)),
-        ]
-        try:
-            compiled = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
-            sys.stderr.write(compiled.stderr)
-            reason = describe_failure(compiled)
-        except OSError as error:
-            reason = f"there is no C compiler: {error}"
+        digest = hashlib.sha256(b"".join(source.read_bytes() for source in SOURCES)).hexdigest()[:16]
+        with tempfile.TemporaryDirectory() as objects:
+            commands = list(compilation(f'-DDIGEST="{digest}"', Path(objects), unfinished))
+            reason = next(filter(None, map(run_compiler, commands)), None)
         if reason is None:
             unfinished.replace(target)
             return

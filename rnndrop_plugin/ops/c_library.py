@@ -1,4 +1,4 @@
-"""The compiled library, csrc/recurrence.c, by ctypes: loading it, and why it may not be there.
+"""The compiled library of csrc/, by ctypes: loading it, and why it may not be there.
 
 ``setup.py`` compiles it when the package is installed. A call releases the interpreter lock.
 """
@@ -62,8 +62,6 @@ def load() -> tuple[ctypes.CDLL | None, str | None]:
     try:
         library = ctypes.CDLL(str(LIBRARY))
         library.rnndrop_digest.restype = library.rnndrop_instructions.restype = ctypes.c_char_p
-        library.rnndrop_padded_batch.restype = ctypes.c_int64
-        library.rnndrop_padded_batch.argtypes = [ctypes.c_int64]
         library.rnndrop_run.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
         library.rnndrop_loss.argtypes = [ctypes.c_void_p, ctypes.c_int]
         digest = library.rnndrop_digest().decode()

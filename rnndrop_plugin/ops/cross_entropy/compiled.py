@@ -9,7 +9,7 @@ from rnndrop_plugin.ops import c_library
 
 
 class _LossArguments(ctypes.Structure):
-    """``struct loss_arguments`` of recurrence.c."""
+    """``struct loss_arguments`` of interface.h."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("threads", "rows", "features", "classes")),

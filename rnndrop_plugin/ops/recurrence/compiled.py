@@ -10,7 +10,8 @@ from rnndrop_plugin.ops.masks import Mask
 from rnndrop_plugin.ops.recurrence.autograd import Options
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
-LANES = 16  # the kernel computes a batch in multiples of this
+BLOCK = 16  # the kernel computes units in multiples of this
+LANES = 16
 WORTH_A_THREAD = 1_000_000  # operations a step; with fewer, threads wait for each other longer than they compute
 
 _CELLS = {"lstm": 0, "gru": 1, "gru_reset_after": 2, "rnn": 3}
@@ -22,7 +23,7 @@ class _Mask(ctypes.Structure):
 
 
 class _Arguments(ctypes.Structure):
-    """``struct arguments`` of recurrence.c."""
+    """``struct arguments`` of interface.h."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("cell", "relu", "reverse", "threads")),
@@ -95,21 +96,17 @@ def forward(
 
 
 def saved_like(options: Options, input: Tensor, hidden: int) -> list[Tensor]:
-    """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
+    """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`; matrices as csrc/layout.h has them."""
     time, batch, _ = input.shape
-    row = hidden * padded_batch(batch)
-    sizes = {
-        "lstm": [time * 4 * row, (time + 1) * row],
-        "gru": [time * 2 * row, time * row],
-        "gru_reset_after": [time * 2 * row, time * row, time * row],
+    rows, units = time * batch, (hidden + BLOCK - 1) // BLOCK * BLOCK
+    shapes = {
+        "lstm": [(rows, 4 * units), (rows + batch, units)],
+        "gru": [(rows, 2 * units), (rows, units)],
+        "gru_reset_after": [(rows, 2 * units), (rows, units), (rows, units)],
         "rnn": [],
     }
-    return [input.new_empty(size) for size in sizes[options.cell]]
-
-
-def padded_batch(batch: int) -> int:
-    """The lanes that the kernel computes for a batch, as ``padded`` of recurrence.c has them."""
-    return (batch + LANES - 1) // LANES * LANES
+    # stride_of in layout.h: an odd number of rows
+    return [input.new_empty((rows // 2 * 2 + 1) * features) for rows, features in shapes[options.cell]]
 
 
 def backward(

@@ -260,7 +260,7 @@ def test_stale_library(library_path, caplog):
     shutil.copy(c_library.__file__.replace("c_library.py", library_path.name), library_path)
     assert c_library.unavailable() is None
     c_library.load.cache_clear()
-    with (library_path.parent / "csrc" / "recurrence.c").open("a") as source:
+    with (library_path.parent / "csrc" / "kernel.c").open("a") as source:
         source.write("/* changed */\n")
     expect_torch_operations(caplog, "was compiled from other sources")
 

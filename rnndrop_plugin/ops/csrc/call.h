@@ -1,0 +1,115 @@
+/* A call: its sizes and storage, and the parts of its threads. */
+
+struct call {
+    const struct arguments *arguments;
+    struct team team;
+    int threads, relu;
+    int64_t T, B, I, H;
+    int64_t chunk; /* time steps worked on together */
+    /* Two sets of gates: all (LSTM, RNN), or r and z, then n (GRU). */
+    int sets;
+    struct gates set[2];
+    struct matrix w_ih[2], w_hh[2];          /* packed weights, of a backward pass for its products */
+    REAL *bias[2], *bias_hn;                 /* forward: of the gate features; b_hn of U_n h if reset_after */
+    struct matrix x;                         /* the input of a chunk */
+    struct matrix gates[2], hn, cells;       /* of all steps if saved, else of a chunk; cells of one step */
+    struct matrix h, masked_h[2], reset_h;   /* states; what the products read of them alternates */
+    struct matrix d_gates[2], d_hn, d_x;     /* backward, of a chunk */
+    struct matrix previous_h;                /* backward, of a chunk: the masked h that its steps read */
+    struct matrix d_h, d_c, d_masked_h;      /* backward, of a step */
+};
+
+/* What a thread does of a call: blocks of units, and of input features. */
+struct member {
+    int id, size;
+    int64_t u0, u1, i0, i1;
+};
+
+/* A chunk of steps, at these times; `first` is its first row of what has the rows of all steps. */
+struct chunk {
+    int64_t time, steps, rows, first;
+};
+
+INLINE struct member this_member(const struct call *c)
+{
+    /* The same thread has the same part in every call: some of it is in its core's cache. */
+    int id = rnndrop_number_in_team(c->threads), size = rnndrop_team_size(c->threads);
+    int64_t units = blocks_of(c->H), inputs = blocks_of(c->I);
+    return (struct member){id, size, share(units, id, size), share(units, id + 1, size), share(inputs, id, size),
+                           share(inputs, id + 1, size)};
+}
+
+INLINE int64_t time_of(const struct call *c, int64_t step) { return c->arguments->reverse ? c->T - 1 - step : step; }
+
+/* The chunk that begins at a step; its rows are in the order of time, whatever that of the steps. */
+INLINE struct chunk chunk_at(const struct call *c, int64_t step)
+{
+    int64_t steps = MIN(c->chunk, c->T - step), time = c->arguments->reverse ? c->T - step - steps : step;
+    return (struct chunk){time, steps, steps * c->B, time * c->B};
+}
+
+INLINE int running(const struct call *c, int64_t b, int64_t t)
+{
+    return c->arguments->lengths == NULL || t < c->arguments->lengths[b];
+}
+
+/* A row (t, b) of the output and of its gradient. */
+INLINE int64_t row_of(const struct call *c, int64_t t, int64_t b) { return (t * c->B + b) * c->H; }
+
+/* The state in the caller's order that step t of row b reads. */
+INLINE const REAL *previous_row(const struct call *c, int64_t t, int64_t b)
+{
+    const struct arguments *a = c->arguments;
+    int64_t before = a->reverse ? t + 1 : t - 1, end = a->lengths ? MIN(c->T, a->lengths[b]) : c->T;
+    return before < 0 || before >= end ? (const REAL *)a->h0 + b * c->H : (const REAL *)a->output + row_of(c, before, b);
+}
+
+/* ---- dropout -------------------------------------------------------------------------------------- */
+
+/* scale * keep for one row's block of units. */
+struct factors {
+    const uint8_t *keep;
+    REAL scale;
+    uint8_t room[BLOCK];
+};
+
+INLINE void read_mask(struct factors *f, const struct call *c, const struct mask *mask, int64_t t, int64_t b,
+                      int64_t block)
+{
+    f->scale = (REAL)mask->scale;
+    f->keep = NULL;
+    if (mask->keep == NULL || t < 0 || t >= c->T)
+        return;
+    f->keep = mask->keep + t * mask->step + b * c->H + block * BLOCK;
+    int64_t left = c->H - block * BLOCK;
+    if (left < BLOCK) {
+        for (int k = 0; k < BLOCK; k++)
+            f->room[k] = k < left ? f->keep[k] : 0;
+        f->keep = f->room;
+    }
+}
+
+INLINE vec drop(const struct factors *f, int part, vec x)
+{
+    return f->keep ? x * (load_bytes(f->keep + part * LANES) * f->scale) : x * f->scale;
+}
+
+/* ---- storage -------------------------------------------------------------------------------------- */
+
+/* Cuts storage of `base`; with base NULL it only counts. */
+struct arena {
+    char *base;
+    size_t used;
+};
+
+static REAL *take(struct arena *arena, int64_t count)
+{
+    size_t start = arena->used;
+    arena->used = (start + count * sizeof(REAL) + 63) / 64 * 64;
+    return arena->base ? (REAL *)(arena->base + start) : NULL;
+}
+
+static struct matrix take_matrix(struct arena *arena, int64_t rows, int64_t features)
+{
+    return (struct matrix){take(arena, stride_of(rows) * blocks_of(features)), stride_of(rows)};
+}
