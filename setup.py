@@ -7,8 +7,8 @@ fail the installation.
 
 import hashlib
 import os
-import re
 import platform
+import re
 import shlex
 import subprocess
 import sys
