@@ -180,7 +180,6 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         if isinstance(input, PackedSequence):
             self.check_input(input.data, input.batch_sizes)
             sequence, lengths = pad_packed_sequence(input)
-            lengths = lengths.to(sequence.device)
             unbatched = False
         else:
             if input.dim() not in (2, 3):
@@ -207,8 +206,11 @@ class _Layer(RecurrentDropout, nn.RNNBase):
             if input.sorted_indices is not None:
                 sequence = sequence.index_select(1, input.sorted_indices)
             batch = torch.arange(sequence.size(1))
-            running = batch < input.batch_sizes.unsqueeze(1)
-            sequence = input._replace(data=sequence[running.to(sequence.device)])
+            running = (batch < input.batch_sizes.unsqueeze(1)).flatten().nonzero().squeeze(1)
+            running = running.to(
+                sequence.device, non_blocking=True
+            )  # found on the CPU, so that nothing waits for a GPU
+            sequence = input._replace(data=sequence.flatten(0, 1).index_select(0, running))
         elif input.dim() == 2:
             sequence = sequence.squeeze(1)
             state = tuple(s.squeeze(1) for s in state)

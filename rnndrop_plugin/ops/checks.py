@@ -50,4 +50,4 @@ def check_lengths(lengths: Any, batch: int, time: int, least: int, device: torch
         low, high = map(int, lengths.aminmax())
         if low < least or high > time:
             raise ValueError(f"lengths must be from {least} to {time}, got {low if low < least else high}")
-    return lengths.to(device, torch.int64)
+    return lengths.to(device, torch.int64, non_blocking=True)

@@ -24,6 +24,11 @@ class Mask(NamedTuple):
     keep: Tensor | None
     scale: float = 1.0
 
+    @property
+    def drops(self) -> bool:
+        """Whether d is anything but the identity."""
+        return self.keep is not None or self.scale != 1
+
     def at(self, t: int) -> "Mask":
         """The mask of step ``t``, ``keep`` being ``(batch, hidden)`` or None."""
         if self.keep is not None and self.keep.dim() == 3:

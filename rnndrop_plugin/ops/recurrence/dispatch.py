@@ -8,22 +8,24 @@ from torch import Tensor
 from rnndrop_plugin.ops import c_library
 from rnndrop_plugin.ops.context import in_autocast, is_plain, tracing, transformation
 from rnndrop_plugin.ops.masks import NO_MASKS, ArgumentError, Masks
-from rnndrop_plugin.ops.recurrence import bptt, compiled, operators, torch_nn
+from rnndrop_plugin.ops.recurrence import bptt, compiled, operators, torch_nn, triton
 from rnndrop_plugin.ops.recurrence.autograd import Options, by_reference, gradient_is_wanted, run
 from rnndrop_plugin.ops.recurrence.checks import check_recurrence
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
+from rnndrop_plugin.ops.recurrence.triton import availability
 
 #: auto: the fastest of the others that can do what is asked;
 #: reference: the paper's equations, step by step;
 #: torch: backpropagation through time by hand in torch operations, on any device;
 #: cpu: the same in compiled C;
+#: triton: Triton's kernels on an NVIDIA GPU;
 #: vendor: torch's own fused kernel (cuDNN on a GPU), where it computes the same function.
-BACKENDS = ("auto", "reference", "torch", "cpu", "vendor")
+BACKENDS = ("auto", "reference", "torch", "cpu", "triton", "vendor")
 
 
 #: Those that record a gradient of their own, by name.
 KERNELS = operators.KERNELS
-KERNELS.update(torch=bptt, cpu=compiled)
+KERNELS.update(torch=bptt, cpu=compiled, triton=triton)
 
 
 def choose_backend(
@@ -52,9 +54,9 @@ def choose_backend(
     """
     if backend not in BACKENDS:
         raise ArgumentError("backend", f"must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    device = torch.device(device).type
+    device = torch.device(device)
     if backend != "auto":
-        obstacle = _obstacle(backend, cell, masks, nonlinearity, device)
+        obstacle = _obstacle(backend, cell, masks, nonlinearity, device, dtype)
         if obstacle:
             raise ArgumentError("backend", f"{backend!r} cannot run this recurrence: {obstacle}")
         return backend
@@ -63,15 +65,25 @@ def choose_backend(
         return "reference"
     if tracing():
         return "vendor" if vendor else "reference"
-    if device != "cpu":
-        return "vendor" if vendor and not torch.compiler.is_compiling() else "torch"
+    if device.type != "cpu":
+        vendor = vendor and not torch.compiler.is_compiling()
+        if vendor and not any(mask.drops for mask in masks):
+            return "vendor"
+        obstacle = availability.obstacle(device, dtype)
+        if obstacle is None:
+            return "triton"
+        if device.type == "cuda":
+            availability.warn_once(obstacle)
+        return "vendor" if vendor else "torch"
     if c_library.unavailable():
         c_library.warn_unavailable()
         return "torch"
     return "cpu"
 
 
-def _obstacle(backend: str, cell: str, masks: Masks, nonlinearity: str, device: str) -> str | None:
+def _obstacle(
+    backend: str, cell: str, masks: Masks, nonlinearity: str, device: torch.device, dtype: torch.dtype
+) -> str | None:
     """Why the backend cannot run this here, None if it can."""
     if backend == "reference":
         return None
@@ -79,8 +91,10 @@ def _obstacle(backend: str, cell: str, masks: Masks, nonlinearity: str, device: 
         return f'it is under {around}, for which backend="reference" (or "auto") serves'
     if backend == "vendor":
         return torch_nn.obstacle(cell, masks, nonlinearity)
-    if backend == "cpu" and device != "cpu":
-        return f"its tensors are on {device}"
+    if backend == "triton":
+        return availability.obstacle(device, dtype)
+    if backend == "cpu" and device.type != "cpu":
+        return f"its tensors are on {device.type}"
     return c_library.unavailable() if backend == "cpu" else None
 
 
@@ -133,7 +147,7 @@ def _recurrence(options: Options, input: Tensor, state: State, weights: Weights,
         cell,
         masks,
         nonlinearity=nonlinearity,
-        device=device,
+        device=input.device,
         dtype=input.dtype,
         backend=backend,
         time=time,

@@ -22,7 +22,7 @@ def obstacle(cell: str, masks: Masks, nonlinearity: str) -> str | None:
         return "torch has no kernel for the paper's GRU, only for gru_reset_after"
     if nonlinearity != "tanh" and cell != "rnn":
         return f"torch has no {cell} kernel with {nonlinearity}"
-    if all(mask.keep is None and mask.scale == 1 for mask in masks):
+    if not any(mask.drops for mask in masks):
         return None
     if cell != "lstm" or masks._replace(update=IDENTITY) != Masks() or masks.update.scale != 1:
         return (

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rnndrop_plugin.ops import NO_MASKS, Mask, Masks, State, Weights, c_library, choose_backend, draw_mask, recurrence
+from rnndrop_plugin.ops.recurrence.triton import availability
 
 GATES = {"lstm": 4, "gru": 3, "gru_reset_after": 3, "rnn": 1}
 BACKENDS = [
@@ -268,16 +269,20 @@ def test_autocast(backend):
     assert error(gradients, expected[1]) < 2**-6
 
 
-def test_choice():
+@pytest.mark.parametrize("fast", ["triton", "torch"])
+def test_choice(monkeypatch, fast):
+    """On a GPU with Triton and on one without."""
+    monkeypatch.setattr(availability, "obstacle", lambda device, dtype: None if fast == "triton" else "it is not here")
     update = Masks(update=Mask(torch.ones(2, 3, dtype=torch.bool)))
     inverted = Masks(update=Mask(torch.ones(2, 3, dtype=torch.bool), 2.0))
     assert choose_backend("lstm", backend="reference") == "reference"
-    assert choose_backend("lstm", update, device="cuda") == "vendor"
-    assert choose_backend("lstm", inverted, device="cuda") == "torch"
-    assert choose_backend("lstm", update, nonlinearity="relu", device="cuda") == "torch"
-    assert choose_backend("gru", device="cuda") == "torch"
+    assert choose_backend("lstm", update, device="cuda") == ("triton" if fast == "triton" else "vendor")
+    assert choose_backend("lstm", device="cuda") == "vendor"
+    assert choose_backend("lstm", inverted, device="cuda") == fast
+    assert choose_backend("lstm", update, nonlinearity="relu", device="cuda") == fast
+    assert choose_backend("gru", device="cuda") == fast
     assert choose_backend("gru_reset_after", device="cuda") == "vendor"
-    assert choose_backend("gru_reset_after", update, device="cuda") == "torch"
+    assert choose_backend("gru_reset_after", update, device="cuda") == fast
     assert choose_backend("rnn", nonlinearity="relu", device="cuda") == "vendor"
 
 

@@ -8,18 +8,33 @@ import torch
 OLDEST = (3, 6)  # the oldest Triton that the kernels are compiled with in the tests
 CAPABILITY = (8, 0)  # the oldest GPUs whose products in TF32 and bfloat16 the kernels take
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
 _logger = logging.getLogger(__name__)
 
 
+def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the kernels cannot run on tensors of ``dtype`` on ``device``, None if they can."""
+    if device.type != "cuda":
+        return f"its tensors are on {device.type}"
+    if not torch.cuda.is_available():
+        return "there is no GPU that torch can use"
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if reason := _unavailable(index):
+        return reason
+    if dtype not in DTYPES:
+        return f"its kernels are for float32, bfloat16 and float16, the input is of {dtype}"
+    return None
+
+
 @functools.cache
-def unavailable(device: torch.device) -> str | None:
-    """Why the kernels cannot run on ``device``, None if they can.
+def _unavailable(index: int) -> str | None:
+    """Why the kernels cannot run on the GPU of this number.
 
     Triton builds a small launcher with a C compiler when it launches its first kernel. So a kernel that does nothing is
     launched here, once, to see that this works.
     """
-    if device.type != "cuda":
-        return f"its tensors are on {device.type}"
+    device = torch.device("cuda", index)
     if torch.version.hip is not None or torch.cuda.get_device_capability(device) < CAPABILITY:
         return f"it needs an NVIDIA GPU of compute capability {CAPABILITY[0]}.{CAPABILITY[1]} or later"
     try:
@@ -40,10 +55,10 @@ def _launch_nothing(device: torch.device) -> None:
     from rnndrop_plugin.ops.recurrence.triton.product import nothing
 
     with torch.cuda.device(device):
-        nothing[(1,)](torch.empty(1, dtype=torch.int32, device=device))
+        nothing[(1,)](0)
 
 
 @functools.cache
-def warn_unavailable(reason: str) -> None:
-    """Log once that slower torch operations serve instead."""
+def warn_once(reason: str) -> None:
+    """Log, once for each reason, that slower torch operations serve instead."""
     _logger.warning(f"recurrent dropout runs on torch operations here, several times slower than on Triton: {reason}")

@@ -12,7 +12,7 @@ import torch
 import triton
 from torch import Tensor
 
-from rnndrop_plugin.ops.masks import Mask, Masks
+from rnndrop_plugin.ops.masks import Masks
 from rnndrop_plugin.ops.recurrence.autograd import Options
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 from rnndrop_plugin.ops.recurrence.triton import loops, steps
@@ -195,7 +195,7 @@ def saved_like(options: Options, input: Tensor, hidden: int) -> list[Tensor]:
     time, batch, _ = input.shape
     padded = -(-hidden // PADDING) * PADDING
     saved = [input.new_empty(time, batch, GATES[options.cell] * hidden), input.new_empty(time + 1, batch, padded)]
-    if _drops(options.masks.hidden):
+    if options.masks.hidden.drops:
         saved.append(torch.empty_like(saved[1]))
     if options.cell == "lstm":
         saved.append(input.new_empty(time + 1, batch, hidden))
@@ -207,13 +207,9 @@ def saved_like(options: Options, input: Tensor, hidden: int) -> list[Tensor]:
 def _named(options: Options, rest: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """hs, hx, cs and extra of the kernels, from what :func:`saved_like` has after the gates."""
     hs, *rest = rest
-    hx = rest.pop(0) if _drops(options.masks.hidden) else hs
+    hx = rest.pop(0) if options.masks.hidden.drops else hs
     last = rest[0] if rest else None
     return (hs, hx, last, None) if options.cell == "lstm" else (hs, hx, None, last)
-
-
-def _drops(mask: Mask) -> bool:
-    return mask.keep is not None or mask.scale != 1
 
 
 def _forward_steps(call: _Call, buffers: tuple[Tensor, ...], state: State, outside: tuple[Tensor, ...]) -> State:

@@ -158,6 +158,6 @@ def two_gates(z, BB: tl.constexpr, BH: tl.constexpr):
 
 
 @triton.jit
-def nothing(place):
+def nothing(number):
     """What tells whether a kernel can be built and launched."""
-    tl.store(place, 0)
+    tl.debug_barrier()
