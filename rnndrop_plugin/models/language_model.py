@@ -21,6 +21,7 @@ from rnndrop_plugin.models.config import (
     init_uniform,
     register_architectures,
 )
+from rnndrop_plugin.models.evaluation import Evaluation
 from rnndrop_plugin.models.from_pretrained import FromPretrained
 
 
@@ -202,6 +203,7 @@ class RecurrentLanguageModel(FromPretrained, CheckedLoading, FairseqLanguageMode
 
     rnn_class: type[nn.Module]  # of rnndrop_plugin.modules
     pretrained = "PretrainedLanguageModel"
+    evaluation: Evaluation | None = None  # how fairseq-eval-lm evaluates it; None: by its own probabilities
 
     @classmethod
     def build_model(cls, cfg: LanguageModelConfig, task):
@@ -217,6 +219,13 @@ class RecurrentLanguageModel(FromPretrained, CheckedLoading, FairseqLanguageMode
             )
         rnn = build_recurrent(cls.rnn_class, cfg, cfg.decoder_embed_dim)
         return cls(RecurrentDecoder(cfg, task.target_dictionary, rnn))
+
+    def get_normalized_probs(self, net_output, log_probs: bool, sample: dict | None = None) -> Tensor:
+        """The probabilities of ``net_output`` or their logarithms, with ``evaluation`` those it makes of them."""
+        if self.evaluation is None:
+            return super().get_normalized_probs(net_output, log_probs, sample)
+        logs = self.evaluation.log_probs(*net_output, sample)
+        return logs if log_probs else logs.exp()
 
     def describe(self) -> str:
         return f"{type(self.decoder.rnn).__name__}, {len(self.decoder.dictionary)} types in the dictionary"
