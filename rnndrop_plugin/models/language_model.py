@@ -37,6 +37,13 @@ class LanguageModelConfig(RecurrentConfig):
     share_decoder_input_output_embed: bool = field(
         default=False, metadata={"help": "share the embeddings of input and output"}
     )
+    decoder_output_bias: bool = field(
+        default=False,
+        metadata={
+            "help": "with shared embeddings: a trained bias of each word in the output layer, which starts at 0 (without "
+            "them the output layer has biases anyway)"
+        },
+    )
     adaptive_softmax_cutoff: Optional[str] = field(
         default=None,
         metadata={"help": "comma-separated cutoffs of an adaptive softmax, for --criterion adaptive_loss"},
@@ -89,6 +96,8 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
                 f"--share-decoder-input-output-embed needs --decoder-out-embed-dim {embed} "
                 f"(= --decoder-embed-dim), got {out_embed}"
             )
+        if cfg.decoder_output_bias and not shared:
+            raise InputError("--decoder-output-bias needs --share-decoder-input-output-embed")
         if cfg.adaptive_softmax_cutoff and (shared or out_embed != hidden):
             raise InputError(
                 "--adaptive-softmax-cutoff cannot be combined with --share-decoder-input-output-embed "
@@ -102,6 +111,7 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         self.projection = nn.Linear(hidden, out_embed) if out_embed != hidden else None
         self.adaptive_softmax = None
         self.output_projection = None
+        self.output_bias = None  # of shared embeddings
         if cfg.adaptive_softmax_cutoff:
             self.adaptive_softmax = _AdaptiveSoftmax(
                 vocabulary,
@@ -113,6 +123,8 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         elif not shared:
             self.output_projection = nn.Linear(out_embed, vocabulary)
         init_uniform(self, cfg.init_range)
+        if cfg.decoder_output_bias:
+            self.output_bias = nn.Parameter(torch.zeros(vocabulary))
         init_embeddings(self.embed_tokens, cfg, dictionary)
         self.carried: dict[bool, tuple[Tensor, ...] | None] = {True: None, False: None}  # by self.training
 
@@ -184,7 +196,7 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         """Weight ``(vocabulary, out_embed_dim)`` and bias of the output layer, where the softmax is not adaptive."""
         if self.output_projection is not None:
             return self.output_projection.weight, self.output_projection.bias
-        return self.embed_tokens.weight, None
+        return self.embed_tokens.weight, self.output_bias
 
     def reorder_incremental_state(self, incremental_state, new_order: Tensor) -> None:
         """Take the cached rows in ``new_order``, as beam search asks for."""
