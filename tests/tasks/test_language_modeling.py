@@ -14,7 +14,7 @@ from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
 from rnndrop_plugin.errors import InputError
-from rnndrop_plugin.models.language_model import RecurrentDecoder, RecurrentLanguageModel
+from rnndrop_plugin.models.language_model import RecurrentDecoder
 from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingConfig, RnndropLanguageModelingTask
 
 TASK = ("--user-dir", "rnndrop_plugin", "--task", "rnndrop_language_modeling")
@@ -342,18 +342,6 @@ def test_interactive_continues_a_prompt(command, trained, stream_data, tmp_path,
         expected = -math.log2(unrolled_perplexity(load(path), text)) * len(text)
         assert sum(map(float, positional.split())) == pytest.approx(expected, abs=1e-3)
     assert len({words for name, words in hypotheses if name == "H-0"}) == 3
-
-
-def test_the_model_scores_a_sentence_in_python(trained, stream_data):
-    path, _ = trained
-    model = RecurrentLanguageModel.from_pretrained(str(path.parent), path.name, str(stream_data))
-    scores = [score["positional_scores"] for score in model.score(["w3 w1 w4", "w5"])]
-    dictionary = Dictionary.load(str(stream_data / "dict.txt"))
-    for sentence, positional in zip(("w3 w1 w4", "w5"), scores, strict=True):
-        text = torch.tensor([*map(dictionary.index, sentence.split()), dictionary.eos()])
-        assert len(positional) == len(text)
-        assert positional.mean().neg().exp().item() == pytest.approx(unrolled_perplexity(load(path), text), rel=1e-5)
-    assert model.sample(["w3 w1"], beam=2, max_len_b=5)[0].startswith("w3 w1")
 
 
 # Bad input
