@@ -40,7 +40,7 @@ class LanguageModelConfig(RecurrentConfig):
     decoder_output_bias: bool = field(
         default=False,
         metadata={
-            "help": "with shared embeddings: a trained bias of each word in the output layer, which starts at 0 (without "
+            "help": "with shared embeddings: a trained bias of each word in the output layer, 0 at first (without "
             "them the output layer has biases anyway)"
         },
     )
