@@ -1,5 +1,7 @@
 """Tasks of one's own: ``--user-dir examples/own_task``; everything of rnndrop stays available."""
 
-import rnndrop_plugin  # noqa: F401  registers rnndrop's own
+import rnndrop_plugin
 
-from . import regression  # noqa: F401
+rnndrop_plugin.register()
+
+from . import part_of_speech, regression  # noqa: E402, F401

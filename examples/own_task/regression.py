@@ -1,7 +1,7 @@
 """Sequence regression from scratch: the adding problem (Hochreiter and Schmidhuber 1997, section 5.4).
 
-A sequence has at each step a random number and a marker; two steps are marked, and the sum of their numbers is to be
-predicted. A network that predicts the mean, 1, has a mean squared error of 1/6.
+A sequence has at each step a random number and a marker. Two steps are marked, and the sum of their numbers is to be
+predicted. A network that always predicts the mean, 1, has a mean squared error of 1/6.
 """
 
 from dataclasses import dataclass, field
@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
-from fairseq.data import FairseqDataset
+from fairseq.data import (
+    BaseWrapperDataset,
+    IdDataset,
+    NestedDictionaryDataset,
+    NumelDataset,
+    NumSamplesDataset,
+    RawLabelDataset,
+)
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.models import BaseFairseqModel, register_model
@@ -17,43 +24,9 @@ from fairseq.tasks import FairseqTask, register_task
 from torch import Tensor, nn
 
 from rnndrop_plugin.models.config import RecurrentConfig, build_recurrent, init_uniform
+from rnndrop_plugin.modules import LSTM
 
 SIZES = {"train": 2000, "valid": 500, "test": 500}
-
-
-class AddingProblem(FairseqDataset):
-    """``size`` sequences of ``length`` steps, drawn from ``seed``."""
-
-    def __init__(self, size: int, length: int, seed: int):
-        generator = torch.Generator().manual_seed(seed)
-        numbers = torch.rand(size, length, generator=generator)
-        marked = torch.rand(size, length, generator=generator).topk(2).indices
-        markers = torch.zeros(size, length).scatter_(1, marked, 1.0)
-        self.inputs = torch.stack([numbers, markers], dim=2)
-        self.targets = (numbers * markers).sum(1)
-        self.sizes = np.full(size, length)
-
-    def __len__(self):
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> int:
-        return int(index)
-
-    def num_tokens(self, index: int) -> int:
-        return int(self.sizes[index])
-
-    def size(self, index: int) -> int:
-        return int(self.sizes[index])
-
-    def collater(self, samples: list[int]) -> dict:
-        """A batch: the model is called with ``net_input``; fairseq counts ``nsentences`` and ``ntokens``."""
-        return {
-            "id": torch.tensor(samples),
-            "nsentences": len(samples),
-            "ntokens": sum(map(self.size, samples)),
-            "net_input": {"inputs": self.inputs[samples]},
-            "target": self.targets[samples],
-        }
 
 
 @dataclass
@@ -62,25 +35,33 @@ class AddingProblemConfig(FairseqDataclass):
 
 
 @register_task("adding_problem", dataclass=AddingProblemConfig)
-class AddingProblemTask(FairseqTask):
+class AddingProblem(FairseqTask):
+    source_dictionary = target_dictionary = None  # there are no words
+
     def load_dataset(self, split: str, **kwargs):
-        self.datasets[split] = AddingProblem(SIZES[split], self.cfg.length, seed=list(SIZES).index(split))
+        size, length = SIZES[split], self.cfg.length
+        generator = torch.Generator().manual_seed(list(SIZES).index(split))
+        numbers = torch.rand(size, length, generator=generator)
+        marked = torch.rand(size, length, generator=generator).topk(2).indices
+        markers = torch.zeros(size, length).scatter_(1, marked, 1.0)
+        inputs = list(torch.stack([numbers, markers], dim=2))
+        # A batch: the model is called with net_input, and the trainer counts nsentences and ntokens.
+        batch = {
+            "id": IdDataset(),
+            "nsentences": NumSamplesDataset(),
+            "ntokens": NumelDataset(inputs, reduce=True),
+            "net_input": {"inputs": BaseWrapperDataset(inputs)},
+            "target": RawLabelDataset((numbers * markers).sum(1).tolist()),
+        }
+        self.datasets[split] = NestedDictionaryDataset(batch, sizes=[np.full(size, length)])
 
-    def max_positions(self) -> int:
+    def max_positions(self):
         return self.cfg.length
-
-    @property
-    def source_dictionary(self):
-        return None
-
-    @property
-    def target_dictionary(self):
-        return None
 
 
 @register_model("lstm_regression", dataclass=RecurrentConfig)
 class LSTMRegression(BaseFairseqModel):
-    """A number read off the last state; RecurrentConfig gives it all flags of recurrent dropout."""
+    """A number read off the last state. RecurrentConfig brings all flags of recurrent dropout."""
 
     def __init__(self, rnn: nn.Module):
         super().__init__()
@@ -88,9 +69,7 @@ class LSTMRegression(BaseFairseqModel):
         self.output = nn.Linear(rnn.hidden_size, 1)
 
     @classmethod
-    def build_model(cls, cfg: RecurrentConfig, task):
-        from rnndrop_plugin.modules import LSTM
-
+    def build_model(cls, cfg, task):
         model = cls(build_recurrent(LSTM, cfg, input_size=2))
         init_uniform(model, cfg.init_range)
         return model
@@ -110,14 +89,14 @@ class MeanSquaredError(FairseqCriterion):
         return (
             loss,
             size,
-            {"loss": loss.detach(), "sample_size": size, "nsentences": size, "ntokens": sample["ntokens"]},
+            {"loss": loss.detach(), "sample_size": size, "ntokens": sample["ntokens"], "nsentences": size},
         )
 
     @staticmethod
-    def reduce_metrics(logging_outputs: list[dict]) -> None:
+    def reduce_metrics(logging_outputs):
         loss, size = (sum(log[name] for log in logging_outputs) for name in ("loss", "sample_size"))
         metrics.log_scalar("loss", loss / size, size, round=5)
 
     @staticmethod
-    def logging_outputs_can_be_summed() -> bool:
+    def logging_outputs_can_be_summed():
         return True

@@ -51,8 +51,16 @@ class RnndropTagging(FairseqCriterion):
             predicted = model.decode(logits, lengths) if not model.training else logits.argmax(dim=2)
         logging_output["correct"] = ((predicted == target) & (target != NO_TARGET)).sum()
         if not model.training:
-            logging_output["counts"] = self.count(predicted, target, lengths)
+            logging_output |= self.evaluate(sample, predicted)
         return loss, sample_size, logging_output
+
+    def evaluate(self, sample: dict, predicted: Tensor) -> dict[str, Tensor]:
+        """Sums that an evaluation logs of a batch; a subclass with a score of its own adds its sums here.
+
+        Args:
+            predicted: ``(batch, time)``, the tags.
+        """
+        return {"counts": self.count(predicted, sample["target"], sample["net_input"]["src_lengths"])}
 
     def count(self, predicted: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
         """``(types, 3)`` or ``(tags, 3)``: the spans or tags that are correct, predicted and there in a batch."""
