@@ -1,9 +1,13 @@
 """Errors of the user's input."""
 
+import os
+
 try:
     from hydra.errors import CompactHydraException as _OneLine  # which hydra prints without a traceback
 except ImportError:
     _OneLine = Exception
+
+TRACEBACK = "RNNDROP_TRACEBACK"
 
 
 class InputError(_OneLine, ValueError):
@@ -11,3 +15,8 @@ class InputError(_OneLine, ValueError):
 
     Under fairseq's commands the line is all that is printed, and the exit status is 2 (see compat/errors.py).
     """
+
+
+def traceback_is_wanted() -> bool:
+    """Whether the environment asks for the traceback of an error that is said in one line (RNNDROP_TRACEBACK=1)."""
+    return os.environ.get(TRACEBACK, "0") != "0"

@@ -6,10 +6,21 @@ Each patch names the place upstream that it mends; ``tests/compat`` shows for ea
 from fairseq import checkpoint_utils, options, utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
+from fairseq.optim import AMPOptimizer
 from fairseq.trainer import Trainer
 from fairseq_cli import generate
 
-from rnndrop_plugin.compat import averaging, checkpoint_files, commands, flags, precision, processes, resume, versions
+from rnndrop_plugin.compat import (
+    averaging,
+    checkpoint_files,
+    commands,
+    divergence,
+    flags,
+    precision,
+    processes,
+    resume,
+    versions,
+)
 
 _applied = False
 
@@ -42,4 +53,7 @@ def apply() -> None:
     Trainer.lr_step = averaging.lr_step
 
     Trainer.__init__ = precision.init_trainer
+    AMPOptimizer.__init__ = precision.init_amp
+    AMPOptimizer.step = precision.step_amp
+    Trainer.train_step = divergence.train_step
     Trainer._set_seed = processes.seed_each_process

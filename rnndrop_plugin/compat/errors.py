@@ -1,43 +1,67 @@
 """Errors of the user's input: one line and exit status 2, where fairseq's commands end with a traceback."""
 
+import logging
 import sys
+import traceback
 import typing
 
-from rnndrop_plugin.errors import InputError
+from hydra.core.hydra_config import HydraConfig
+
+import rnndrop_plugin
+from rnndrop_plugin.errors import TRACEBACK, InputError, traceback_is_wanted
+
+logger = logging.getLogger(__name__)
 
 
 def run(main, cfg, **kwargs):
-    """Run a command's ``main``; an error of the input ends the process with its line."""
+    """Run a command's ``main``; an error of the input ends the process with its line.
+
+    A job of fairseq-hydra-train raises the line instead: hydra goes on with the other jobs of a sweep, prints the
+    first job's line at the end and exits with status 1.
+    """
+    rnndrop_plugin.register()  # in a process that fairseq has started for a GPU
     try:
         return main(cfg, **kwargs)
     except Exception as error:
         line = describe(error)
         if line is None:
             raise
-        end(line)
+        if HydraConfig.initialized():
+            logger.error(line)
+            raise error if isinstance(error, InputError) else InputError(line) from error
+        end(line, error)
 
 
-def end(line: str) -> typing.NoReturn:
-    """Print an error's line and end the process."""
+def end(line: str, error: Exception | None = None) -> typing.NoReturn:
+    """Print an error's line, after its traceback where that is wanted, and end the process."""
+    if error is not None and traceback_is_wanted():
+        traceback.print_exception(error)
     print(f"error: {line}", file=sys.stderr)
     sys.exit(2)
 
 
 def describe(error: Exception) -> str | None:
     """What ``error`` says about the user's input in one line; None for any other error."""
-    reasons: list[str] = []
+    reasons = []
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, InputError):
         reasons.append(str(cause).rstrip("."))
         cause = cause.__cause__ or cause.__context__
     if cause is not None:
-        reasons.append(str(cause))
+        text = ": ".join([*reasons, str(cause)])
     elif isinstance(error, OSError) and error.filename:
-        reasons = [f"{error.filename}: {error.strerror}"]
+        text = f"{error.filename}: {error.strerror}"
     elif isinstance(error, UnicodeDecodeError):  # fairseq-interactive names no file
-        reasons = [f"a text is not {error.encoding} (byte 0x{error.object[error.start]:02x})"]
+        text = f"a text is not {error.encoding} (byte 0x{error.object[error.start]:02x})"
+    elif isinstance(error, FloatingPointError):
+        text = f"{error}: the training has diverged; a lower --lr or a --clip-norm may help"
+    elif isinstance(error, ValueError) and "Unsupported optimizer" in str(error):
+        text = "--memory-efficient-fp16 and --memory-efficient-bf16 need an optimizer such as adam"
     elif isinstance(error, OSError) or type(error) in (AssertionError, Exception) and str(error):
-        reasons = [str(error)]  # fairseq's own words for flags and files that it cannot use
+        text = str(error)  # fairseq's own words for flags and files that it cannot use
+        if "infer language pair" in text:
+            text += " (--task translation asks for it, which is the default: give the model's task by --task)"
     else:
         return None
-    return " ".join(": ".join(reasons).split())
+    text = " ".join(text.split())
+    return text if cause is not None else f"{text} ({TRACEBACK}=1 shows where)"

@@ -3,9 +3,12 @@
 import ast
 import functools
 
-from fairseq import options
+from fairseq import options, utils
 from fairseq.logging import metrics
+from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.tasks import TASK_REGISTRY
 
+from rnndrop_plugin.compat import versions
 from rnndrop_plugin.compat.errors import end
 from rnndrop_plugin.errors import InputError
 
@@ -13,15 +16,36 @@ upstream_parse = options.parse_args_and_arch
 
 
 @functools.wraps(upstream_parse)
-def parse_args_and_arch(*args, **kwargs):
-    """fairseq/options.py, parse_args_and_arch: fairseq-validate, the one command without a task of its own, ends with
-    KeyError: None where none is given."""
-    try:
-        return upstream_parse(*args, **kwargs)
-    except KeyError as error:
-        if error.args != (None,):
-            raise
+def parse_args_and_arch(parser, input_args=None, *args, **kwargs):
+    """fairseq/options.py, parse_args_and_arch: every command but fairseq-validate has a task of its own, which is none
+    of the plugin's; without one, or without an architecture or an optimizer, a command ends with a traceback. --bf16
+    is taken for --tpu, whatever the machine has."""
+    versions.restore_log_level()
+    given, _ = parser.parse_known_args(input_args)
+    if "path" not in given:  # fairseq-train; the others evaluate a checkpoint
+        if given.arch is None:
+            end("give the architecture by --arch, such as --arch lstm_rnndrop")
+        if given.optimizer is None:
+            end("give the optimizer by --optimizer, such as --optimizer adam --lr 0.001")
+        task = find_task(given.arch)
+        if task is not None:
+            parser.set_defaults(task=task)
+    elif given.task is None:
         end("give the task that the model was trained for by --task")
+    parsed = upstream_parse(parser, input_args, *args, **kwargs)
+    options_parsed = parsed[0] if isinstance(parsed, tuple) else parsed
+    if utils.xm is None and "tpu" in options_parsed:
+        options_parsed.tpu = given.tpu
+    return parsed
+
+
+def find_task(architecture: str) -> str | None:
+    """The task whose ``model_class`` the architecture is registered for."""
+    model = ARCH_MODEL_REGISTRY[architecture]
+    for name, task in TASK_REGISTRY.items():
+        if issubclass(model, getattr(task, "model_class", ())):
+            return name
+    return None
 
 
 def check_flags(cfg) -> None:

@@ -1,30 +1,59 @@
-"""Half precision: what the machine can do, and a rate that does not depend on how."""
+"""Half precision: what the machine can do, and a rate that does not depend on a loss's scale."""
 
 import functools
+import logging
 
 import torch
 from fairseq import utils
+from fairseq.optim import AMPOptimizer
 from fairseq.trainer import Trainer
 
 from rnndrop_plugin.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 upstream_init = Trainer.__init__
+upstream_amp_init = AMPOptimizer.__init__
+upstream_amp_step = AMPOptimizer.step
 
 
 @functools.wraps(upstream_init)
 def init_trainer(trainer, cfg, *args, **kwargs):
-    """fairseq/trainer.py, Trainer.__init__: --bf16 implies --tpu, which ends in an AttributeError without torch_xla;
-    --fp16 fails within torch without a GPU. In mixed precision fairseq wraps the optimizer, which would not be asked
-    for its averages."""
+    """fairseq/trainer.py, Trainer.__init__: --tpu ends in an AttributeError without torch_xla; --fp16 fails within
+    torch without a GPU, and --amp trains in single precision there. In mixed precision fairseq wraps the optimizer,
+    which would not be asked for its averages.
+
+    Raises:
+        InputError: the machine or the optimizer lacks what a flag asks for.
+    """
     if cfg.common.tpu and utils.xm is None:
-        raise InputError(
-            f"{'--bf16' if cfg.common.bf16 else '--tpu'} asks fairseq for a TPU, and torch_xla is not installed: "
-            "to train in bfloat16 without one, use fairseq-hydra-train with common.bf16=true"
-        )
-    if cfg.common.fp16 and (cfg.common.cpu or not torch.cuda.is_available()):
-        raise InputError("--fp16 needs a GPU, and there is none (or --cpu is given)")
-    if getattr(cfg.optimizer, "_name", None) == "rnndrop_asgd" and (
-        cfg.common.fp16 or cfg.common.bf16 or cfg.common.amp
-    ):
+        raise InputError("--tpu asks for a TPU, and torch_xla is not installed")
+    if cfg.common.cpu or not torch.cuda.is_available():
+        if cfg.common.fp16:
+            raise InputError("--fp16 needs a GPU, and there is none (or --cpu is given); --bf16 does not")
+        if cfg.common.amp:
+            logger.warning("--amp has no effect without a GPU: the training is in single precision")
+    mixed = cfg.common.fp16 or cfg.common.bf16 or cfg.common.amp
+    if mixed and getattr(cfg.optimizer, "_name", None) == "rnndrop_asgd":
         raise InputError("--optimizer rnndrop_asgd averages parameters of float32: drop --fp16, --bf16 and --amp")
     upstream_init(trainer, cfg, *args, **kwargs)
+
+
+@functools.wraps(upstream_amp_init)
+def init_amp(optimizer, cfg, params, fp32_optimizer, **kwargs):
+    """fairseq/optim/amp_optimizer.py, AMPOptimizer.__init__, reads --fp16-init-scale where --amp-init-scale is meant,
+    and --amp-init-scale for --amp-scale-window."""
+    upstream_amp_init(optimizer, cfg, params, fp32_optimizer, **kwargs)
+    window = cfg.common.amp_scale_window
+    interval = {} if window is None else {"growth_interval": window}
+    device = optimizer.optimizer.param_groups[0]["params"][0].device.type
+    optimizer._grad_scaler = torch.amp.GradScaler(device, init_scale=cfg.common.amp_init_scale, **interval)
+
+
+@functools.wraps(upstream_amp_step)
+def step_amp(optimizer):
+    """fairseq/optim/amp_optimizer.py: clip_grad_norm unscales the gradients of torch's optimizer, but AMPOptimizer.step
+    steps fairseq's optimizer around it, whose gradients torch's GradScaler takes for scaled ones and unscales again.
+    The rate is divided by the loss scale then, which optimizers such as Adam do not see, but SGD does."""
+    optimizer.scaler.step(optimizer.optimizer)
+    optimizer.scaler.update()

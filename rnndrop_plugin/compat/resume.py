@@ -51,9 +51,7 @@ def load_checkpoint(cfg, trainer, **kwargs):
     Raises:
         InputError: the checkpoint that a flag names is missing, cannot be loaded, or leaves nothing to train.
     """
-    processes.check_processes(
-        trainer.cfg
-    )  # the first job of fairseq-hydra-train is past call_main when the plugin is imported
+    processes.check_processes(trainer.cfg)  # the first job of fairseq-hydra-train is past call_main by now
     forget_scores()
     source = _find_source(cfg, trainer.checkpoint_suffix)
     extra_state, epoch_itr = _load_newest_undamaged(cfg, trainer, source, **kwargs)
@@ -161,7 +159,7 @@ def _load_newest_undamaged(cfg, trainer, source: Source, **kwargs):
 
 def _load(cfg, trainer, **kwargs):
     """fairseq/trainer.py, load_checkpoint, ends with a KeyError where --store-ema is new: it has deleted the parameters
-    that the average is to start from. An average that is made after them starts from them by itself."""
+    that the average is to start from. ``trainer.ema`` is made when it is first asked for, from those of the model."""
     ema = trainer.cfg.ema
     wanted, ema.store_ema = ema.store_ema, False
     try:
@@ -169,10 +167,11 @@ def _load(cfg, trainer, **kwargs):
     finally:
         ema.store_ema = wanted
     if wanted and extra_state is not None:
+        average = trainer.ema
         if "ema" in extra_state:
-            trainer.ema.restore(extra_state["ema"])
+            average.restore(extra_state["ema"])
             if ema.ema_fp32:
-                trainer.ema.build_fp32_params(extra_state.get("ema_fp32_params"))
+                average.build_fp32_params(extra_state.get("ema_fp32_params"))
         else:
             logger.warning("the checkpoint has no average of parameters: --store-ema starts from its parameters")
     return extra_state, epoch_itr

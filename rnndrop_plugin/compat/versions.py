@@ -1,5 +1,7 @@
 """fairseq 0.12 on today's torch, numpy and hydra."""
 
+import logging
+import os
 import types
 import warnings
 
@@ -43,6 +45,13 @@ def quiet_damaged_datasets() -> None:
                 _close(dataset)
 
         cls.__del__ = close
+
+
+def restore_log_level() -> None:
+    """fairseq/models/wav2vec/wav2vec2_classification.py makes the root logger write what is meant for debugging. The
+    commands that have not configured it before are fairseq-eval-lm, -generate and -interactive."""
+    if logging.getLogger().level == logging.DEBUG:
+        logging.getLogger().setLevel(os.environ.get("LOGLEVEL", "INFO").upper())
 
 
 class SeedOneGenerator(utils.set_torch_seed):

@@ -80,6 +80,10 @@ class Sequences(FairseqDataset):
             batch["target"] = self._collate_targets(samples)
         return batch
 
+    def whole(self) -> "Sequences":
+        """The dataset that models are evaluated on."""
+        return self
+
     def _pad(self, sequences: list[Tensor], samples: list[int]) -> Tensor:
         longest = map(max, *(sequences[i].shape for i in samples), [0] * sequences[samples[0]].dim())
         batch = torch.full((len(samples), *longest), self.pad)
@@ -118,6 +122,10 @@ class TaggedSentences(Sequences):
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+
+    def whole(self) -> "TaggedSentences":
+        """The dataset of whole sentences, which taggers are evaluated on."""
+        return TaggedSentences(self.words, self.features, self.targets, self.pad)
 
     def start(self, index: int) -> int:
         """Where the extract of sentence ``index`` begins in this epoch."""

@@ -58,5 +58,12 @@ class Plateau(FairseqLRScheduler):
         return {"best": self.best, "lr": self.optimizer.get_lr()}
 
     def load_state_dict(self, state_dict):
+        """Go on from a checkpoint.
+
+        Raises:
+            InputError: it is of another schedule.
+        """
+        if not {"best", "lr"} <= state_dict.keys():
+            raise InputError("the checkpoint is of another --lr-scheduler: use that one, or --reset-lr-scheduler")
         self.best = state_dict["best"]
         self.optimizer.set_lr(state_dict["lr"])

@@ -67,6 +67,7 @@ class RnndropLanguageModelingTask(RnndropTask):
     """
 
     carries_state = True
+    model_class = RecurrentLanguageModel
 
     def __init__(self, cfg: RnndropLanguageModelingConfig, dictionaries: dict[str, Dictionary], **kwargs):
         super().__init__(cfg, dictionaries)
@@ -156,7 +157,7 @@ class RnndropLanguageModelingTask(RnndropTask):
             windows = ContiguousWindows(dataset.tokens, self.dictionary, rows, steps, num_shards, shard_id, seed)
         except InputError as error:
             raise InputError(f"{split}: {error}") from error
-        if split == self.cfg.train_subset:
+        if self.trains(kwargs):
             self.train_layout = {"rows": rows, "steps": steps, "tokens": len(dataset)}
             if seed is not None:
                 self.train_layout["seed"] = seed

@@ -64,6 +64,14 @@ class RnndropTask(FairseqTask):
                     "the same dictionary"
                 )
 
+    @staticmethod
+    def trains(iterator_options: dict) -> bool:
+        """Whether it is for training that :meth:`get_batch_iterator` is called with these options.
+
+        A training split can be validated on, too. Trainer.get_train_iterator alone gives this option.
+        """
+        return "update_epoch_batch_itr" in iterator_options
+
     def get_checkpoint_dict(self) -> dict:
         """What a checkpoint keeps of the task and a resume reads, beside the ``state``."""
         return {type(self).__name__: {"dictionaries": self.state.dictionaries, "progress": self.progress}}

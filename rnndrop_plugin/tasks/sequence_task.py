@@ -130,7 +130,7 @@ class SequencesTask(RnndropTask):
     ):
         """Batches of sequences of like length, see :func:`rnndrop_plugin.data.sequence_dataset.batch_iterator`."""
         return batch_iterator(
-            dataset,
+            dataset if self.trains(kwargs) else dataset.whole(),
             max_tokens=max_tokens,
             max_sentences=max_sentences,
             seed=seed,

@@ -1,7 +1,10 @@
 import inspect
 import io
 import pickle
+import resource
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -84,3 +87,39 @@ def test_fairseq_leaves_half_a_copy(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             copy(str(tmp_path / "new"), str(target), overwrite=True)
         assert target.read_bytes() == left
+
+
+@pytest.fixture
+def full_disk():
+    """A limit on the size of files takes the place of a disk that is full: the kernel refuses to write beyond it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last_good_one(tmp_path, full_disk):
+    path = tmp_path / "checkpoint_last.pt"
+    (tmp_path / "large").write_bytes(bytes(200_000))
+    checkpoint_utils.torch_persistent_save({"epoch": 1}, str(path))
+    full_disk(50_000)
+    writes = (
+        lambda: checkpoint_utils.torch_persistent_save({"epoch": 2, "model": torch.zeros(100_000)}, str(path)),
+        lambda: PathManager.copy(str(tmp_path / "large"), str(path), overwrite=True),
+    )
+    for write in writes:
+        with pytest.raises(OSError, match="File too large") as error:
+            write()
+        assert error.value.filename == str(path)
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint_last.pt", "large"]
+        assert torch.load(path) == {"epoch": 1}
+
+
+def test_fairseq_leaves_half_a_checkpoint_behind(tmp_path, full_disk, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    full_disk(50_000)
+    with pytest.raises(Exception) as error:  # noqa: B017, PT011 - of torch's writer
+        checkpoint_files.upstream_save({"model": torch.zeros(100_000)}, str(tmp_path / "checkpoint.pt"))
+    assert "checkpoint.pt" not in str(error.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt.tmp"]

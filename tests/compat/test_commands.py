@@ -1,16 +1,19 @@
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import omegaconf
 import pytest
+import torch
 from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import generate
 
-from rnndrop_plugin.compat import errors
+from rnndrop_plugin.compat import errors, versions
 from rnndrop_plugin.errors import InputError
 
 ROOT = Path(__file__).parents[2]
+PLUGIN = ("--user-dir", "rnndrop_plugin")
 
 
 def fail(error: Exception, cause: Exception | None = None):
@@ -35,24 +38,30 @@ CFG = omegaconf.OmegaConf.create(
 )
 
 
+HINT = " (RNNDROP_TRACEBACK=1 shows where)"
+
+
 @pytest.mark.parametrize(
     ("main", "line"),
     [
         (fail(InputError("--x must be\n  1")), "--x must be 1"),
         (fail(Exception("Cannot load x."), InputError("size")), "Cannot load x: size"),
-        (fail(FileNotFoundError(2, "No such file or directory", "a.pt")), "a.pt: No such file or directory"),
-        (fail(OSError("Model file not found: a.pt")), "Model file not found: a.pt"),
-        (fail(UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "end")), "a text is not utf-8 (byte 0xe9)"),
-        (fail(AssertionError("Must specify batch size")), "Must specify batch size"),
-        (fail(Exception("use --ddp-backend=legacy_ddp")), "use --ddp-backend=legacy_ddp"),
+        (fail(FileNotFoundError(2, "No such file or directory", "a.pt")), f"a.pt: No such file or directory{HINT}"),
+        (fail(OSError("Model file not found: a.pt")), f"Model file not found: a.pt{HINT}"),
+        (fail(UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "end")), f"a text is not utf-8 (byte 0xe9){HINT}"),
+        (fail(AssertionError("Must specify batch size")), f"Must specify batch size{HINT}"),
+        (fail(Exception("use --ddp-backend=legacy_ddp")), f"use --ddp-backend=legacy_ddp{HINT}"),
     ],
 )
 def test_an_error_of_the_input_ends_a_command_in_one_line(monkeypatch, capsys, main, line):
     monkeypatch.setattr(distributed_utils, "infer_init_method", lambda *_: None)
-    with pytest.raises(SystemExit) as end:
-        distributed_utils.call_main(CFG, main)
-    assert end.value.code == 2
-    assert capsys.readouterr().err == f"error: {line}\n"
+    for wanted in ("0", "1"):
+        monkeypatch.setenv("RNNDROP_TRACEBACK", wanted)
+        with pytest.raises(SystemExit) as end:
+            distributed_utils.call_main(CFG, main)
+        assert end.value.code == 2
+        traceback = capsys.readouterr().err.removesuffix(f"error: {line}\n")
+        assert ("raise error from cause" in traceback) == bool(traceback) == (wanted == "1")
     with pytest.raises(Exception) as unpatched:  # noqa: B017, PT011 - whatever it is
         distributed_utils.call_main.__wrapped__(CFG, main)
     assert not isinstance(unpatched.value, SystemExit)
@@ -71,19 +80,61 @@ def test_generate_is_a_command_like_the_others():
     assert generate.main.func is errors.run
 
 
+def run(command: str, *arguments) -> subprocess.CompletedProcess:
+    path = Path(sys.executable).with_name(command)
+    return subprocess.run([path, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+
+
 def test_a_command_of_a_user_prints_one_line(training, tmp_path):
-    command = Path(sys.executable).with_name("fairseq-train")
-    arguments = (*training[1:], "--update-dropout", 2, "--save-dir", tmp_path / "run")
-    ended = subprocess.run([command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    ended = run("fairseq-train", *training[1:], "--update-dropout", 2, "--save-dir", tmp_path / "run")
     assert (ended.returncode, ended.stderr) == (2, "error: --update-dropout must be in [0, 1), got 2.0\n")
 
 
+def test_a_command_that_fairseq_leaves_at_the_level_of_debugging_prints_one_line(stream_data, tmp_path):
+    flags = (*PLUGIN, "--task", "rnndrop_language_modeling", "--path", tmp_path / "absent.pt")
+    ended = run("fairseq-eval-lm", stream_data, *flags)
+    told = [line for line in ended.stderr.splitlines() if not line.startswith("INFO:")]  # where fairseq logs to
+    assert (ended.returncode, told) == (2, [f"error: Model file not found: {tmp_path}/absent.pt{HINT}"])
+
+
+def test_the_level_of_debugging_is_kept_where_it_is_asked_for(monkeypatch):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "level", logging.DEBUG)
+    monkeypatch.setenv("LOGLEVEL", "debug")
+    versions.restore_log_level()
+    assert root.level == logging.DEBUG
+    monkeypatch.delenv("LOGLEVEL")
+    versions.restore_log_level()
+    assert root.level == logging.INFO
+
+
 @pytest.mark.skipif(sys.gettrace() is not None, reason="hydra takes coverage for a debugger, and shows tracebacks")
-def test_hydra_tells_an_input_error_without_traceback(stream_data, tmp_path):
-    command = Path(sys.executable).with_name("fairseq-hydra-train")
-    flags = ("--config-dir", "examples/hydra", "--config-name", "ptb_word", f"checkpoint.save_dir={tmp_path}")
-    overrides = (f"task.data={stream_data}", "model.update_dropout=2", "+model.decoder_hidden_size=4")
-    ended = subprocess.run([command, *flags, *overrides], cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert "\n--update-dropout must be in [0, 1), got 2.0\n" in ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_the_jobs_of_a_sweep_end_each_by_itself(command, stream_data, tmp_path):
+    def saved(job: int, name: str) -> dict:
+        return torch.load(tmp_path / str(job) / f"checkpoint_{name}.pt")["extra_state"]
+
+    flags = ("--task", "rnndrop_language_modeling", "--arch", "lstm_rnndrop", "--criterion", "rnndrop_cross_entropy")
+    flags += ("--decoder-embed-dim", 4, "--decoder-hidden-size", 4, "--tokens-per-sample", 50, "--batch-size", 4)
+    sgd = ("--optimizer", "sgd", "--lr", 1e-6, "--lr-scheduler", "rnndrop_plateau")
+    command("train", stream_data, *PLUGIN, *flags, *sgd, "--max-epoch", 2, "--save-dir", tmp_path / "4")
+    finished = (tmp_path / "4" / "checkpoint_last.pt").read_bytes()
+
+    flags = ("-m", "--config-dir", "examples/hydra", "--config-name", "ptb_word", f"task.data={stream_data}")
+    flags += ("model._name=lstm_rnndrop", "+model.decoder_embed_dim=4", "+model.decoder_hidden_size=0,4,6,-1,5")
+    flags += ("task.tokens_per_sample=50", "dataset.batch_size=4", "optimization.max_epoch=3", "checkpoint.patience=9")
+    flags += ("optimization.max_update=4", "optimization.lr=[1e-6]", "optimizer.lr=[1e-6]")
+    folder = f"{tmp_path}/${{model.decoder_hidden_size}}"
+    flags += (f"checkpoint.save_dir={folder}", f"common.log_file={folder}.log", f"hydra.sweep.dir={tmp_path}/sweep")
+    ended = run("fairseq-hydra-train", *flags)
+
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert "\n--decoder-hidden-size must be at least 1, got 0\n" in ended.stderr  # the first one that failed
+    assert "--decoder-hidden-size must be at least 1, got -1" in ended.stdout
+    assert "this run has ended before, after 4 updates: --max-update is 4" in ended.stdout
+    assert (tmp_path / "4" / "checkpoint_last.pt").read_bytes() == finished
+    assert saved(5, "best")["best"] > saved(6, "best")["best"]  # each has its own
+    for job in (5, 6):
+        progress = saved(job, "last")["RnndropLanguageModelingTask"]["progress"]
+        assert progress["early_stopping"] == {"best": saved(job, "best")["best"], "num_runs": 1}
+        assert f"'decoder_hidden_size': {job}" in (tmp_path / f"{job}.log").read_text()
+    assert "'decoder_hidden_size': 5" not in (tmp_path / "6.log").read_text()

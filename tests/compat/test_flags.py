@@ -55,6 +55,46 @@ def test_fairseq_validate_needs_a_task(command, stream_data, tmp_path, refuse, u
         command(*arguments)
 
 
+@pytest.mark.parametrize("name", ["generate", "interactive"])
+def test_commands_whose_task_is_translation_name_the_flag(stream_data, tmp_path, refuse, name):
+    arguments = (name, stream_data, "--user-dir", "rnndrop_plugin", "--path", tmp_path / "absent.pt")
+    assert "give the model's task by --task" in refuse(*arguments)
+
+
+def test_the_task_follows_from_the_architecture(command, stream_data, tagging_data, training, tmp_path, unpatch):
+    def without(flag: str) -> tuple:
+        i = training.index(flag)
+        return (*training[:i], *training[i + 2 :], "--max-update", 1, "--save-dir", tmp_path)
+
+    logged = command(*without("--task"))
+    assert "task: RnndropLanguageModelingTask" in logged.text()
+    unpatch(options, "parse_args_and_arch")
+    with pytest.raises(SystemExit):
+        command(*without("--task"))
+    expected = {"tagger": "tagging", "classifier": "classification"}
+    for cell in ("lstm", "gru", "rnn"):
+        assert flags_.find_task(f"{cell}_rnndrop_ptb_word") == "rnndrop_language_modeling"
+        for model, task in expected.items():
+            assert flags_.find_task(f"{cell}_rnndrop_{model}") == f"rnndrop_{task}"
+    assert flags_.find_task("lstm_lm") is None
+
+
+@pytest.mark.parametrize(
+    ("flag", "line"),
+    [("--optimizer", "give the optimizer by --optimizer"), ("--arch", "give the architecture by --arch")],
+)
+def test_fairseq_ends_with_a_traceback_for_a_missing_choice(command, training, tmp_path, refuse, unpatch, flag, line):
+    i = training.index(flag)
+    arguments = (*training[:i], *training[i + 2 :], "--max-update", 1, "--save-dir", tmp_path / "run")
+    if flag == "--arch":  # whose flags are not known without it
+        arguments = tuple(arguments[:6]) + arguments[-4:]
+    assert line in refuse(*arguments)
+    assert not (tmp_path / "run").exists()
+    unpatch(options, "parse_args_and_arch")
+    with pytest.raises((RuntimeError, ValueError)):
+        command(*arguments)
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [

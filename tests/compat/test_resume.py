@@ -1,3 +1,5 @@
+import errno
+import logging
 import shutil
 import types
 from pathlib import Path
@@ -5,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from fairseq import checkpoint_utils
+from fairseq.logging import progress_bar
 
 from rnndrop_plugin.compat import resume
 
@@ -133,3 +136,109 @@ def test_fairseq_forgets_the_validations_that_were_not_the_best(command, trainin
     unpatch(checkpoint_utils, "load_checkpoint")
     resume.forget_scores()
     assert rates("--restore-file", tmp_path / "checkpoint3.pt") == {1e-6}
+
+
+def test_a_run_from_the_checkpoint_of_another_one_begins_to_count_anew(command, training, tmp_path, refuse):
+    arguments = (*training, "--patience", 2, "--lr-shrink", 0.9)
+    stopped = command(*arguments, "--max-epoch", 9, "--save-dir", tmp_path / "first")
+    assert "early stop since" in stopped.text() and stopped.metrics("num_updates", "train")[-1] == "6"
+    first = tmp_path / "first" / "checkpoint_last.pt"
+    state = torch.load(first)
+    state["extra_state"]["best"] = state["extra_state"]["RnndropLanguageModelingTask"]["progress"]["early_stopping"][
+        "best"
+    ] = state["optimizer_history"][-1]["lr_scheduler_state"]["best"] = 1.0
+    torch.save(state, first)
+
+    other = (*arguments, "--restore-file", first, "--save-dir", tmp_path / "second")
+    logged = command(*other, "--max-epoch", 9)
+    assert "early stop since" in logged.text()  # three more epochs, of which the first is the best
+    assert logged.metrics("num_updates", "train") == ["8", "10", "12"]
+    assert torch.load(tmp_path / "second" / "checkpoint_last.pt")["extra_state"]["best"] > 4
+    assert (tmp_path / "second" / "checkpoint_best.pt").exists()
+    saved_rate = state["optimizer_history"][-1]["lr_scheduler_state"]["lr"]
+    assert float(logged.metrics("lr", "train_inner")[0]) == pytest.approx(saved_rate)
+
+    assert "nothing is left to train: --restore-file" in refuse(*other, "--max-epoch", 3)
+    line = refuse(*other, "--max-epoch", 9, "--max-update", 5)
+    assert "counts 6, --max-update is 5 (--reset-optimizer counts from 0)" in line
+    again = command(*other, "--max-epoch", 4, "--max-update", 5, "--reset-optimizer")
+    assert again.metrics("num_updates", "train") == ["2"]
+
+
+def test_a_checkpoint_is_read_once(command, training, tmp_path, monkeypatch):
+    arguments = (*training, "--no-epoch-checkpoints", "--save-dir", tmp_path / "run", "--max-epoch")
+    command(*arguments, 1)
+    reads = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda file, **kwargs: reads.append(file.name) or load(file, **kwargs))
+    command(*arguments, 2)
+    assert reads == [f"{tmp_path}/run/checkpoint_last.pt"]
+    finetune = ("--finetune-from-model", tmp_path / "run" / "checkpoint_best.pt", "--save-dir", tmp_path / "other")
+    command(*training, *finetune, "--max-epoch", 1)
+    assert reads[1:] == [f"{tmp_path}/run/checkpoint_best.pt"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "there is not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "there is not enough memory"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (KeyboardInterrupt(), None),
+    ],
+)
+def test_what_is_no_damage_ends_a_resume(command, training, tmp_path, monkeypatch, refuse, error, reason):
+    arguments = (*training, "--save-interval-updates", 1, "--save-dir", tmp_path)
+    if not list(tmp_path.iterdir()):
+        command(*arguments, "--max-update", 2)
+    before = sorted(tmp_path.iterdir())
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    if reason is None:
+        with pytest.raises(KeyboardInterrupt):
+            command(*arguments, "--max-update", 3)
+    else:
+        line = refuse(*arguments, "--max-update", 3)
+        assert line == f"error: {tmp_path}/checkpoint_last.pt: cannot load this checkpoint: {reason}"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("fp32", [(), ("--ema-fp32",)])
+def test_an_average_of_parameters_can_be_added_at_a_resume(command, training, tmp_path, unpatch, fp32):
+    rate, decay = ("--lr", 1), ("--store-ema", "--ema-decay", 0.75, *fp32)
+    arguments = (*training, *rate, "--save-dir", tmp_path, "--max-update")
+    command(*arguments, 1)
+    plain = shutil.copy(tmp_path / "checkpoint_last.pt", tmp_path / "plain.pt")
+    states = [torch.load(plain)]
+    for update in (2, 3):
+        logged = command(*arguments, update, *decay)
+        assert ("the checkpoint has no average of parameters" in logged.text()) == (update == 2)
+        states.append(torch.load(tmp_path / "checkpoint_last.pt"))
+    average = states[0]["model"]
+    for state in states[1:]:
+        average = {name: 0.75 * average[name] + 0.25 * state["model"][name] for name in average}
+        torch.testing.assert_close(state["extra_state"]["ema"], average)
+    unpatch(checkpoint_utils, "load_checkpoint")
+    with pytest.raises(KeyError, match="model"):
+        command(*arguments, 2, *decay, "--restore-file", plain)
+
+
+def test_fairseq_logs_to_the_files_of_the_run_before(tmp_path, monkeypatch):
+    closed = []
+    writer = types.SimpleNamespace(close=lambda: closed.append("tensorboard"))
+    monkeypatch.setitem(progress_bar._tensorboard_writers, "train", writer)
+    monkeypatch.setattr(progress_bar, "wandb", types.SimpleNamespace(finish=lambda: closed.append("wandb")))
+    aim = types.SimpleNamespace(cache_clear=lambda: closed.append("aim"))
+    monkeypatch.setattr(progress_bar, "get_aim_run", aim)
+    for name in ("first", "second"):
+        progress_bar.progress_bar([], log_format="simple", log_file=tmp_path / name)
+    handlers = [handler for handler in progress_bar.logger.handlers if isinstance(handler, logging.FileHandler)]
+    assert len(handlers) == 2 and len(progress_bar._tensorboard_writers) == 1  # what fairseq leaves open
+    resume.close_logs()
+    assert closed == ["tensorboard", "aim", "wandb"] and not progress_bar._tensorboard_writers
+    assert not set(handlers) & set(progress_bar.logger.handlers)

@@ -54,6 +54,11 @@ def test_the_state_holds_the_rate_and_the_best():
     assert rates(resumed, [2.0, 1.9]) == [0.25, 0.25]
 
 
+def test_the_state_of_another_schedule_is_refused():
+    with pytest.raises(InputError, match="another --lr-scheduler: use that one, or --reset-lr-scheduler"):
+        scheduler().load_state_dict({"best": 3.0, "last_epoch": 2})  # reduce_lr_on_plateau
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

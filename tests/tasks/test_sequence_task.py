@@ -39,7 +39,7 @@ def refused(command, capsys):
         with pytest.raises(SystemExit) as exit:
             command(name, *arguments)
         assert exit.value.code == 2
-        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        (line,) = capsys.readouterr().err.splitlines()
         return line
 
     return refused

@@ -1,0 +1,55 @@
+"""A training whose loss leaves all reason, which fairseq carries on with."""
+
+import functools
+import logging
+import math
+
+from fairseq.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+upstream_train_step = Trainer.train_step
+
+
+@functools.wraps(upstream_train_step)
+def train_step(trainer, samples, *args, **kwargs):
+    """fairseq/trainer.py, Trainer.train_step: a rate that is too high, such as the default of 0.25 is for Adam, goes on
+    with any loss. See :class:`LossWatch`."""
+    logged = upstream_train_step(trainer, samples, *args, **kwargs)
+    name = "nll_loss" if logged and "nll_loss" in logged else "loss"
+    if logged and (name == "nll_loss" or not trainer.cfg.optimization.sentence_avg):  # which has it for sentences
+        if not hasattr(trainer, "loss_watch"):
+            trainer.loss_watch = LossWatch(len(trainer.task.target_dictionary))
+        at_interval = trainer.get_num_updates() % trainer.cfg.common.log_interval == 0
+        warning = trainer.loss_watch.update(float(logged[name]), at_interval)
+        if warning and trainer.is_data_parallel_master:
+            logger.warning(f"update {trainer.get_num_updates()}: {warning}: a lower --lr or a --clip-norm may help")
+    return logged
+
+
+class LossWatch:
+    """Warns once of a mean loss that is twice what a uniform prediction has, and twice what the training began with.
+
+    A model that learns anything is better than both. The mean is of at least 10 updates, and a uniform prediction over
+    few classes counts as 4 bits, since single batches of a good training may be far from its mean.
+    """
+
+    def __init__(self, classes: int):
+        self.limit = 2 * max(math.log2(classes), 4.0)
+        self.first: float | None = None
+        self.losses: list[float] = []
+        self.warned = False
+
+    def update(self, loss: float, at_interval: bool) -> str | None:
+        """Take the loss of an update in bits; what is to be said at the end of an interval of updates, if anything."""
+        if self.first is None:
+            self.first = loss
+        self.losses.append(loss)
+        if not at_interval or len(self.losses) < 10 or self.warned:
+            return None
+        mean = sum(self.losses) / len(self.losses)
+        self.losses.clear()
+        if mean <= max(self.limit, 2 * self.first):
+            return None
+        self.warned = True
+        return f"the loss is {mean:.1f} bits, it began with {self.first:.1f}, and guessing has {self.limit / 2:.1f}"

@@ -1,0 +1,42 @@
+import math
+
+import pytest
+from fairseq.trainer import Trainer
+
+from rnndrop_plugin.compat.divergence import LossWatch
+
+
+def test_fairseq_goes_on_with_any_loss(command, training, tmp_path, unpatch):
+    def warnings(rate: float) -> list[str]:
+        flags = ("--tokens-per-sample", 4, "--max-epoch", 1, "--log-interval", 12, "--no-save")
+        logged = command(*training, *flags, "--lr", rate, "--save-dir", tmp_path)
+        return [record.getMessage() for record in logged if record.levelname == "WARNING"]
+
+    (warning,) = warnings(1e5)
+    assert warning.startswith("update 12: the loss is ")
+    assert warnings(1) == []
+    unpatch(Trainer, "train_step")
+    assert warnings(1e5) == []
+
+
+@pytest.mark.parametrize(
+    ("losses", "warned_at"),
+    [
+        ([13.3] * 40, []),
+        ([13.3, *[26.5] * 39], []),  # bad, but within twice a guess
+        ([13.3, *[60.0] * 9, *[6.0] * 30], [10]),
+        ([13.3] * 20 + [43.0] * 20, [30]),  # once
+        ([200.0] * 40, []),  # large initial parameters, not worse than they were
+        ([5.0, *[math.nan] * 39], [10]),
+        ([5.0] * 10 + [math.inf] * 30, [20]),
+    ],
+)
+def test_what_is_far_above_a_guess_is_said_once(losses, warned_at):
+    watch = LossWatch(10_000)
+    said = [n for n, loss in enumerate(losses, 1) if watch.update(loss, at_interval=n % 10 == 0)]
+    assert said == warned_at
+
+
+def test_single_batches_of_few_classes_are_no_reason():
+    watch = LossWatch(2)
+    assert not any(watch.update(loss, at_interval=True) for loss in [1.0, 7.0, 0.5, 9.0, 0.1] * 20)
