@@ -19,4 +19,4 @@ class InputError(_OneLine, ValueError):
 
 def traceback_is_wanted() -> bool:
     """Whether the environment asks for the traceback of an error that is said in one line (RNNDROP_TRACEBACK=1)."""
-    return os.environ.get(TRACEBACK, "0") != "0"
+    return os.environ.get(TRACEBACK, "") not in ("", "0")

@@ -3,6 +3,7 @@
 import logging
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -26,11 +27,25 @@ def run(main: Callable[[], None]) -> None:
 
 
 def fail(reason: object) -> NoReturn:
-    """End with one line on stderr and exit status 2."""
+    """End with one line on stderr, after the traceback where RNNDROP_TRACEBACK asks for it, and exit status 2."""
+    hint = ""
+    if isinstance(reason, Exception):
+        from rnndrop_plugin.errors import TRACEBACK, traceback_is_wanted  # which takes hydra's time
+
+        if traceback_is_wanted():
+            traceback.print_exception(reason)
+        if isinstance(reason, ValueError) and not _is_raised_by_us(reason):
+            hint = f" ({TRACEBACK}=1 shows where)"
     if isinstance(reason, OSError) and reason.filename:
         reason = f"{reason.filename}: {reason.strerror}"
-    print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(reason).split())}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(reason).split())}{hint}", file=sys.stderr)
     sys.exit(2)
+
+
+def _is_raised_by_us(error: Exception) -> bool:
+    """Whether the plugin itself has found ``error``; one of another package may be a fault of the code."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").startswith("rnndrop_plugin")
 
 
 def fail_for_package(error: ModuleNotFoundError) -> NoReturn:

@@ -1,0 +1,27 @@
+import json
+
+import pytest
+
+from rnndrop_plugin.cli.command import run
+from rnndrop_plugin.data.text import read_lines
+
+HINT = " (RNNDROP_TRACEBACK=1 shows where)"
+
+
+@pytest.mark.parametrize("wanted", ["", "0", "1"])
+def test_the_line_of_an_error_leads_to_its_traceback(tmp_path, capsys, monkeypatch, wanted):
+    monkeypatch.setattr("sys.argv", ["/bin/tag.py"])
+    monkeypatch.setenv("RNNDROP_TRACEBACK", wanted)
+    (tmp_path / "text").write_bytes(b"caf\xe9")
+    expected = {
+        lambda: read_lines(tmp_path / "text"): f"{tmp_path}/text, line 1: not UTF-8 (byte 0xe9)",
+        lambda: json.loads("{"): f"Expecting property name enclosed in double quotes: line 1 column 2 (char 1){HINT}",
+    }
+    for main, line in expected.items():
+        with pytest.raises(SystemExit) as end:
+            run(main)
+        *traceback, last = capsys.readouterr().err.splitlines()
+        assert (end.value.code, last) == (2, f"tag.py: error: {line}")
+        assert bool(traceback) == (wanted == "1") and ("Traceback (most recent call last):" in traceback) == bool(
+            traceback
+        )
