@@ -7,11 +7,13 @@ from fairseq import checkpoint_utils, options, utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.optim import AMPOptimizer
+from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
 from fairseq_cli import generate
 
 from rnndrop_plugin.compat import (
     averaging,
+    batches,
     checkpoint_files,
     commands,
     divergence,
@@ -43,6 +45,8 @@ def apply() -> None:
 
     checkpoint_utils.load_checkpoint = resume.load_checkpoint
     checkpoint_utils.save_checkpoint = resume.save_checkpoint
+
+    FairseqTask.get_batch_iterator = batches.get_batch_iterator
 
     options.parse_args_and_arch = flags.parse_args_and_arch
     distributed_utils.call_main = commands.call_main

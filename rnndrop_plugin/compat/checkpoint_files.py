@@ -11,6 +11,7 @@ import pickle
 import typing
 import zipfile
 
+import numpy as np
 import omegaconf
 import torch
 from fairseq import checkpoint_utils
@@ -86,11 +87,27 @@ def load_checkpoint_to_cpu(path, *args, **kwargs):
 @functools.wraps(upstream_save)
 def save_atomically(obj, filename, async_write=False):
     """checkpoint_utils.torch_persistent_save, which tries a write that fails thrice, in the same file, and leaves half
-    of it behind with an error that does not name it."""
+    of it behind with an error that does not name it. What was logged may hold numpy's arrays and numbers (BLEU's of
+    fairseq/tasks/translation.py do), which torch.load refuses to read."""
+    if isinstance(obj, dict) and "extra_state" in obj:
+        obj = {**obj, "extra_state": _without_numpy(obj["extra_state"])}
     if async_write or not PathManager.supports_rename(filename):
         return upstream_save(obj, filename, async_write)
     with _unfinished(filename) as unfinished, PathManager.open(unfinished, "wb") as file:
         torch.save(obj, file)
+
+
+def _without_numpy(value):
+    """The same containers with tensors for arrays and Python's numbers for numpy's."""
+    if isinstance(value, dict):
+        return {name: _without_numpy(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_numpy(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(_without_numpy(item) for item in value)
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 @functools.wraps(upstream_copy)

@@ -87,6 +87,8 @@ def check_best_metric(trainer) -> None:
     batches = trainer.get_valid_iterator(subset).next_epoch_itr(shuffle=False, set_dataset_epoch=False)
     with metrics.aggregate(new_root=True) as validation:
         trainer.valid_step(next(batches))
-    names = validation.get_smoothed_values()
+    names = list(validation.get_smoothed_values())
+    if getattr(trainer.cfg.task, "eval_bleu", False):
+        names.append("bleu")  # which is not logged as long as all translations are empty
     if metric not in names:
         raise InputError(f"--best-checkpoint-metric {metric} is none of what is logged: {', '.join(names)}")

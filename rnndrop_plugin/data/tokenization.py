@@ -9,8 +9,6 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rnndrop_plugin.data.text import normalize
-
 FILE = "tokenizer.json"
 TOKENIZERS = ("moses", "tweets", "characters", None)  # None: at blanks
 
@@ -65,7 +63,7 @@ class Tokenization:
 
     def tokenize(self, text: str) -> list[str]:
         """The tokens of one sentence."""
-        text = normalize(text).strip()
+        text = text.strip()
         if self.lower:
             text = text.lower()
         if self.bpe:

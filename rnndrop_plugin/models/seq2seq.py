@@ -25,10 +25,12 @@ from rnndrop_plugin.models.config import (
     check_sizes,
     init_embeddings,
     init_uniform,
+    name_flags,
     register_architectures,
 )
 from rnndrop_plugin.modules import Dropout, EmbeddingDropout
 from rnndrop_plugin.ops import Attention, State, attend, draw_mask, input_feeding
+from rnndrop_plugin.ops.masks import check_rate
 
 
 @dataclass
@@ -302,6 +304,8 @@ class RecurrentSeq2Seq(CheckedLoading, FairseqEncoderDecoderModel):
         if not isinstance(task, TranslationTask):
             raise InputError(f"this model is for --task translation, got the task {type(task).__name__}")
         cfg = copy.copy(cfg)
+        with name_flags():
+            check_rate("dropout", cfg.dropout)
         for name in ("encoder_dropout_in", "encoder_dropout_out", "decoder_dropout_in", "decoder_dropout_out"):
             if getattr(cfg, name) is None:
                 setattr(cfg, name, cfg.dropout)

@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fairseq import checkpoint_utils
@@ -72,6 +73,18 @@ def test_an_unusable_checkpoint_is_told_in_one_line(tmp_path, content, reason):
     with pytest.raises(Exception) as unpatched:  # noqa: B017, PT011 - whatever fairseq lets through
         checkpoint_utils.load_checkpoint_to_cpu.__wrapped__(str(path))
     assert not isinstance(unpatched.value, InputError)
+
+
+def test_fairseq_saves_what_it_cannot_load(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    logged = [(0, "_bleu_counts", "AverageMeter", {"sum": np.array([3, 1])})]
+    state = {"extra_state": {"metrics": {"valid": logged}, "val_loss": np.float64(0.25)}, "args": None, "cfg": None}
+    checkpoint_files.upstream_save(state, str(path))
+    with pytest.raises(InputError, match="it holds objects other than tensors"):
+        checkpoint_utils.load_checkpoint_to_cpu(str(path))
+    checkpoint_utils.torch_persistent_save(state, str(path))
+    saved = torch.load(path, weights_only=True)["extra_state"]
+    assert saved["val_loss"] == 0.25 and saved["metrics"]["valid"][0][3]["sum"].tolist() == [3, 1]
 
 
 def test_fairseq_leaves_half_a_copy(tmp_path, monkeypatch):
