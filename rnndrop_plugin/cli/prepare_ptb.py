@@ -6,8 +6,9 @@ from pathlib import Path
 
 from rnndrop_plugin.cli.arguments import positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
-from rnndrop_plugin.cli.splits import SPLITS, Counts, Sentence, write_splits
+from rnndrop_plugin.cli.splits import SPLITS, Counts, Sentence, text_sizes, write_splits
 from rnndrop_plugin.data.text import find_file, read_lines
+from rnndrop_plugin.data.tokenization import Tokenization
 
 # (sentences, tokens with one </s> a sentence) of Mikolov's preprocessed Penn Treebank
 PUBLISHED = {
@@ -36,11 +37,12 @@ def remark(path: Path, counts: Counts, published: tuple[int, int]) -> str:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
-        description="Prepare the Penn Treebank for language modelling with fairseq: writes dict.txt and "
-        "{train,valid,test}.{bin,idx}. The source folder holds ptb.train.txt, ptb.valid.txt and ptb.test.txt, or "
-        "train.txt, valid.txt and test.txt, each as it is or as .gz, in UTF-8 with one sentence a line; any text of "
-        "this layout will do. Each line ends with </s>. Where the training text has <unk> (as the Penn Treebank has), "
-        "words that it lacks become <unk>; where it has none they are an error, unless --min-count makes one.",
+        description="Prepare the Penn Treebank for language modelling with fairseq: writes dict.txt, "
+        "{train,valid,test}.{bin,idx} and tokenizer.json, which says how the text was cut. The source folder holds "
+        "ptb.train.txt, ptb.valid.txt and ptb.test.txt, or train.txt, valid.txt and test.txt, each as it is or as .gz, "
+        "in UTF-8 with one sentence a line; any text of this layout will do. Each line ends with </s>. Where the "
+        "training text has <unk> (as the Penn Treebank has), words that it lacks become <unk>; where it has none they "
+        "are an error, unless --min-count makes one.",
     )
     parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with the three text files")
     add_destination_argument(parser)
@@ -65,6 +67,8 @@ def main() -> None:
     with destination(args.dest) as folder:
         splits = {split: sentences(path, args.level) for split, path in paths.items()}
         entries, counts = write_splits(folder, splits, min_count=args.min_count)
+        sizes = {split: text_sizes(line.strip() for line in read_lines(path)) for split, path in paths.items()}
+        Tokenization("characters" if args.level == "char" else None, splits=sizes).save(folder)
     for split, path in paths.items():
         print(f"{split}: {counts[split]}{remark(path, counts[split], PUBLISHED[args.level][split])}; from {path}")
     print(f"{args.dest}: dictionary of {entries:,} entries, <s>, <pad>, </s> and <unk> among them")

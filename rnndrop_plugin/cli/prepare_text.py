@@ -1,16 +1,21 @@
 """Prepare raw text for language modelling with fairseq: split, tokenise, cut off the vocabulary."""
 
 import argparse
+import dataclasses
+import shutil
 from pathlib import Path
 
 import sentencepiece
-from sacremoses import MosesTokenizer
 from tqdm import tqdm
 
 from rnndrop_plugin.cli.arguments import fraction, language, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
-from rnndrop_plugin.cli.splits import SPLITS, UNK, Sentence, write_splits
+from rnndrop_plugin.cli.splits import SPLITS, UNK, Sentence, read_dictionary, text_sizes, write_splits
 from rnndrop_plugin.data.text import read_lines
+from rnndrop_plugin.data.tokenization import Tokenization
+
+MODEL = "sentencepiece.model"
+FRACTION = 0.1  # of the text, for validation and for testing
 
 
 def read_units(path: Path, by: str) -> list[Sentence]:
@@ -38,12 +43,12 @@ def split(units: list[Sentence], valid: float, test: float) -> dict[str, list[Se
     return dict(zip(SPLITS, parts, strict=True))
 
 
-def train_sentencepiece(units: list[Sentence], size: int, folder: Path) -> sentencepiece.SentencePieceProcessor:
+def train_sentencepiece(units: list[Sentence], size: int, folder: Path) -> None:
     """Train a unigram model on ``units`` and keep it as sentencepiece.model in ``folder``."""
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter([text for _, text in units]),
-            model_prefix=str(folder / "sentencepiece"),
+            model_prefix=str(folder / MODEL.removesuffix(".model")),
             vocab_size=size,
             max_sentence_length=1
             << 20,  # bytes; longer ones would be left out, and the default is a paragraph's length
@@ -53,19 +58,33 @@ def train_sentencepiece(units: list[Sentence], size: int, folder: Path) -> sente
     except (RuntimeError, OSError) as error:
         reason = str(error).rpartition("] ")[2].strip() or error  # the failed check stands in brackets before it
         raise ValueError(f"--sentencepiece {size}: {reason}") from None
-    return sentencepiece.SentencePieceProcessor(model_file=str(folder / "sentencepiece.model"))
 
 
-def main() -> None:
-    """Run the command."""
-    parser = argparse.ArgumentParser(
-        description="Prepare raw text for language modelling with fairseq: writes dict.txt and "
-        "{train,valid,test}.{bin,idx}, and with --sentencepiece the model. The files (UTF-8, as they are or .gz) are "
-        "read as one text in the order given. Its beginning is the training part, its end the test part, the "
-        "validation part lies between. Each sentence is tokenised by sacremoses (the Moses tokenizer, without its "
-        "escapes) or by a sentencepiece model of the training part, and ends with </s>.",
-    )
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE", help="text files, UTF-8")
+def pieces_of(model: Path) -> list[str]:
+    """The pieces of a sentencepiece model but for those that every dictionary has.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"{model}: not a sentencepiece model: {error}") from None
+    return [p for p in processor.id_to_piece(list(range(len(processor)))) if p not in ("<s>", "</s>", UNK)]
+
+
+def size_or_model(text: str) -> int | Path:
+    """An argparse type: the size of a vocabulary, or the file of a sentencepiece model."""
+    return positive(text) if text.isdecimal() or not Path(text).is_file() else Path(text)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags."""
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="one text to split, in one or more files")
+    for name in SPLITS:
+        parser.add_argument(
+            f"--{name}", type=Path, nargs="+", metavar="FILE", help=f"in place of FILE: the text of the split {name}"
+        )
     add_destination_argument(parser)
     parser.add_argument(
         "--by",
@@ -74,26 +93,34 @@ def main() -> None:
         help="what a sentence is, and what the text is split by: a line that is not blank, or the lines between two "
         "blank ones, joined by spaces (default: %(default)s)",
     )
-    parser.add_argument(
-        "--valid-fraction", type=fraction, default=0.1, metavar="F", help="of the sentences (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--test-fraction", type=fraction, default=0.1, metavar="F", help="of the sentences (default: %(default)s)"
-    )
+    for name in SPLITS[1:]:
+        parser.add_argument(
+            f"--{name}-fraction",
+            type=fraction,
+            metavar="F",
+            help=f"the share of the sentences of FILE that become the split {name} (default: {FRACTION}; with "
+            "--dictionary the whole text is the split test, unless a share is given)",
+        )
     parser.add_argument("--lower", action="store_true", help="lower-case the text first")
     parser.add_argument(
         "--language",
         type=language,
-        default="en",
         metavar="CODE",
-        help="language of sacremoses's rules, such as de (default: %(default)s)",
+        help="language of sacremoses's rules, such as de (default: en)",
     )
     parser.add_argument(
         "--sentencepiece",
-        type=positive,
-        metavar="VOCAB_SIZE",
-        help="tokenise with a sentencepiece model of this size instead; fairseq-interactive reads it with --bpe "
-        "sentencepiece --sentencepiece-model DIR/sentencepiece.model",
+        type=size_or_model,
+        metavar="VOCAB_SIZE_OR_FILE",
+        help="tokenise with a sentencepiece model instead, one of this size that is trained on the training part, or "
+        "an existing one; it is kept as DIR/sentencepiece.model",
+    )
+    parser.add_argument(
+        "--dictionary",
+        type=Path,
+        metavar="DIR_OR_FILE",
+        help="prepare a text for a model that is trained already: use the dictionary of its data folder, or a "
+        "dict.txt, and cut the text as the folder's tokenizer.json says. Words that the dictionary lacks become <unk>",
     )
     parser.add_argument(
         "--min-count",
@@ -105,27 +132,92 @@ def main() -> None:
     parser.add_argument(
         "--vocab-size", type=positive, metavar="N", help="make <unk> of all but the N most frequent words"
     )
-    args = parser.parse_args()
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End with a message if flags exclude or need each other."""
+    named = {name: getattr(args, name) for name in SPLITS if getattr(args, name)}
+    if bool(args.files) == bool(named):
+        parser.error("give either FILE, a text to split, or --train, --valid and --test")
+    if named and (args.valid_fraction or args.test_fraction):
+        parser.error("--valid-fraction and --test-fraction go with FILE, which is split")
+    if named and "train" not in named and not args.dictionary:
+        parser.error("--train is needed to make a dictionary, unless --dictionary names one")
+    if args.dictionary and (args.min_count or args.vocab_size):
+        parser.error("--dictionary sets the vocabulary: it goes with neither --min-count nor --vocab-size")
     if args.sentencepiece and (args.min_count or args.vocab_size):
         parser.error("--sentencepiece sets the vocabulary: it goes with neither --min-count nor --vocab-size")
 
-    units = [unit for path in args.files for unit in read_units(path, args.by)]
-    if args.lower:
-        units = [Sentence(place, text.lower()) for place, text in units]
-    parts = split(units, args.valid_fraction, args.test_fraction)
-    with destination(args.dest) as folder:
-        pieces: list[str] = []
+
+def read_parts(args: argparse.Namespace) -> dict[str, list[Sentence]]:
+    """The sentences of each split, not yet tokenised."""
+
+    def read(paths: list[Path]) -> list[Sentence]:
+        units = [unit for path in paths for unit in read_units(path, args.by)]
+        return [Sentence(place, text.lower()) for place, text in units] if args.lower else units
+
+    if not args.files:
+        return {name: read(getattr(args, name)) for name in SPLITS if getattr(args, name)}
+    units = read(args.files)
+    if args.dictionary and not args.valid_fraction and not args.test_fraction:
+        return {"test": units}
+    return split(units, args.valid_fraction or FRACTION, args.test_fraction or FRACTION)
+
+
+def tokenization_of(args: argparse.Namespace) -> Tokenization:
+    """How the text is to be cut: as the flags say, or the folder of --dictionary."""
+    kept = Tokenization.load(args.dictionary) if args.dictionary and args.dictionary.is_dir() else None
+    if kept is None:
         if args.sentencepiece:
-            model = train_sentencepiece(parts["train"], args.sentencepiece, folder)
-            pieces = [p for p in model.id_to_piece(list(range(len(model)))) if p not in ("<s>", "</s>", UNK)]
+            return Tokenization(lower=args.lower, bpe="sentencepiece", model=MODEL)
+        return Tokenization("moses", args.language or "en", args.lower)
+    if args.language or args.lower or args.sentencepiece:
+        raise ValueError(
+            f"{args.dictionary / 'tokenizer.json'} says how the text is cut: --language, --lower and --sentencepiece "
+            "do not go with it"
+        )
+    return kept
 
-            def tokenize(text: str) -> list[str]:
-                return model.id_to_piece(model.encode(text))
-        else:
-            moses = MosesTokenizer(args.language)
 
-            def tokenize(text: str) -> list[str]:
-                return moses.tokenize(text, escape=False)
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description="Prepare raw text for language modelling with fairseq: writes dict.txt, the splits as "
+        "{train,valid,test}.{bin,idx}, tokenizer.json, which says how the text was cut, and with --sentencepiece the "
+        "model. The files (UTF-8, as they are or .gz) are read as one text in the order given. Its beginning is the "
+        "training part, its end the test part, the validation part lies between; or each split has files of its own. "
+        "Each sentence is tokenised by sacremoses (the Moses tokenizer, without its escapes) or by a sentencepiece "
+        "model of the training part, and ends with </s>.",
+    )
+    add_arguments(parser)
+    args = parser.parse_args()
+    check_arguments(parser, args)
+
+    parts = read_parts(args)
+    tokenization = tokenization_of(args)
+    with destination(args.dest) as folder:
+        dictionary = read_dictionary(args.dictionary) if args.dictionary else None
+        pieces: list[str] = []
+        known: set[str] = set()
+        if tokenization.bpe:
+            model = folder / MODEL
+            if isinstance(args.sentencepiece, int):
+                if "train" not in parts:
+                    raise ValueError("--sentencepiece with a size needs --train")
+                train_sentencepiece(parts["train"], args.sentencepiece, folder)
+            else:
+                model = args.sentencepiece or tokenization.folder / tokenization.model
+            pieces = pieces_of(model)
+            if model != folder / MODEL:
+                shutil.copyfile(model, folder / MODEL)
+            known = set(pieces)  # others are characters that the model has not seen
+            tokenization = dataclasses.replace(tokenization, model=MODEL)
+        sizes = {name: text_sizes(text for _, text in part) for name, part in parts.items()}
+        tokenization = dataclasses.replace(tokenization, splits=sizes, folder=folder)
+
+        def tokenize(text: str) -> list[str]:
+            tokens = tokenization.tokenize(text)
+            return [token if token in known else UNK for token in tokens] if known else tokens
 
         tokens = {
             name: [
@@ -135,8 +227,14 @@ def main() -> None:
             for name, part in parts.items()
         }
         entries, counts = write_splits(
-            folder, tokens, min_count=args.min_count or (1 if pieces else 2), max_words=args.vocab_size, symbols=pieces
+            folder,
+            tokens,
+            min_count=args.min_count or (1 if pieces else 2),
+            max_words=args.vocab_size,
+            symbols=pieces,
+            dictionary=dictionary,
         )
-    for name in SPLITS:
-        print(f"{name}: {counts[name]}")
+        tokenization.save(folder)
+    for name, size in sizes.items():
+        print(f"{name}: {counts[name]}; {size['words']:,} words between blanks, {size['characters']:,} characters")
     print(f"{args.dest}: dictionary of {entries:,} entries, <s>, <pad>, </s> and <unk> among them")

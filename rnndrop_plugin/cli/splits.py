@@ -1,11 +1,14 @@
 """Writing prepared text in the form of fairseq-preprocess."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from fairseq.data import Dictionary
 
 SPLITS = ("train", "valid", "test")
 UNK = "<unk>"
@@ -39,6 +42,28 @@ class Counts(NamedTuple):
         )
 
 
+def text_sizes(texts: Iterable[str]) -> dict[str, int]:
+    """What tokenizer.json has of a split: its sentences, their words between blanks and their characters."""
+    sizes = {"sentences": 0, "words": 0, "characters": 0}
+    for text in texts:
+        for name, number in zip(sizes, (1, len(text.split()), len(text)), strict=True):
+            sizes[name] += number
+    return sizes
+
+
+def read_dictionary(path: Path) -> "Dictionary":
+    """The dictionary of a data folder, or of a file.
+
+    Raises:
+        ValueError: it is missing or cannot be read.
+    """
+    from rnndrop_plugin.data.indexed import load_dictionary
+
+    if path.name == "dict.txt" or path.is_dir():
+        return load_dictionary(str(path.parent if path.name == "dict.txt" else path))
+    raise ValueError(f"{path}: neither a data folder nor a file dict.txt")
+
+
 def write_splits(
     folder: Path,
     splits: dict[str, list[Sentence]],
@@ -47,6 +72,7 @@ def write_splits(
     max_words: int | None = None,
     symbols: Sequence[str] = (),
     counted: Sequence[Sentence] | None = None,
+    dictionary: "Dictionary | None" = None,
 ) -> tuple[int, dict[str, Counts]]:
     """Write dict.txt and the splits as fairseq-preprocess --only-source would: ``</s>`` after each sentence.
 
@@ -55,11 +81,12 @@ def write_splits(
 
     Args:
         folder: an existing folder.
-        splits: the sentences of each split, "train" among them.
+        splits: the sentences of each split, "train" among them where a dictionary is made of it.
         min_count: how often a symbol must occur in the training text to be in the dictionary.
         max_words: how many symbols to keep at most, ``<unk>`` and ``</s>`` not counted; None for all.
         symbols: symbols to have in the dictionary whether they occur or not.
         counted: sentences to make the dictionary of in place of those of "train", for folders that share one.
+        dictionary: an existing one to use as it is; what it lacks becomes ``<unk>``.
 
     Returns:
         The dictionary's number of entries, fairseq's four symbols among them, and the counts of each split.
@@ -70,18 +97,20 @@ def write_splits(
     import torch  # this and fairseq take seconds to import: not before the input has been read
     from fairseq.data import Dictionary, indexed_dataset
 
-    dictionary = Dictionary()
-    counts = Counter(dict.fromkeys(symbols, 0))
-    for sentence in splits["train"] if counted is None else counted:
-        counts.update(sentence.symbols)
-    closed = UNK not in counts and min_count == 1 and max_words is None
-    for symbol, count in sorted(counts.items()):
-        dictionary.add_symbol(symbol, count)
-    dictionary.finalize(
-        threshold=0 if symbols else min_count,
-        nwords=-1 if max_words is None else dictionary.nspecial + max_words,
-        padding_factor=1,
-    )
+    closed = False
+    if dictionary is None:
+        dictionary = Dictionary()
+        counts = Counter(dict.fromkeys(symbols, 0))
+        for sentence in splits["train"] if counted is None else counted:
+            counts.update(sentence.symbols)
+        closed = UNK not in counts and min_count == 1 and max_words is None
+        for symbol, count in sorted(counts.items()):
+            dictionary.add_symbol(symbol, count)
+        dictionary.finalize(
+            threshold=0 if symbols else min_count,
+            nwords=-1 if max_words is None else dictionary.nspecial + max_words,
+            padding_factor=1,
+        )
     dictionary.save(str(folder / "dict.txt"))
 
     results = {}

@@ -1,7 +1,10 @@
+import json
+
 import pytest
 import sentencepiece
 
 from rnndrop_plugin.cli import prepare_text
+from rnndrop_plugin.data.tokenization import Tokenization
 
 LINES = [f"Line {n} doesn't end here, it's Nr. {n}." for n in range(20)]
 
@@ -122,3 +125,92 @@ def test_bad_input(prepare, tmp_path, text, args, words):
 def test_missing_file(call, tmp_path):
     status, _, err = call(prepare_text, tmp_path / "nothing.txt", "--dest", tmp_path / "dest")
     assert (status, err) == (2, f"prepare_text.py: error: {tmp_path}/nothing.txt: No such file or directory\n")
+
+
+def sizes(folder, split):
+    return json.loads((folder / "tokenizer.json").read_text())["splits"][split]
+
+
+def test_three_texts(call, tmp_path, write, read_split):
+    """Each split has files of its own; tokenizer.json says how they were cut and how much there was to cut."""
+    for name, text in (("a", "It's  a cat\n"), ("b", "a cat\na dog\n"), ("c", "a cat\n\nit's\n"), ("d", "a\n")):
+        write(tmp_path / name, text)
+    flags = ("--train", tmp_path / "a", tmp_path / "b", "--valid", tmp_path / "c", "--test", tmp_path / "d")
+    status, out, err = call(prepare_text, *flags, "--lower", "--dest", tmp_path / "dest")
+    assert (status, err) == (0, "")
+    assert sentences(read_split, tmp_path / "dest") == {
+        "train": [["<unk>", "<unk>", "a", "cat", "</s>"], ["a", "cat", "</s>"], ["a", "<unk>", "</s>"]],
+        "valid": [["a", "cat", "</s>"], ["<unk>", "<unk>", "</s>"]],
+        "test": [["a", "</s>"]],
+    }
+    assert sizes(tmp_path / "dest", "train") == {"sentences": 3, "words": 7, "characters": 11 + 5 + 5}
+    assert sizes(tmp_path / "dest", "valid") == {"sentences": 2, "words": 3, "characters": 5 + 4}
+    assert "valid: 2 sentences, 6 tokens, 2 of them <unk> (2 replaced); 3 words between blanks, 9 characters" in out
+    kept = Tokenization.load(tmp_path / "dest")
+    assert (kept.tokenizer, kept.language, kept.lower, kept.bpe) == ("moses", "en", True, None)
+    assert kept.tokenize("IT'S a\u200b cat") == ["it", "'s", "a", "cat"]
+
+
+@pytest.mark.parametrize("flags", [("--language", "fr", "--lower"), ("--sentencepiece", "40")], ids=str)
+def test_a_new_text_for_a_trained_model(prepare, call, tmp_path, write, read_split, flags):
+    """The dictionary and the cutting are those of the first folder, and the text is the test split."""
+    assert prepare("\n".join(LINES), *flags)[0] == 0
+    (tmp_path / "dest").rename(tmp_path / "first")
+    write(tmp_path / "new.txt", f"{LINES[3]}\nΩ l'eau\n")
+    args = (tmp_path / "new.txt", "--dictionary", tmp_path / "first")
+    status, out, err = call(prepare_text, *args, "--dest", tmp_path / "dest")
+    assert (status, err) == (0, "")
+    assert (tmp_path / "dest" / "dict.txt").read_bytes() == (tmp_path / "first" / "dict.txt").read_bytes()
+    assert sorted(path.suffix for path in (tmp_path / "dest").iterdir() if path.stem == "test") == [".bin", ".idx"]
+    assert not (tmp_path / "dest" / "train.bin").exists()
+    known, unknown = read_split(tmp_path / "dest", "test")
+    assert known == read_split(tmp_path / "first", "train")[3]
+    assert "<unk>" in unknown
+    kept = Tokenization.load(tmp_path / "dest")
+    assert kept.tokenize(LINES[3]) == known[:-1]
+    assert kept.splits == {"test": {"sentences": 2, "words": 8 + 2, "characters": len(LINES[3]) + 7}}
+
+    split = (*args, "--valid-fraction", "0.3", "--test-fraction", "0.3", "--dest", tmp_path / "split")
+    assert "too short" in call(prepare_text, *split)[2]
+    status, _, err = call(prepare_text, *args, "--lower", "--dest", tmp_path / "other")
+    assert (status, "first/tokenizer.json says how the text is cut" in err) == (2, True)
+
+
+def test_a_dictionary_and_a_sentencepiece_model_of_others(prepare, call, tmp_path, write, read_split):
+    assert prepare("\n".join(LINES), "--sentencepiece", "40")[0] == 0
+    (tmp_path / "dest" / "sentencepiece.model").rename(tmp_path / "m.model")
+    (tmp_path / "dest" / "dict.txt").rename(tmp_path / "dict.txt")
+    write(tmp_path / "new.txt", "\n".join(LINES[:12]))
+    model = ("--sentencepiece", tmp_path / "m.model")
+    args = (*model, "--dictionary", tmp_path / "dict.txt", "--dest", tmp_path / "dest")
+    assert call(prepare_text, tmp_path / "new.txt", *args)[0] == 0
+    assert (tmp_path / "dest" / "dict.txt").read_bytes() == (tmp_path / "dict.txt").read_bytes()
+    assert (tmp_path / "dest" / "sentencepiece.model").read_bytes() == (tmp_path / "m.model").read_bytes()
+    pieces = read_split(tmp_path / "dest", "test")
+    assert prepare("\n".join(LINES[:12]), *model)[0] == 0  # the same pieces, in a dictionary of this text
+    assert [line for split in ("train", "valid", "test") for line in read_split(tmp_path / "dest", split)] == pieces
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ((), "give either FILE, a text to split, or --train, --valid and --test"),
+        (("{text}", "--train", "{text}"), "give either FILE"),
+        (("--valid", "{text}"), "--train is needed to make a dictionary"),
+        (("--train", "{text}", "--test-fraction", "0.2"), "go with FILE, which is split"),
+        (("{text}", "--dictionary", "{text}", "--vocab-size", "9"), "--dictionary sets the vocabulary"),
+        (("{text}", "--dictionary", "{text}"), "text.txt: neither a data folder nor a file dict.txt"),
+        (("{text}", "--dictionary", "absent/dict.txt"), "absent/dict.txt: no such file"),
+        (("{text}", "--sentencepiece", "{text}"), "text.txt: not a sentencepiece model"),
+        (("{text}", "--sentencepiece", "absent.model"), "'absent.model' is not a whole number of at least 1"),
+        (("--test", "{text}", "--sentencepiece", "9", "--dictionary", "dict.txt"), "with a size needs --train"),
+    ],
+)
+def test_flags_that_do_not_go_together(call, tmp_path, write, monkeypatch, args, words):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "text.txt", "a b\n" * 20)
+    write(tmp_path / "dict.txt", "a 1\n")
+    status, out, err = call(prepare_text, *(arg.format(text="text.txt") for arg in args), "--dest", "dest")
+    assert (status, out) == (2, "")
+    assert words in err.splitlines()[-1]
+    assert not (tmp_path / "dest").exists()
