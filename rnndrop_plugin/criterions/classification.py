@@ -9,7 +9,7 @@ from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 
-from rnndrop_plugin.criterions.scores import count_classes, f1_score, log_scores, mean_f1
+from rnndrop_plugin.criterions.scores import check_task, count_classes, f1_score, log_scores, mean_f1
 from rnndrop_plugin.errors import InputError
 
 
@@ -38,6 +38,7 @@ class RnndropClassification(FairseqCriterion):
 
     def __init__(self, task, f1_classes: str | None = None):
         super().__init__(task)
+        check_task(task, "classes", "rnndrop_classification")
         self.classes = task.classes
         chosen = f1_classes.split(",") if f1_classes else []
         for name in chosen:

@@ -6,6 +6,14 @@ import torch
 from fairseq.logging import metrics
 from torch import Tensor
 
+from rnndrop_plugin.errors import InputError
+
+
+def check_task(task, attribute: str, name: str) -> None:
+    """Raise InputError unless ``task`` has ``attribute``, as the one of the criterion's ``name`` has."""
+    if not hasattr(task, attribute):
+        raise InputError(f"--criterion {name} is for --task {name}, got the task {type(task).__name__}")
+
 
 def f1_score(counts: Tensor) -> float:
     """The harmonic mean of precision and recall in percent, 0 where nothing is correct.

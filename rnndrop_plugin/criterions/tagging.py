@@ -10,7 +10,7 @@ from fairseq.logging import metrics
 from omegaconf import II
 from torch import Tensor
 
-from rnndrop_plugin.criterions.scores import count_classes, f1_score, log_scores, mean_f1, ratio
+from rnndrop_plugin.criterions.scores import check_task, count_classes, f1_score, log_scores, mean_f1, ratio
 from rnndrop_plugin.data.sequence_dataset import NO_TARGET
 
 
@@ -31,6 +31,7 @@ class RnndropTagging(FairseqCriterion):
 
     def __init__(self, task, sentence_avg: bool):
         super().__init__(task)
+        check_task(task, "span_tags", "rnndrop_tagging")
         self.tags = task.classes
         self.span_tags = task.span_tags
         self.sentence_avg = sentence_avg

@@ -23,14 +23,16 @@ class RecurrentClassifier(SequenceModel):
     """Predicts one label from what the last layer holds after a sequence's last step (sections 4.1 and 4.5)."""
 
     pretrained = "PretrainedClassifier"
+    task_name = "rnndrop_classification"
 
     @classmethod
     def build_model(cls, cfg: ClassifierConfig, task):
         """Build the model of ``cfg``.
 
         Raises:
-            InputError: flags that cannot be, or an unusable file of embeddings.
+            InputError: flags that cannot be, an unusable file of embeddings, or a task without classes.
         """
+        cls.check_task(task)
         features = WordFeatures(cfg, task.dictionaries)
         rnn = build_recurrent(cls.rnn_class, cfg, features.output_size)
         model = cls(cfg, features, rnn, task.target_dictionary)

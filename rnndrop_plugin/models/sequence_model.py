@@ -80,6 +80,16 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
     """
 
     rnn_class: type[nn.Module]  # of rnndrop_plugin.modules
+    task_name: str  # the task that trains it
+
+    @classmethod
+    def check_task(cls, task) -> None:
+        """Raise InputError unless ``task`` is one of words and classes, such as ours and their subclasses."""
+        if not hasattr(task, "classes"):
+            raise InputError(
+                f"this model chooses between classes, and the task {type(task).__name__} has none: "
+                f"pass --task {cls.task_name}"
+            )
 
     def __init__(
         self,

@@ -57,6 +57,7 @@ class RecurrentTagger(SequenceModel):
     """
 
     pretrained = "PretrainedTagger"
+    task_name = "rnndrop_tagging"
 
     def __init__(self, *args, crf: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
@@ -67,8 +68,9 @@ class RecurrentTagger(SequenceModel):
         """Build the model of ``cfg``.
 
         Raises:
-            InputError: flags that cannot be, or an unusable file of embeddings.
+            InputError: flags that cannot be, an unusable file of embeddings, or a task without classes.
         """
+        cls.check_task(task)
         features = WordFeatures(cfg, task.dictionaries, cfg.character_filters)
         context = _build_context(cfg, features.output_size)
         rnn = build_recurrent(cls.rnn_class, cfg, (context or features).output_size, cfg.bidirectional)

@@ -21,7 +21,8 @@ class RnndropClassificationTask(SequencesTask):
 
     target_stream = "label"
     model_class = RecurrentClassifier
-    architecture = "rnndrop_classifier"
+    model_kind = "a classifier"
+    architecture = "lstm_rnndrop_classifier"
     criterion = "rnndrop_classification"
 
     def targets_of(self, words: Tensor) -> int:

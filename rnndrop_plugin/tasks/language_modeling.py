@@ -61,6 +61,8 @@ class RnndropLanguageModelingTask(RnndropTask):
 
     carries_state = True
     model_class = RecurrentLanguageModel
+    model_kind = "a language model that carries its state from batch to batch"
+    architecture = "lstm_rnndrop"
 
     def __init__(self, cfg: RnndropLanguageModelingConfig, dictionaries: dict[str, Dictionary], **kwargs):
         super().__init__(cfg, dictionaries)
@@ -97,20 +99,6 @@ class RnndropLanguageModelingTask(RnndropTask):
         """
         sentences = load_split(self.cfg.data, split, self.dictionary, self.cfg.dataset_impl, combine)
         self.datasets[split] = TokenStream(sentences)
-
-    def build_model(self, cfg: FairseqDataclass, from_checkpoint=False):
-        """Build the model of ``cfg``.
-
-        Raises:
-            InputError: a model that does not carry its state.
-        """
-        model = super().build_model(cfg, from_checkpoint)
-        if not isinstance(model, RecurrentLanguageModel):
-            raise InputError(
-                f"--task rnndrop_language_modeling carries the state from batch to batch, and {type(model).__name__} "
-                "has none: use an architecture such as lstm_rnndrop, or another task"
-            )
-        return model
 
     def build_criterion(self, cfg, from_checkpoint=False):
         """Build the criterion of ``cfg``.

@@ -6,6 +6,7 @@ import os
 
 from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
+from fairseq.models import ARCH_MODEL_REGISTRY, BaseFairseqModel
 from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 
@@ -18,7 +19,15 @@ class RnndropTask(FairseqTask):
 
     Args:
         dictionaries: by their folders inside the data folder, ``""`` being the data folder itself.
+
+    Attributes:
+        model_class: what the task trains.
+        model_kind, architecture: what to call it in an error, and an example.
     """
+
+    model_class: type[BaseFairseqModel] = BaseFairseqModel
+    model_kind = "another model"
+    architecture = "lstm_rnndrop"
 
     def __init__(self, cfg: FairseqDataclass, dictionaries: dict[str, Dictionary], **kwargs):
         super().__init__(cfg)
@@ -39,7 +48,18 @@ class RnndropTask(FairseqTask):
         return {folder: load_dictionary(os.path.join(cfg.data, folder)) for folder in folders}
 
     def build_model(self, cfg: FairseqDataclass, from_checkpoint=False):
-        """Build the model of ``cfg``."""
+        """Build the model of ``cfg``.
+
+        Raises:
+            InputError: the architecture is for another task, or see the model's own ``build_model``.
+        """
+        model_class = ARCH_MODEL_REGISTRY.get(getattr(cfg, "_name", None), self.model_class)
+        if not issubclass(model_class, self.model_class):
+            task = getattr(self.cfg, "_name", None) or type(self).__name__
+            raise InputError(
+                f"--arch {cfg._name} does not fit --task {task}, which needs {self.model_kind}: "
+                f"use an architecture such as {self.architecture}"
+            )
         if from_checkpoint and getattr(cfg, "decoder_embed_path", None):
             cfg = copy.copy(cfg)
             cfg.decoder_embed_path = None  # the checkpoint has the embeddings, the file may be gone

@@ -41,7 +41,6 @@ class SequencesTask(RnndropTask):
     """
 
     target_stream: str
-    model_class: type
     criterion: str
 
     @classmethod
@@ -138,19 +137,6 @@ class SequencesTask(RnndropTask):
             shard_id=shard_id,
             epoch=epoch,
         )
-
-    def build_model(self, cfg: FairseqDataclass, from_checkpoint=False):
-        """Build the model of ``cfg``.
-
-        Raises:
-            InputError: a model for another task.
-        """
-        model = super().build_model(cfg, from_checkpoint)
-        if not isinstance(model, self.model_class):
-            raise InputError(
-                f"{type(model).__name__} does not fit this task: use an architecture such as lstm_{self.architecture}"
-            )
-        return model
 
     def build_criterion(self, cfg, from_checkpoint=False):
         """Build the criterion of ``cfg``.
