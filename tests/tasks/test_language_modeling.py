@@ -401,7 +401,7 @@ def test_damaged_data_end_the_command_in_one_line(refused, own_data, tmp_path):
         (("--lr", "1,0.5"), "takes one learning rate, got 2"),
         (("--restore-file", "absent.pt"), "--restore-file absent.pt: no such file"),
         (("--criterion", "adaptive_loss", "--ddp-backend", "legacy_ddp"), "needs --adaptive-softmax-cutoff"),
-        (("--arch", "lstm_lm"), "rnndrop_language_modeling carries the state"),
+        (("--arch", "lstm_lm"), "rnndrop_language_modeling, which needs a language model that carries its state"),
         (("--task", "language_modeling"), "pass --task rnndrop_language_modeling"),
     ],
 )
