@@ -21,11 +21,11 @@ class RnndropTask(FairseqTask):
         dictionaries: by their folders inside the data folder, ``""`` being the data folder itself.
 
     Attributes:
-        model_class: what the task trains.
+        model_class: what the task trains; () for models of any class.
         model_kind, architecture: what to call it in an error, and an example.
     """
 
-    model_class: type[BaseFairseqModel] = BaseFairseqModel
+    model_class: type[BaseFairseqModel] | tuple[()] = ()
     model_kind = "another model"
     architecture = "lstm_rnndrop"
 
@@ -53,8 +53,8 @@ class RnndropTask(FairseqTask):
         Raises:
             InputError: the architecture is for another task, or see the model's own ``build_model``.
         """
-        model_class = ARCH_MODEL_REGISTRY.get(getattr(cfg, "_name", None), self.model_class)
-        if not issubclass(model_class, self.model_class):
+        model_class = ARCH_MODEL_REGISTRY.get(getattr(cfg, "_name", None))
+        if model_class and self.model_class and not issubclass(model_class, self.model_class):
             task = getattr(self.cfg, "_name", None) or type(self).__name__
             raise InputError(
                 f"--arch {cfg._name} does not fit --task {task}, which needs {self.model_kind}: "
