@@ -14,6 +14,7 @@ from fairseq.data import (
     NumelDataset,
     RightPadDataset,
 )
+from fairseq.dataclass import FairseqDataclass
 from fairseq.distributed.utils import all_gather
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
