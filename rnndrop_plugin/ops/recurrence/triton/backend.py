@@ -60,15 +60,22 @@ def launch(kernel, grid: tuple[int, int, int], arguments: tuple, constants: dict
         like: a tensor whose dtype and device the others have.
         settings: of the compilation, which follow from ``constants``.
     """
-    aligned = all(x.data_ptr() % 16 == 0 for x in arguments if isinstance(x, Tensor) and x.dtype == like.dtype)
-    key = (kernel, grid, like.dtype, like.device, aligned, *constants.values())
+    key = (kernel.__name__, grid, like.dtype, like.device, *constants.values())
     launcher = _launchers.get(key)
-    if launcher is not None:
+    aligned = all(arguments[k].data_ptr() % 16 == 0 for k in _aligned(kernel))
+    if launcher is not None and aligned:
         launcher(*arguments, *constants.values())
         return
     compiled = kernel[grid](*arguments, **constants, **settings)
     if compiled is not None and aligned:  # there is none in the interpreter
         _launchers[key] = compiled[grid]
+
+
+@functools.cache
+def _aligned(kernel) -> list[int]:
+    """Which arguments of a kernel are tensors that compiled code takes for aligned, if they are at its first launch."""
+    outside = {*loops.OUTSIDE, *loops.NUMBERS, *steps.NUMBERS}
+    return [k for k, name in enumerate(kernel.arg_names) if name.islower() and name not in outside]
 
 
 def _mask_arguments(masks: Masks, dummy: Tensor) -> tuple[tuple, dict[str, int]]:
@@ -91,14 +98,14 @@ def _mask_arguments(masks: Masks, dummy: Tensor) -> tuple[tuple, dict[str, int]]
 class _Call:
     """What the kernels of one call have in common."""
 
-    def __init__(self, options: Options, input: Tensor, weights: Weights):
+    def __init__(self, options: Options, gates: Tensor, weights: Weights):
         self.options = options
-        self.time, self.batch = input.shape[:2]
+        self.time, self.batch = gates.shape[:2]
         self.hidden = weights.hh.size(1)
-        self.like = input
+        self.like = gates
         self.u = weights.hh.contiguous()
         self.lengths = None if options.lengths is None else options.lengths.contiguous()
-        self.masks, modes = _mask_arguments(options.masks, input)
+        self.masks, modes = _mask_arguments(options.masks, gates)
         self.before, self.after = (1, 0) if options.reverse else (0, 1)
         self.constants = {
             "CELL": options.cell,
@@ -169,12 +176,12 @@ def forward(
 ) -> tuple[Tensor, State, tuple[Tensor, ...]]:
     """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
     raise_if_failed(input.device)
-    call = _Call(options, input, weights)
-    time, hidden = call.time, call.hidden
+    hidden = weights.hh.size(1)
     gates, *rest = saved = saved_like(options, input, hidden)
+    call = _Call(options, gates, weights)
     hs, hx, cs, extra = _named(options, rest)
     begins_inside = options.reverse and options.lengths is not None
-    out = torch.empty_like(hs[1:]) if begins_inside else hs[call.after : call.after + time]
+    out = torch.empty_like(hs[1:]) if begins_inside else hs[call.after : call.after + call.time]
     final = tuple(torch.empty_like(s, memory_format=torch.contiguous_format) for s in state)
     buffers = (gates, hs, hx, out, call.pointer(cs), call.pointer(extra))
     ends = (*map(call.pointer, (state[0], state[-1])), final[0], final[-1])
@@ -247,8 +254,8 @@ def backward(
 ) -> tuple[Tensor | None, State, Weights]:
     """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
     raise_if_failed(input.device)
-    call = _Call(options, input, weights)
     _, gates, *rest = saved
+    call = _Call(options, gates, weights)
     hs, hx, cs, extra = _named(options, rest)
     d_gates = torch.empty_like(gates)
     d_hn = torch.empty_like(extra) if options.cell == "gru_reset_after" else None

@@ -1,0 +1,228 @@
+"""The kernels on a GPU: ``python -m pytest -m gpu``."""
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    pytest.skip("there is no GPU", allow_module_level=True)
+
+from rnndrop_plugin.modules import GRU, LSTM, RNN
+from rnndrop_plugin.ops import Mask, Masks, choose_backend, recurrence
+from rnndrop_plugin.ops.recurrence import triton as kernel
+from rnndrop_plugin.ops.recurrence.reference import GATES
+from rnndrop_plugin.ops.recurrence.triton import availability
+
+DEVICE = torch.device("cuda", 0)
+ALL = ("update", "hidden", "cell")
+
+if reason := availability.obstacle(DEVICE, torch.float32):
+    pytest.skip(f"Triton's kernels cannot run on this GPU: {reason}", allow_module_level=True)
+
+from rnndrop_plugin.ops.recurrence.triton import backend, loops  # noqa: E402
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def no_barrier_failed():
+    yield
+    torch.cuda.synchronize()
+    backend.raise_if_failed(DEVICE)
+
+
+@pytest.fixture
+def float32():
+    """Products in float32 as exact as they can be."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def layer(cls=LSTM, size=(12, 48), **options):
+    torch.manual_seed(0)
+    options = {"update_dropout": 0.25} | options if cls is not RNN else {"hidden_dropout": 0.25} | options
+    return cls(*size, device=DEVICE, **options)
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_float32(float32, problem, cell):
+    lengths = [7, 1, 0, 5, *[7] * 16]
+    problem(cell, (7, 20, 12, 50), ALL, lengths=lengths, reverse=True, device=DEVICE).check(kernel, 2e-5)
+    problem(cell, (4, 17, 12, 48), (), relu=True, bias=False, device=DEVICE).check(kernel, 2e-5)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
+@pytest.mark.parametrize("cell", GATES)
+def test_half(problem, cell, dtype, tolerance):
+    problem(cell, (5, 20, 12, 50), ALL, sampling="sequence", dtype=dtype, device=DEVICE).check(kernel, tolerance)
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_step_by_step(float32, monkeypatch, problem, cell):
+    monkeypatch.setattr(backend, "_tiles", {})
+    monkeypatch.setattr(backend, "choose", lambda *arguments: None)
+    problem(cell, (5, 20, 12, 50), ALL, lengths=[5, 1, 0, 3, *[5] * 16], device=DEVICE).check(kernel, 2e-5)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 5e-3), (torch.bfloat16, 0.06)])
+@pytest.mark.parametrize("batch, hidden", [(32, 256), (20, 650), (32, 1024)])
+def test_shapes_of_the_benchmark(problem, batch, hidden, dtype, tolerance):
+    problem("lstm", (6, batch, 64, hidden), ("update",), dtype=dtype, device=DEVICE).check(kernel, tolerance)
+
+
+def test_one_compilation_serves_all_batches(float32, problem):
+    """Of every number of steps and sequences."""
+    for time, batch in ((1, 1), (3, 2), (2, 16), (5, 31), (4, 32)):
+        problem("gru", (time, batch, 5, 48), ("update",), device=DEVICE).check(kernel, 2e-5)
+
+
+@pytest.mark.parametrize("cell, dtype", [("lstm", torch.bfloat16), ("gru", torch.float32)])
+def test_repetitions_are_the_same_bit_for_bit_under_load(problem, cell, dtype):
+    p = problem(cell, (40, 32, 64, 256), ("update", "hidden"), dtype=dtype, device=DEVICE)
+    expected = [x.clone() for x in p.results(kernel)]
+    load = torch.randn(4096, 4096, device=DEVICE)
+    beside = torch.cuda.Stream()
+    for repetition in range(200):
+        if repetition % 5 == 0:
+            with torch.cuda.stream(beside):
+                torch.mm(load, load)
+        found = p.results(kernel)
+        assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True)), repetition
+
+
+def test_an_oversubscribed_grid_is_refused_and_taken_step_by_step(float32, monkeypatch, problem):
+    """A cut of more blocks than can be on the device at once must be refused by the driver: nothing hangs."""
+    small = backend.choose("forward", "lstm", 16, 8, "tf32x3", *backend.device_limits(DEVICE))
+    monkeypatch.setattr(backend, "_tiles", {})
+    monkeypatch.setattr(backend, "choose", lambda *arguments: small)
+    launched = []
+    launch = backend.launch
+    monkeypatch.setattr(
+        backend, "launch", lambda kernel, *rest, **more: launched.append(kernel) or launch(kernel, *rest, **more)
+    )
+    processors, _ = backend.device_limits(DEVICE)
+    batch = 16 * 64 * processors  # 64 blocks of four warps each are more than a multiprocessor holds
+    problem("lstm", (1, batch, 3, 8), device=DEVICE).check(kernel, 1e-4)
+    assert launched[0] is loops.forward and len(launched) > 2
+    assert set(backend._tiles.values()) == {None}
+
+
+@pytest.mark.parametrize("cls", [LSTM, GRU, RNN])
+def test_layers_take_packed_batches_in_both_directions(float32, cls):
+    ours = layer(cls, num_layers=2, bidirectional=True)
+    masks = [Masks(hidden=Mask(torch.rand(6, 3, 48, device=DEVICE) < 0.7, 1 / 0.7)) for _ in range(4)]
+    sequences = [torch.randn(n, 12, device=DEVICE) for n in (4, 6, 1)]
+    packed = torch.nn.utils.rnn.pack_sequence(sequences, enforce_sorted=False)
+    found = []
+    for name in ("triton", "reference"):
+        ours.backend = name
+        output, state = ours(packed, masks=masks)
+        h = state[0] if cls is LSTM else state
+        found.append(
+            [output.data, h, *torch.autograd.grad(output.data.square().sum() + h.sum(), list(ours.parameters()))]
+        )
+    for x, y in zip(*found, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
+
+
+def test_a_call_is_captured_in_a_cuda_graph(problem):
+    p = problem("lstm", (12, 32, 16, 64), ("update",), device=DEVICE)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            p.results(kernel)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = p.results(kernel)
+    with torch.no_grad():
+        p.input.normal_()
+    graph.replay()
+    for x, y in zip(captured, p.results(kernel), strict=True):
+        assert torch.equal(x, y)
+
+
+def test_graphed_callables_draw_new_masks_at_each_replay():
+    lstm = layer(update_dropout=0.5)
+    input = torch.randn(10, 32, 12, device=DEVICE, requires_grad=True)
+
+    class Output(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = lstm
+
+        def forward(self, x):
+            return self.lstm(x)[0]
+
+    graphed = torch.cuda.make_graphed_callables(Output(), (input,))
+    first, second = graphed(input).clone(), graphed(input).clone()
+    assert not torch.equal(first, second)
+    second.sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in lstm.parameters())
+
+
+def test_torch_compile_with_cuda_graphs():
+    lstm = layer(update_dropout=0.0, hidden_dropout=0.0, nonlinearity="relu")  # which cuDNN has not
+    input = torch.randn(10, 32, 12, device=DEVICE)
+    compiled = torch.compile(lambda x: lstm(x)[0], mode="reduce-overhead", fullgraph=True)
+    for _ in range(3):
+        torch.compiler.cudagraph_mark_step_begin()
+        output = compiled(input)
+        output.square().sum().backward()
+        found = [output.detach().clone(), *(p.grad.clone() for p in lstm.parameters())]
+        lstm.zero_grad()
+    expected = lstm(input)[0]
+    expected.square().sum().backward()
+    for x, y in zip(found, [expected, *(p.grad for p in lstm.parameters())], strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3)
+
+
+def test_nothing_waits_for_the_device():
+    """Neither a step of a layer nor the packed batch around it synchronises."""
+    gru = layer(GRU, bidirectional=True)
+    sequences = [torch.randn(n, 12, device=DEVICE) for n in (4, 6, 1)]
+    packed = torch.nn.utils.rnn.pack_sequence(sequences, enforce_sorted=False)
+    gru(packed)[0].data.sum().backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        gru(packed)[0].data.sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_what_is_chosen(problem):
+    masks = problem("lstm", (2, 2, 3, 8), ("update",), device=DEVICE).options.masks
+    assert choose_backend("lstm", masks, device=DEVICE) == "triton"
+    assert choose_backend("lstm", masks, device=DEVICE, dtype=torch.float64) == "torch"
+    assert choose_backend("lstm", device=DEVICE) == "vendor"
+    p = problem("gru", (3, 2, 3, 8), device=DEVICE)
+    recurrence("gru", p.input, p.state, p.weights)
+    assert any(key[0] == "forward" and key[4] == "gru" for key in backend._launchers)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast(dtype):
+    lstm = layer()
+    with torch.autocast("cuda", dtype=dtype):
+        output, _ = lstm(torch.randn(5, 4, 12, device=DEVICE))
+    assert output.dtype == dtype
+    output.float().sum().backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in lstm.parameters())
+
+
+def test_a_learning_layer():
+    """Remembering the first number of a sequence, which no layer does without a gradient through all its steps."""
+    lstm = layer(size=(1, 32), update_dropout=0.1)
+    head = torch.nn.Linear(32, 1, device=DEVICE)
+    optimizer = torch.optim.Adam([*lstm.parameters(), *head.parameters()], lr=0.01)
+    losses = []
+    for _ in range(150):
+        x = torch.randn(12, 64, 1, device=DEVICE)
+        loss = (head(lstm(x)[0][-1]) - x[0]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    assert torch.stack(losses[-10:]).mean() < 0.5 * torch.stack(losses[:10]).mean()
