@@ -14,6 +14,7 @@ from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import (
     CheckedLoading,
     RecurrentConfig,
+    SamplingChoice,
     ScalingChoice,
     build_recurrent,
     check_sizes,
@@ -264,6 +265,25 @@ class PTBCharConfig(LanguageModelConfig):
     init_range: float = 0.01
 
 
+@dataclass
+class PTBWord256Config(LanguageModelConfig):
+    """A stronger model of 256 units for Table 2's text, 3.1 million parameters: see docs/language_modelling.md."""
+
+    decoder_embed_dim: int = 256
+    decoder_hidden_size: int = 256
+    share_decoder_input_output_embed: bool = True
+    decoder_output_bias: bool = True
+    decoder_dropout_sampling: SamplingChoice = "sequence"
+    decoder_dropout_in: float = 0.3
+    decoder_dropout_out: float = 0.4
+    decoder_embed_dropout: float = 0.1
+    weight_dropout: float = 0.3
+    update_dropout: float = 0.25
+    recurrent_biases: int = 1
+    init_range: float = 0.05
+
+
 register_architectures("rnndrop", RecurrentLanguageModel, LanguageModelConfig)
 register_architectures("rnndrop_ptb_word", RecurrentLanguageModel, PTBWordConfig)
+register_architectures("rnndrop_ptb_word_256", RecurrentLanguageModel, PTBWord256Config, cells=("lstm",))
 register_architectures("rnndrop_ptb_char", RecurrentLanguageModel, PTBCharConfig, cells=("lstm",))

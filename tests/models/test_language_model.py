@@ -262,6 +262,16 @@ def test_presets_are_the_papers():
         assert not any(getattr(cfg, rate) for rate in rates)
 
 
+def test_the_stronger_model_of_256_units_has_three_million_parameters():
+    cfg = MODEL_DATACLASS_REGISTRY["lstm_rnndrop_ptb_word_256"]()
+    sizes = {"decoder_embed_dim": cfg.decoder_embed_dim, "decoder_hidden_size": cfg.decoder_hidden_size}
+    model = build("lstm_rnndrop_ptb_word_256", types=9998, **sizes)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert trained == 10_002 * 256 + 10_002 + 4 * 256 * (256 + 256 + 1) == 3_095_826
+    assert (model.decoder.rnn.update_dropout, model.decoder.rnn.weight_dropout) == (0.25, 0.3)
+    assert model.decoder.dropout_out.sampling == "sequence"
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_one_bias_leaves_the_other_at_zero(arch):
     model = build(f"{arch}_ptb_word", decoder_layers=2)
