@@ -28,28 +28,42 @@ def add_destination_argument(parser: argparse.ArgumentParser) -> None:
 def destination(folder: Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of ``folder`` when the block ends well.
 
-    An existing ``folder`` is replaced if it is empty or if one of these scripts wrote everything in it.
+    An existing ``folder`` is replaced if it is empty or if one of these commands wrote everything in it. Where it
+    must stay itself (it is the current folder or a mount point, or the one above it cannot be written), its content is
+    replaced.
 
     Raises:
+        OSError: it cannot be written.
         ValueError: it holds something else.
     """
-    folder = folder.resolve()
+    try:
+        folder = folder.resolve()
+    except RuntimeError:
+        raise ValueError(f"{folder}: a symbolic link that leads to itself") from None
     check_destination(folder)
+    stays = folder.exists() and _must_stay(folder)
     parents = [parent for parent in folder.parents if not parent.exists()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    new = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    new.mkdir()
+    beside = folder if stays else folder.parent
+    new, old = (beside / f".{folder.name}.{os.getpid()}.{name}" for name in ("new", "old"))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new.mkdir()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
     try:
         yield new
         files = sorted([*(path.relative_to(new).as_posix() for path in new.rglob("*")), MARKER])
         (new / MARKER).write_text(json.dumps({"script": Path(sys.argv[0]).name, "files": files}, indent=2) + "\n")
-        check_destination(folder)
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
+        check_destination(folder, except_for=new)
+        if stays:
+            old.mkdir()
+            _exchange(folder, new, old)
+        else:
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
     finally:
-        if old.exists() and not folder.exists():
+        if not stays and old.exists() and not folder.exists():
             old.rename(folder)
         for path in (new, old):
             shutil.rmtree(path, ignore_errors=True)
@@ -59,8 +73,33 @@ def destination(folder: Path) -> Iterator[Path]:
                     parent.rmdir()
 
 
-def check_destination(folder: Path) -> None:
-    """Raise ValueError if :func:`destination` would have to remove something that is not of these scripts."""
+def _must_stay(folder: Path) -> bool:
+    """Whether another folder cannot take the place of ``folder``, or the user would not see it."""
+    mounts = Path("/proc/self/mountinfo")  # has what os.path.ismount does not know, a folder of the same disk
+    mounted = {line.split()[4] for line in mounts.read_text().splitlines()} if mounts.exists() else set()
+    is_mount = os.path.ismount(folder) or str(folder).replace(" ", r"\040") in mounted
+    return is_mount or Path.cwd() == folder or not os.access(folder.parent, os.W_OK)
+
+
+def _exchange(folder: Path, new: Path, old: Path) -> None:
+    """Move what is in ``folder`` to ``old`` and what is in ``new`` to ``folder``, both of which are in ``folder``."""
+
+    def move(source: Path, target: Path) -> None:
+        for path in [*source.iterdir()]:
+            if path not in (new, old):
+                path.rename(target / path.name)
+
+    try:
+        move(folder, old)
+        move(new, folder)
+    except BaseException:
+        move(folder, new)
+        move(old, folder)
+        raise
+
+
+def check_destination(folder: Path, except_for: Path | None = None) -> None:
+    """Raise ValueError if :func:`destination` would have to remove something that is not of these commands."""
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():
@@ -69,7 +108,7 @@ def check_destination(folder: Path) -> None:
         ours = set(json.loads((folder / MARKER).read_text())["files"])
     except (OSError, ValueError, KeyError, TypeError):
         ours = set()
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-    foreign = next((name for name in names if name not in ours), None)
+    paths = (path for path in folder.rglob("*") if except_for is None or not path.is_relative_to(except_for))
+    foreign = next((name for path in paths if (name := path.relative_to(folder).as_posix()) not in ours), None)
     if foreign is not None:
         raise ValueError(f"{folder}: exists and has files that this script did not write ({foreign}); left as it is")

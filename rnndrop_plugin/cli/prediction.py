@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=64,
         metavar="N",
-        help="sequences at a time, which changes the speed alone (default: %(default)s)",
+        help="sequences at a time, fewer where they are long; it changes the speed alone (default: %(default)s)",
     )
 
 

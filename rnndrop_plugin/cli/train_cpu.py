@@ -25,8 +25,8 @@ def train(rank: int, processes: int, init: str, arguments: list[str]) -> None:
     if rank > 0:
         sys.stderr = sys.stdout  # an error of the input is the same in all processes: one line of it will do
     together = f"--cpu --distributed-world-size {processes} --distributed-rank {rank} --distributed-no-spawn "
-    together += f"--distributed-init-method file://{init} --distributed-backend gloo --ddp-backend legacy_ddp"
-    sys.argv = ["fairseq-train", *arguments, *together.split(), "--device-id", "0"]
+    together += "--distributed-backend gloo --ddp-backend legacy_ddp --device-id 0 --distributed-init-method"
+    sys.argv = ["fairseq-train", *arguments, *together.split(), f"file://{init}"]  # its path may have blanks
     cli_main()
 
 

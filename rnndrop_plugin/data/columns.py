@@ -10,6 +10,7 @@ from rnndrop_plugin.data.text import read_lines
 
 BLANKS = " \t\r"
 TAG = re.compile(r"O|[BIES]-\S+")
+WORD_NUMBER = re.compile(r"\d+([-.]\d+)?")  # in CoNLL-U; with a second number it is of no word
 
 
 class Tagged(NamedTuple):
@@ -17,18 +18,18 @@ class Tagged(NamedTuple):
 
     Attributes:
         path: the file it stands in.
-        line: the line of its first word.
+        lines: where each word stands, from 1.
         words, tags: equally many, or no tags where none are read.
     """
 
     path: Path
-    line: int
+    lines: Sequence[int]
     words: list[str]
     tags: list[str]
 
     def place(self, i: int = 0) -> str:
         """Where its ``i``-th word stands."""
-        return f"{self.path}, line {self.line + i}"
+        return f"{self.path}, line {self.lines[i]}"
 
 
 def read_sentences(
@@ -42,6 +43,9 @@ def read_sentences(
 ) -> list[Tagged]:
     """The sentences of a file, which blank lines and ``-DOCSTART-`` lines separate.
 
+    Comments before a sentence, lines that begin with #, are left out, and so are the lines of CoNLL-U for multi-word
+    tokens (1-2) and empty nodes (1.1).
+
     Args:
         separator: what is between two columns; None for any number of blanks and tabs.
         word_column, tag_column: counted from 0, or from the last one, which is -1; without a tag_column no tags are
@@ -52,40 +56,75 @@ def read_sentences(
         OSError: the file cannot be read.
         ValueError: it is damaged or has no sentence, a line has other columns than the first one, or no tag.
     """
-    sentences, words, tags = [], [], []
-    columns = None
-    for number, line in enumerate([*read_lines(path, encoding), ""], 1):
-        if not line.strip(BLANKS) or line.startswith("-DOCSTART-"):
-            if words:
-                sentences.append(Tagged(path, number - len(words), words, tags))
-                words, tags = [], []
+    numbered = [*enumerate(read_lines(path, encoding, keep_lone=True), 1)]
+    rows = {number: _split(line, separator) for number, line in numbered if not _separates(line)}
+    certain = {number: fields for number, fields in rows.items() if fields[0][:1] != "#"} or rows  # no comments
+    first = next(iter(certain), None)
+    if first is None:
+        raise ValueError(f"{path}: has no sentence")
+    columns = len(certain[first])
+    _check_columns(f"{path}, line {first}", columns, word_column, tag_column)
+    numbers_words = word_column % columns > 0 and WORD_NUMBER.fullmatch(certain[first][0]) is not None
+    telling = -1 if tag_column is None else tag_column
+    seen = {fields[telling] for fields in certain.values() if len(fields) == columns} | {"#"}
+
+    def is_comment(fields: list[str]) -> bool:
+        """Whether a line before a sentence is one, or has the token # with what other tokens have."""
+        if fields[0][:1] != "#":
+            return False
+        return numbers_words or len(fields) != columns or columns > 1 and fields[telling] not in seen
+
+    sentences: list[Tagged] = []
+    sentence = Tagged(path, [], [], [])
+    for number, _ in numbered:
+        if number not in rows:
+            if sentence.words:
+                sentences.append(sentence)
+                sentence = Tagged(path, [], [], [])
             continue
-        place = f"{path}, line {number}"
-        if separator:
-            fields = [field.strip(BLANKS) for field in line.split(separator)]
-        else:
-            fields = re.split(f"[{BLANKS}]+", line.strip(BLANKS))
-        if columns is None:
-            columns = len(fields)
-            for flag, column in (("--word-column", word_column), ("--tag-column", tag_column)):
-                if column is not None and not -columns <= column < columns:
-                    raise ValueError(f"{place}: has {columns} columns, and {flag} asks for column {column}")
-            if tag_column is not None and word_column % columns == tag_column % columns:
-                raise ValueError(f"{place}: has {columns} columns, and word and tag would be the same")
+        place, fields = f"{path}, line {number}", rows[number]
+        if not sentence.words and is_comment(fields):
+            continue
         if len(fields) != columns:
             raise ValueError(f"{place}: has {len(fields)} columns, the file's first line has {columns}")
+        if numbers_words and (match := WORD_NUMBER.fullmatch(fields[0])) and match[1]:
+            continue
         word = fields[word_column]
         if not word or set(word) & set(BLANKS):
             raise ValueError(f"{place}: {word!r} is not a word" if word else f"{place}: has no word")
-        words.append(word)
+        sentence.lines.append(number)
+        sentence.words.append(word)
         if tag_column is not None:
             tag = fields[tag_column]
             if not any_tags:
                 check_tag(place, tag)
-            tags.append(tag)
+            elif not tag:
+                raise ValueError(f"{place}: has no tag")
+            sentence.tags.append(tag)
+    if sentence.words:
+        sentences.append(sentence)
     if not sentences:
         raise ValueError(f"{path}: has no sentence")
     return sentences
+
+
+def _separates(line: str) -> bool:
+    return not line.strip() or line.startswith("-DOCSTART-")
+
+
+def _split(line: str, separator: str | None) -> list[str]:
+    if separator:
+        return [field.strip(BLANKS) for field in line.split(separator)]
+    return re.split(f"[{BLANKS}]+", line.strip(BLANKS))
+
+
+def _check_columns(place: str, columns: int, word_column: int, tag_column: int | None) -> None:
+    """Raise ValueError unless a line with so many columns, which stands at ``place``, has those that are asked for."""
+    for flag, column in (("--word-column", word_column), ("--tag-column", tag_column)):
+        if column is not None and not -columns <= column < columns:
+            raise ValueError(f"{place}: has {columns} columns, and {flag} asks for column {column}")
+    if tag_column is not None and word_column % columns == tag_column % columns:
+        raise ValueError(f"{place}: has {columns} columns, and word and tag would be the same")
 
 
 def check_tag(place: str, tag: str) -> None:
@@ -100,13 +139,17 @@ def continues(before: str, tag: str) -> bool:
 
 
 def tag_scheme(sentences: list[Tagged]) -> str:
-    """IOBES if any tag is E- or S-; IOB1 if an entity begins with I-, as there all do but the second of two neighbours
-    of one type; IOB2 (BIO) if all begin with B-.
+    """The scheme of entities' tags: IOBES if any is E- or S-, else the one that more entities begin as.
+
+    In IOB2 (BIO) all begin with B-, in IOB1 only the second of two neighbours of one type. Files of either have a few
+    that begin as in the other, such as CoNLL-2002's and CoNLL-2003's.
     """
     tags = [tag for sentence in sentences for tag in ("O", *sentence.tags)]
     if any(tag[0] in "ES" for tag in tags):
         return "IOBES"
-    return "IOB1" if any(tag[0] == "I" and not continues(before, tag) for before, tag in pairwise(tags)) else "IOB2"
+    begins_inside = sum(tag[0] == "I" and not continues(before, tag) for before, tag in pairwise(tags))
+    begins_needlessly = sum(tag[0] == "B" and before[2:] != tag[2:] for before, tag in pairwise(tags))
+    return "IOB1" if begins_inside >= max(begins_needlessly, 1) else "IOB2"
 
 
 def to_iob2(sentence: Tagged, scheme: str, scheme_of: str = "the training file") -> Tagged:

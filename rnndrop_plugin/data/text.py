@@ -1,12 +1,33 @@
-"""Reading text files."""
+"""Reading text: the one place where it enters, for training and for prediction."""
 
 import gzip
+import re
 import sys
+import unicodedata
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 STDIN = Path("<stdin>")  # where read_lines is to read standard input
+
+# soft hyphen, zero-width space, marks of direction, word joiner, byte order mark; the joiners of emoji and of Persian
+# and Indian scripts are not among them, since words differ by those
+_INVISIBLE = "[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
+# Mac OS ended lines with a lone \r; some conversions leave \r\r\n. What else Unicode calls a line's end is a blank.
+_LINE_END = re.compile(r"\r*\n|\r")
+
+
+def normalize(text: str, *, keep_lone: bool = False) -> str:
+    """Text in NFC (an accent and its letter are one character), without characters that have no width.
+
+    Args:
+        keep_lone: leave such characters where nothing else stands between two blanks, as a token of a file of columns
+            that has a tag.
+    """
+    if not text.isascii():
+        pattern, kept = (rf"((?<!\S){_INVISIBLE}+(?!\S))|{_INVISIBLE}", r"\1") if keep_lone else (_INVISIBLE, "")
+        text = unicodedata.normalize("NFC", re.sub(pattern, kept, text))
+    return text
 
 
 def find_file(folder: Path, names: Sequence[str]) -> Path:
@@ -24,12 +45,14 @@ def find_file(folder: Path, names: Sequence[str]) -> Path:
     raise FileNotFoundError(f"{folder}: has no {' or '.join(names)}, with or without .gz")
 
 
-def read_lines(path: Path, encoding: str = "UTF-8") -> list[str]:
-    """The lines of a text file, gzip-compressed if its name ends in .gz, or of ``STDIN``.
+def read_lines(path: Path, encoding: str = "UTF-8", *, keep_lone: bool = False) -> list[str]:
+    r"""The lines of a text file, gzip-compressed if its name ends in .gz, or of ``STDIN``, each normalised.
+
+    A line ends with ``\n``, ``\r\n`` or ``\r``; see :func:`normalize` for the rest.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is damaged, empty or not of this encoding.
+        ValueError: it is damaged, empty, not of this encoding or no text.
     """
     data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
     if path.suffix == ".gz":
@@ -40,8 +63,17 @@ def read_lines(path: Path, encoding: str = "UTF-8") -> list[str]:
     try:
         text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
+        line = _line_at(error.object.decode("latin-1"), error.start)
         raise ValueError(f"{path}, line {line}: not {encoding} (byte 0x{error.object[error.start]:02x})") from None
+    if "\0" in text:
+        line = _line_at(text, text.index("\0"))
+        raise ValueError(f"{path}, line {line}: a NUL character, which no text has; the encoding may not be {encoding}")
+    text = normalize(text, keep_lone=keep_lone)
     if not text.strip():
         raise ValueError(f"{path}: has no text")
-    return text.removesuffix("\n").split("\n")
+    lines = _LINE_END.split(text)
+    return lines if lines[-1] else lines[:-1]
+
+
+def _line_at(text: str, position: int) -> int:
+    return len(_LINE_END.findall(text, 0, position)) + 1

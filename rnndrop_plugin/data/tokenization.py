@@ -9,6 +9,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from rnndrop_plugin.data.text import normalize
+
 FILE = "tokenizer.json"
 TOKENIZERS = ("moses", "tweets", "characters", None)  # None: at blanks
 
@@ -63,7 +65,7 @@ class Tokenization:
 
     def tokenize(self, text: str) -> list[str]:
         """The tokens of one sentence."""
-        text = text.strip()
+        text = normalize(text).strip()
         if self.lower:
             text = text.lower()
         if self.bpe:

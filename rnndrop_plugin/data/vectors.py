@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from rnndrop_plugin.data.text import normalize
 from rnndrop_plugin.errors import InputError
 
 _HEADER = rb"(\d{1,10}) ([1-9]\d{0,4})\s*"  # how many words, and the numbers of each
@@ -68,6 +69,7 @@ def read_vectors(
             for place, word, values in _rows(file, size, f" ({size_name})" if size_name else ""):
                 count += 1
                 bar.update(raw.tell() - bar.n)
+                word = word if word in words else normalize(word, keep_lone=True)
                 if word in words:
                     vectors[word] = _vector(place, values)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

@@ -22,6 +22,7 @@ from rnndrop_plugin.models.config import (
     init_uniform,
     register_architectures,
 )
+from rnndrop_plugin.models.evaluation import Evaluation
 from rnndrop_plugin.models.from_pretrained import FromPretrained
 
 
@@ -36,6 +37,13 @@ class LanguageModelConfig(RecurrentConfig):
     )
     share_decoder_input_output_embed: bool = field(
         default=False, metadata={"help": "share the embeddings of input and output"}
+    )
+    decoder_output_bias: bool = field(
+        default=False,
+        metadata={
+            "help": "with shared embeddings: a trained bias of each word in the output layer, 0 at first (without "
+            "them the output layer has biases anyway)"
+        },
     )
     adaptive_softmax_cutoff: Optional[str] = field(
         default=None,
@@ -89,6 +97,8 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
                 f"--share-decoder-input-output-embed needs --decoder-out-embed-dim {embed} "
                 f"(= --decoder-embed-dim), got {out_embed}"
             )
+        if cfg.decoder_output_bias and not shared:
+            raise InputError("--decoder-output-bias needs --share-decoder-input-output-embed")
         if cfg.adaptive_softmax_cutoff and (shared or out_embed != hidden):
             raise InputError(
                 "--adaptive-softmax-cutoff cannot be combined with --share-decoder-input-output-embed "
@@ -102,6 +112,7 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         self.projection = nn.Linear(hidden, out_embed) if out_embed != hidden else None
         self.adaptive_softmax = None
         self.output_projection = None
+        self.output_bias = None  # of shared embeddings
         if cfg.adaptive_softmax_cutoff:
             self.adaptive_softmax = _AdaptiveSoftmax(
                 vocabulary,
@@ -113,6 +124,8 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         elif not shared:
             self.output_projection = nn.Linear(out_embed, vocabulary)
         init_uniform(self, cfg.init_range)
+        if cfg.decoder_output_bias:
+            self.output_bias = nn.Parameter(torch.zeros(vocabulary))
         init_embeddings(self.embed_tokens, cfg, dictionary)
         self.carried: dict[bool, tuple[Tensor, ...] | None] = {True: None, False: None}  # by self.training
 
@@ -184,7 +197,7 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         """Weight ``(vocabulary, out_embed_dim)`` and bias of the output layer, where the softmax is not adaptive."""
         if self.output_projection is not None:
             return self.output_projection.weight, self.output_projection.bias
-        return self.embed_tokens.weight, None
+        return self.embed_tokens.weight, self.output_bias
 
     def reorder_incremental_state(self, incremental_state, new_order: Tensor) -> None:
         """Take the cached rows in ``new_order``, as beam search asks for."""
@@ -203,6 +216,7 @@ class RecurrentLanguageModel(FromPretrained, CheckedLoading, FairseqLanguageMode
 
     rnn_class: type[nn.Module]  # of rnndrop_plugin.modules
     pretrained = "PretrainedLanguageModel"
+    evaluation: Evaluation | None = None  # how fairseq-eval-lm evaluates it; None: by its own probabilities
 
     @classmethod
     def build_model(cls, cfg: LanguageModelConfig, task):
@@ -218,6 +232,13 @@ class RecurrentLanguageModel(FromPretrained, CheckedLoading, FairseqLanguageMode
             )
         rnn = build_recurrent(cls.rnn_class, cfg, cfg.decoder_embed_dim)
         return cls(RecurrentDecoder(cfg, task.target_dictionary, rnn))
+
+    def get_normalized_probs(self, net_output, log_probs: bool, sample: dict | None = None) -> Tensor:
+        """The probabilities of ``net_output`` or their logarithms, with ``evaluation`` those it makes of them."""
+        if self.evaluation is None:
+            return super().get_normalized_probs(net_output, log_probs, sample)
+        logs = self.evaluation.log_probs(*net_output, sample)
+        return logs if log_probs else logs.exp()
 
     def describe(self) -> str:
         return f"{type(self.decoder.rnn).__name__}, {len(self.decoder.dictionary)} types in the dictionary"

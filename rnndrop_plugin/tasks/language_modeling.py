@@ -14,7 +14,6 @@ from fairseq.data import (
     NumelDataset,
     RightPadDataset,
 )
-from fairseq.dataclass import FairseqDataclass
 from fairseq.distributed.utils import all_gather
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
@@ -23,6 +22,13 @@ from torch import Tensor
 from rnndrop_plugin.data.indexed import load_split
 from rnndrop_plugin.data.stream import ContiguousWindows, TokenStream, WindowIterator
 from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.models.evaluation import (
+    DynamicBatches,
+    Evaluation,
+    EvaluationConfig,
+    choose_temperature,
+    mean_square_gradients,
+)
 from rnndrop_plugin.models.language_model import RecurrentLanguageModel
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 
@@ -30,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class RnndropLanguageModelingConfig(FairseqDataclass):
+class RnndropLanguageModelingConfig(EvaluationConfig):
     data: str = field(
         default=MISSING, metadata={"help": "folder with dict.txt and train, valid, test as .bin and .idx"}
     )
@@ -76,6 +82,7 @@ class RnndropLanguageModelingTask(RnndropTask):
                 "scaled with the steps"
             )
         self.dictionary = dictionaries[""]
+        self.evaluation = Evaluation(cfg)
         self.train_layout: dict[str, int] = {}  # of the training stream, see get_checkpoint_dict
         self.train_rows: Tensor | None = None  # those of this process
         self.gathered: list[Tensor] | None = None  # the state of all processes' rows, see gather_state
@@ -104,8 +111,11 @@ class RnndropLanguageModelingTask(RnndropTask):
         """Build the criterion of ``cfg``.
 
         Raises:
-            InputError: --criterion adaptive_loss without an adaptive softmax, or another with one.
+            InputError: --criterion adaptive_loss without an adaptive softmax, or another with one; flags of
+                fairseq-eval-lm.
         """
+        if not self.evaluation.is_static:
+            raise InputError(f"the flags of an evaluation are for fairseq-eval-lm: {self.evaluation}")
         adaptive = self.model is not None and self.model.decoder.adaptive_softmax is not None
         if cfg._name == "adaptive_loss" and not adaptive:
             raise InputError("--criterion adaptive_loss needs --adaptive-softmax-cutoff")
@@ -151,7 +161,40 @@ class RnndropLanguageModelingTask(RnndropTask):
         if context_window:
             raise InputError("--context-window is not used: the carried state already holds all of the context")
         shards = {name: kwargs[name] for name in ("num_shards", "shard_id")}
-        return self.get_batch_iterator(dataset, max_sentences=batch_size or 1, **shards).next_epoch_itr(shuffle=False)
+        batches = self.get_batch_iterator(dataset, max_sentences=batch_size or 1, **shards).next_epoch_itr(
+            shuffle=False
+        )
+        if not self.evaluation.is_static:
+            batches = self._begin_evaluation(batches)
+        log = logging.getLogger("fairseq_cli.eval_lm")
+        log.filters = [f for f in log.filters if not isinstance(f, _NameEvaluation)]
+        log.addFilter(_NameEvaluation(self.evaluation))
+        return batches
+
+    def _begin_evaluation(self, batches):
+        """Prepare the model for another evaluation than the static one, and the batches of its text.
+
+        Raises:
+            InputError: the model has an adaptive softmax.
+        """
+        evaluation = self.evaluation
+        if self.model.decoder.adaptive_softmax is not None:
+            raise InputError(f"the model has an adaptive softmax, which has a static evaluation only: {evaluation}")
+        if evaluation.temperature_is_chosen:
+            evaluation.temperature = choose_temperature(self.model, self._read_in_order("valid", 1))
+        if evaluation.rule:
+            squares = None
+            if evaluation.rule == "rms":
+                squares = mean_square_gradients(self.model, self._read_in_order(self.cfg.train_subset, 100))
+            batches = DynamicBatches(self.model, batches, evaluation.lr, evaluation.decay, squares)
+        self.model.evaluation = evaluation
+        return batches
+
+    def _read_in_order(self, split: str, rows: int) -> WindowIterator:
+        if split not in self.datasets:
+            self.load_dataset(split)
+        rows = min(rows, len(self.datasets[split]))
+        return self.get_batch_iterator(self.datasets[split], max_sentences=rows).next_epoch_itr(shuffle=False)
 
     def gather_state(self, group) -> None:
         """Keep the state of all rows for the checkpoint that the first of several processes is about to write.
@@ -244,3 +287,16 @@ class RnndropLanguageModelingTask(RnndropTask):
     @property
     def target_dictionary(self) -> Dictionary:
         return self.dictionary
+
+
+class _NameEvaluation(logging.Filter):
+    """Puts before the result that fairseq_cli/eval_lm.py logs by which evaluation it has come about."""
+
+    def __init__(self, evaluation: Evaluation):
+        super().__init__()
+        self.evaluation = evaluation
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.getMessage().startswith("Loss (base 2)"):
+            record.msg, record.args = f"{self.evaluation}: {record.getMessage()}", ()
+        return True

@@ -13,9 +13,12 @@ from tqdm import tqdm
 import rnndrop_plugin
 from rnndrop_plugin.data.capitalisation import capitalisation
 from rnndrop_plugin.data.sequence_dataset import Sequences, batch_iterator, spellings
+from rnndrop_plugin.data.text import normalize
 from rnndrop_plugin.models.sequence_model import SequenceModel
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 from rnndrop_plugin.tasks.sequence_task import CAPITALISATION, CHARACTERS, SequencesTask
+
+BATCH_WORDS = 4096  # of a batch at most, padding included, unless one sequence has more: memory grows with them
 
 
 def load(path: str | Path, data: str | Path | None, expected: type[RnndropTask]) -> tuple[RnndropTask, nn.Module]:
@@ -79,6 +82,7 @@ def predict(
     if not places:
         return results
     pad = task.source_dictionary.pad()
+    sequences = [[normalize(word, keep_lone=True) for word in words] for words in sequences]
     words = [encode(sequences[i], task.source_dictionary) for i in places]
     features = {}
     if CAPITALISATION in task.dictionaries:
@@ -88,7 +92,9 @@ def predict(
         characters = [encode(word, task.dictionaries[CHARACTERS]) for i in places for word in sequences[i]]
         features[CHARACTERS] = spellings(characters, [len(sequence) for sequence in words], pad)
     dataset = Sequences(words, features, None, pad)
-    batches = batch_iterator(dataset, max_tokens=None, max_sentences=batch_size, seed=1).next_epoch_itr(shuffle=False)
+    max_tokens = max(BATCH_WORDS, int(dataset.sizes.max()))
+    iterator = batch_iterator(dataset, max_tokens=max_tokens, max_sentences=batch_size, seed=1)
+    batches = iterator.next_epoch_itr(shuffle=False)
     device = next(model.parameters()).device
     with torch.no_grad(), tqdm(total=len(places), desc="predict", unit=" sequences", leave=False, disable=None) as bar:
         for batch in batches:

@@ -5,12 +5,14 @@ import json
 import re
 import shutil
 import struct
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import strategies as st
 
 from rnndrop_plugin.cli import classify, plot, prepare_conll, prepare_ptb, prepare_text, tag
 from rnndrop_plugin.cli.splits import SPLITS
+from rnndrop_plugin.data.spans import SpanTags
 from rnndrop_plugin.data.text import read_lines
 from rnndrop_plugin.data.vectors import read_vectors
 from rnndrop_plugin.tasks import prediction
@@ -123,6 +125,8 @@ class Everything:
     """Stands for the task and the model of a checkpoint, and says the same of every word and text."""
 
     classes = ["O", "B-PER"]
+    cfg = SimpleNamespace(data="nowhere")
+    span_tags = SpanTags(classes)
 
     def decode(self, logits, lengths):
         raise NotImplementedError

@@ -78,9 +78,11 @@ def test_two_processes_train_as_one_with_the_same_rows_does(command, stream_data
     torch.testing.assert_close(*end, rtol=0, atol=1e-5)
 
 
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(stream_data, tmp_path):
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(stream_data, tmp_path, monkeypatch):
     options = ("--update-freq", 3, "--disable-validation", "--max-epoch", 2)
     options += ("--update-dropout", 0.25, "--hidden-dropout", 0.25, "--decoder-dropout-in", 0.2)
+    (tmp_path / "a temporary folder").mkdir()  # a path with blanks
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "a temporary folder"))
     train(*arguments(stream_data, tmp_path / "whole", 3, *options, "--save-interval-updates", 2))
     resume = ("--restore-file", tmp_path / "whole" / "checkpoint_1_2.pt")  # in the middle of the first epoch
     lines = train(*arguments(stream_data, tmp_path / "resumed", 3, *options, *resume))

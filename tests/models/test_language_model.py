@@ -192,6 +192,17 @@ def test_dropped_words_have_no_embedding_and_weights_are_dropped_in_the_recurren
     assert model.decoder.rnn.weight_dropout == 0.25
 
 
+def test_the_output_layer_of_shared_embeddings_may_have_a_bias():
+    model = build(share_decoder_input_output_embed=True, decoder_output_bias=True)
+    bias = model.decoder.output_bias
+    assert bias.shape == (len(model.decoder.dictionary),) and not bias.any()
+    torch.nn.init.normal_(bias)
+    source = tokens(model)
+    expected = model.decoder.extract_features(source)[0] @ model.decoder.embed_tokens.weight.T + bias
+    torch.testing.assert_close(logits(model, source), expected)
+    assert "decoder.output_bias" not in build(share_decoder_input_output_embed=True).state_dict()
+
+
 def test_shared_embeddings_are_the_output_layer():
     model = build(share_decoder_input_output_embed=True).eval()
     assert model.decoder.projection is None
@@ -364,6 +375,7 @@ def test_embeddings_of_another_size_are_refused(vectors):
         ({"recurrent_backend": "vendor", "hidden_dropout": 0.5}, "--recurrent-backend 'vendor' cannot run"),
         ({"arch": "gru_rnndrop", "recurrent_backend": "vendor"}, "--recurrent-backend 'vendor' cannot run"),
         ({"share_decoder_input_output_embed": True, "decoder_out_embed_dim": 5}, "--decoder-out-embed-dim 6 .* got 5"),
+        ({"decoder_output_bias": True}, "--decoder-output-bias needs --share-decoder-input-output-embed"),
         ({"adaptive_softmax_cutoff": "5", "share_decoder_input_output_embed": True}, "cannot be combined"),
         ({"adaptive_softmax_cutoff": "5", "decoder_out_embed_dim": 4}, "cannot be combined"),
         ({"adaptive_softmax_cutoff": "8,5"}, "must be increasing numbers from 4 to the dictionary's 24, got '8,5'"),

@@ -114,7 +114,7 @@ def test_dropped_weights_are_those_of_a_layer_that_lacks_them(cell, backend):
     kept = {}
     with torch.no_grad():
         for k, name in enumerate(names):
-            dropped = layer._draw_weights(k).hh
+            dropped = layer.draw_weights(k).hh
             kept[name] = dropped != 0
             getattr(plain, name).copy_(dropped)
     expected, _ = plain(x, masks=masks)
@@ -132,13 +132,13 @@ def test_dropped_weights_are_those_of_a_layer_that_lacks_them(cell, backend):
 def test_weights_are_scaled_as_units_are(scaling):
     layer = modules.LSTM(3, 200, weight_dropout=0.25, scaling=scaling)
     weight = layer.weight_hh_l0
-    ratio = (layer._draw_weights(0).hh / weight).detach()
+    ratio = (layer.draw_weights(0).hh / weight).detach()
     assert (ratio == 0).float().mean() == pytest.approx(0.25, abs=0.01)
     factor = 1 / 0.75 if scaling == "inverted" else 1.0
     torch.testing.assert_close(ratio[ratio != 0], torch.full_like(ratio[ratio != 0], factor))
     layer.eval()
     expected = weight if scaling == "inverted" else weight * 0.75
-    assert torch.equal(layer._draw_weights(0).hh, expected)
+    assert torch.equal(layer.draw_weights(0).hh, expected)
     plain = torch.nn.LSTM(3, 200)
     plain.load_state_dict(layer.state_dict())
     with torch.no_grad():

@@ -1,6 +1,7 @@
 """The language model through fairseq's own commands, on a tiny random text."""
 
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from fairseq.trainer import Trainer
 from omegaconf import OmegaConf
 
 from rnndrop_plugin.errors import InputError
-from rnndrop_plugin.models.language_model import RecurrentDecoder, RecurrentLanguageModel
+from rnndrop_plugin.models.language_model import RecurrentDecoder
 from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingConfig, RnndropLanguageModelingTask
 
 TASK = ("--user-dir", "rnndrop_plugin", "--task", "rnndrop_language_modeling")
@@ -246,6 +247,63 @@ def test_adaptive_softmax_and_tied_embeddings_train_and_are_evaluated(train, eva
         assert logged.metrics("loss", "valid")[-1] == bits(perplexity)
 
 
+def test_windows_of_varying_length_need_the_scale_of_sentence_avg(train):
+    warning = "--variable-bptt without --sentence-avg"
+    assert warning in train("plain", "--variable-bptt", "--max-update", 1).text()
+    assert warning not in train("scaled", "--variable-bptt", "--sentence-avg", "--max-update", 1).text()
+
+
+# Other evaluations
+
+
+def result_line(logged) -> str:
+    (line,) = [record.getMessage() for record in logged if "Perplexity" in record.getMessage()]
+    return line
+
+
+def test_an_evaluation_stands_before_its_result(trained, evaluate, stream_data):
+    path, _ = trained
+    logged, static = evaluate(stream_data, path)
+    static = float(static)
+    assert result_line(logged).startswith("static evaluation: Loss (base 2): ")
+    for flags, name in (
+        (
+            ("--softmax-temperature", "valid"),
+            r"static evaluation, softmax temperature [01]\.\d+ chosen on the validation",
+        ),
+        (
+            ("--dynamic-evaluation", "sgd", "--dynamic-evaluation-lr", 0.5),
+            r"dynamic evaluation \(sgd, lr 0.5, decay 0\)",
+        ),
+        (
+            ("--dynamic-evaluation", "rms", "--dynamic-evaluation-lr", 0.002),
+            r"dynamic evaluation \(rms, lr 0.002, decay",
+        ),
+        (("--neural-cache-size", 100), r"static evaluation, neural cache \(size 100, theta 0.3, weight 0.1\)"),
+    ):
+        logged, perplexity = evaluate(stream_data, path, *flags)
+        assert re.match(name, result_line(logged)), result_line(logged)
+        assert perplexity != pytest.approx(static, rel=1e-6)
+        assert perplexity == pytest.approx(static, rel=0.2)
+    logged, perplexity = evaluate(stream_data, path)
+    assert perplexity == static and result_line(logged).startswith("static evaluation: Loss")
+
+
+def test_the_flags_of_an_evaluation_are_refused_in_training(train, capsys):
+    with pytest.raises(SystemExit) as end:
+        train("run", "--softmax-temperature", 2)
+    assert end.value.code == 2
+    assert "are for fairseq-eval-lm: static evaluation, softmax temperature 2" in capsys.readouterr().err
+
+
+def test_an_adaptive_softmax_has_a_static_evaluation_only(train, evaluate, stream_data, tmp_path, capsys):
+    flags = ("--criterion", "adaptive_loss", "--adaptive-softmax-cutoff", "8,16", "--ddp-backend", "legacy_ddp")
+    train("adaptive", *flags, "--decoder-hidden-size", 16, "--max-update", 1)
+    with pytest.raises(SystemExit) as end:
+        evaluate(stream_data, tmp_path / "adaptive" / "checkpoint_last.pt", "--neural-cache-size", 10)
+    assert end.value.code == 2 and "the model has an adaptive softmax" in capsys.readouterr().err
+
+
 # Hydra
 
 
@@ -284,18 +342,6 @@ def test_interactive_continues_a_prompt(command, trained, stream_data, tmp_path,
         expected = -math.log2(unrolled_perplexity(load(path), text)) * len(text)
         assert sum(map(float, positional.split())) == pytest.approx(expected, abs=1e-3)
     assert len({words for name, words in hypotheses if name == "H-0"}) == 3
-
-
-def test_the_model_scores_a_sentence_in_python(trained, stream_data):
-    path, _ = trained
-    model = RecurrentLanguageModel.from_pretrained(str(path.parent), path.name, str(stream_data))
-    scores = [score["positional_scores"] for score in model.score(["w3 w1 w4", "w5"])]
-    dictionary = Dictionary.load(str(stream_data / "dict.txt"))
-    for sentence, positional in zip(("w3 w1 w4", "w5"), scores, strict=True):
-        text = torch.tensor([*map(dictionary.index, sentence.split()), dictionary.eos()])
-        assert len(positional) == len(text)
-        assert positional.mean().neg().exp().item() == pytest.approx(unrolled_perplexity(load(path), text), rel=1e-5)
-    assert model.sample(["w3 w1"], beam=2, max_len_b=5)[0].startswith("w3 w1")
 
 
 # Bad input

@@ -1,0 +1,268 @@
+"""Other ways to evaluate a language model than by its own probabilities, each reported by its name and numbers.
+
+All of them read a token only after they have predicted it.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from fairseq import utils
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from torch import Tensor, nn
+
+from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.ops import linear_cross_entropy
+
+TEMPERATURES = tuple(1 + step / 40 for step in range(-8, 13))  # 0.8 to 1.3
+
+
+@dataclass
+class EvaluationConfig(FairseqDataclass):
+    """Flags of fairseq-eval-lm."""
+
+    softmax_temperature: str = field(
+        default="1",
+        metadata={
+            "help": "evaluation: divide the logits by T; `valid` takes the T of 0.8, 0.825, ... 1.3 that is the best "
+            "on the validation text"
+        },
+    )
+    dynamic_evaluation: Optional[ChoiceEnum(["sgd", "rms"])] = field(
+        default=None,
+        metadata={
+            "help": "evaluation: learn from each window of the text once it is predicted (Krause et al. 2018), by SGD "
+            "or by gradients divided by the root of their mean squares on the training text"
+        },
+    )
+    dynamic_evaluation_lr: Optional[float] = field(default=None, metadata={"help": "learning rate of it"})
+    dynamic_evaluation_decay: float = field(
+        default=0.0,
+        metadata={"help": "what part of the way back to the trained parameters each window goes, in [0, 1]"},
+    )
+    neural_cache_size: int = field(
+        default=0,
+        metadata={
+            "help": "evaluation: mix in a cache of the last N words and their states (Grave et al. 2017); 0: none"
+        },
+    )
+    neural_cache_theta: float = field(default=0.3, metadata={"help": "flatness of the cache, theta"})
+    neural_cache_weight: float = field(default=0.1, metadata={"help": "probability of the cache, lambda, in [0, 1)"})
+
+
+class Evaluation:
+    """A way of evaluating a language model.
+
+    Raises:
+        InputError: a number out of its range.
+    """
+
+    def __init__(self, cfg: EvaluationConfig):
+        self.temperature_is_chosen = cfg.softmax_temperature == "valid"
+        self.temperature = 1.0 if self.temperature_is_chosen else _parse_temperature(cfg.softmax_temperature)
+        self.rule = None if cfg.dynamic_evaluation is None else str(cfg.dynamic_evaluation)
+        self.lr, self.decay = cfg.dynamic_evaluation_lr, cfg.dynamic_evaluation_decay
+        if self.rule and (self.lr is None or not 0 < self.lr < math.inf):
+            raise InputError(f"--dynamic-evaluation {self.rule} needs a --dynamic-evaluation-lr above 0, got {self.lr}")
+        if not 0 <= self.decay <= 1:
+            raise InputError(f"--dynamic-evaluation-decay must be in [0, 1], got {self.decay}")
+        if cfg.neural_cache_size < 0:
+            raise InputError(f"--neural-cache-size must not be negative, got {cfg.neural_cache_size}")
+        if not 0 <= cfg.neural_cache_weight < 1:
+            raise InputError(f"--neural-cache-weight must be in [0, 1), got {cfg.neural_cache_weight}")
+        if not math.isfinite(cfg.neural_cache_theta):
+            raise InputError(f"--neural-cache-theta must be a number, got {cfg.neural_cache_theta}")
+        self.cache = None
+        if cfg.neural_cache_size:
+            self.cache = NeuralCache(cfg.neural_cache_size, cfg.neural_cache_theta, cfg.neural_cache_weight)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether the probabilities are the model's own."""
+        return self.temperature == 1 and not self.temperature_is_chosen and self.rule is None and self.cache is None
+
+    def __str__(self) -> str:
+        parts = ["static evaluation"]
+        if self.rule:
+            parts = [f"dynamic evaluation ({self.rule}, lr {self.lr:g}, decay {self.decay:g})"]
+        if self.cache is not None:
+            cache = self.cache
+            parts.append(f"neural cache (size {cache.size}, theta {cache.theta:g}, weight {cache.weight:g})")
+        if self.temperature != 1:
+            chosen = " chosen on the validation text" if self.temperature_is_chosen else ""
+            parts.append(f"softmax temperature {self.temperature:g}{chosen}")
+        return ", ".join(parts)
+
+    def log_probs(self, logits: Tensor, extra: dict, sample: dict) -> Tensor:
+        """Log-probabilities ``(batch, time, vocabulary)`` of a window whose targets the cache then takes up.
+
+        Args:
+            logits: those of the model.
+            extra: with the recurrent ``outputs``, see :meth:`RecurrentDecoder.extract_features`.
+            sample: the batch, with ``target`` and ``net_input``.
+        """
+        log_probs = F.log_softmax(logits.float() / self.temperature, dim=-1)
+        if self.cache is None:
+            return log_probs
+        if sample["net_input"].get("starts_stream", True):
+            self.cache.clear()
+        return self.cache(log_probs, extra["outputs"].float(), sample["target"])
+
+
+class NeuralCache:
+    r"""Words that came after states like the present one are more probable (Grave et al. 2017, Eq. 2 and 4).
+
+    .. math::
+        p(w) = (1 - \lambda) p_\mathrm{model}(w) + \lambda p_\mathrm{cache}(w), \quad
+        p_\mathrm{cache}(w) \propto \sum_{i < t} 1[w = x_{i+1}] \exp(\theta h_t^\top h_i)
+
+    over the last ``size`` words; the h are the outputs of the last recurrent layer. While it is empty the model's
+    probabilities stand alone.
+
+    Args:
+        size: the words that it keeps.
+        theta: how much more a similar state counts.
+        weight: lambda.
+    """
+
+    def __init__(self, size: int, theta: float, weight: float):
+        self.size, self.theta, self.weight = size, theta, weight
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all words."""
+        self.states: Tensor | None = None  # (batch, words, hidden)
+        self.words: Tensor | None = None  # (batch, words)
+
+    def __call__(self, log_probs: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mix the cache into ``log_probs`` and take up the window's words.
+
+        Args:
+            log_probs: ``(batch, time, vocabulary)``, the model's.
+            outputs: ``(batch, time, hidden)``, the h_t by which the targets are predicted.
+            targets: ``(batch, time)``, the words that follow; padding is at the end of the whole text only.
+        """
+        if self.states is None:
+            self.states, self.words = outputs[:, :0], targets[:, :0]
+        kept, time = self.words.size(1), targets.size(1)
+        states, words = torch.cat([self.states, outputs], 1), torch.cat([self.words, targets], 1)
+        present = kept + torch.arange(time, device=words.device).unsqueeze(1)
+        past = torch.arange(kept + time, device=words.device).unsqueeze(0)
+        visible = (past < present) & (past >= present - self.size)
+        scores = self.theta * outputs @ states.transpose(1, 2)
+        attention = torch.softmax(scores.masked_fill(~visible, -torch.inf), dim=2)
+        empty = ~visible.any(1)
+        attention = attention.masked_fill(empty[None, :, None], 0.0)
+        cached = torch.zeros_like(log_probs).scatter_add_(2, words.unsqueeze(1).expand_as(attention), attention)
+        mixed = torch.logaddexp(log_probs + math.log1p(-self.weight), (cached * self.weight).log())
+        self.states, self.words = states[:, -self.size :], words[:, -self.size :]
+        return torch.where(empty[None, :, None], log_probs, mixed)
+
+
+class DynamicBatches:
+    r"""The batches of a text, from each of which the model learns when the next one is asked for.
+
+    .. math::
+        \theta &\leftarrow \theta - \eta \nabla L + \lambda (\theta_g - \theta) \\
+        \theta &\leftarrow \theta - \eta \nabla L / (\sqrt{s} + \epsilon) + \lambda r (\theta_g - \theta)
+
+    The first rule is "sgd", the second "rms". L is the mean negative log-likelihood of the batch's targets, theta_g the
+    trained parameters, s the mean square of the gradient on the training text and r = sqrt(s) / mean(sqrt(s)), where
+    lambda r is at most 1 (Krause et al. 2018, "Dynamic evaluation of neural sequence models", section 3). The next
+    batch starts from the state that this one has ended with before it was learned.
+
+    Args:
+        model: evaluated with these batches.
+        batches: of the text, in order.
+        mean_squares: s of each parameter that is trained, for the rule "rms"; None for "sgd".
+    """
+
+    EPSILON = 1e-8
+
+    def __init__(self, model: nn.Module, batches: Iterable, lr: float, decay: float, mean_squares: list | None = None):
+        self.model, self.batches, self.lr = model, batches, lr
+        self.parameters = trained_parameters(model)
+        self.start = [parameter.detach().clone() for parameter in self.parameters]
+        self.divisors = [1.0] * len(self.parameters)
+        self.decays = [decay] * len(self.parameters)
+        if mean_squares is not None:
+            roots = [square.sqrt() for square in mean_squares]
+            mean = sum(float(root.sum()) for root in roots) / sum(root.numel() for root in roots)
+            self.divisors = [root + self.EPSILON for root in roots]
+            self.decays = [(decay * root / mean).clamp(max=1) for root in roots]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[dict]:
+        decoder = self.model.decoder
+        for batch in self.batches:
+            before = decoder.carried[False]
+            yield batch
+            after = decoder.carried[False]
+            decoder.carried[False] = before
+            gradients = nll_gradients(self.model, self.parameters, batch)
+            decoder.carried[False] = after
+            self.step(gradients)
+
+    @torch.no_grad()
+    def step(self, gradients: list[Tensor]) -> None:
+        """Update the parameters by the gradients of L."""
+        updates = zip(self.parameters, gradients, self.start, self.divisors, self.decays, strict=True)
+        for parameter, gradient, start, divisor, decay in updates:
+            parameter.add_(decay * (start - parameter) - self.lr * gradient / divisor)
+
+
+def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Those that have gradients."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def nll_gradients(model: nn.Module, parameters: list[nn.Parameter], batch: dict) -> list[Tensor]:
+    """The gradients of a batch's mean negative log-likelihood, without dropout; the model's state goes on."""
+    batch = utils.move_to_cuda(batch, parameters[0].device) if parameters[0].is_cuda else batch
+    decoder = model.decoder
+    with torch.enable_grad():
+        features, _ = model(**batch["net_input"], features_only=True)
+        pad = decoder.dictionary.pad()
+        loss, _ = linear_cross_entropy(features, *decoder.output_weights(), batch["target"], pad)
+        return list(torch.autograd.grad(loss / batch["ntokens"], parameters))
+
+
+def mean_square_gradients(model: nn.Module, batches: Iterable) -> list[Tensor]:
+    """The mean over ``batches`` of the squared gradient of each trained parameter, in evaluation."""
+    model.eval()
+    parameters, count = trained_parameters(model), 0
+    squares = [torch.zeros_like(parameter) for parameter in parameters]
+    for batch in batches:
+        for square, gradient in zip(squares, nll_gradients(model, parameters, batch), strict=True):
+            square.add_(gradient.square())
+        count += 1
+    return [square / count for square in squares]
+
+
+@torch.no_grad()
+def choose_temperature(model: nn.Module, batches: Iterable) -> float:
+    """The one of ``TEMPERATURES`` by which the targets of ``batches`` are most probable."""
+    model.eval()
+    device, pad = next(model.parameters()).device, model.decoder.dictionary.pad()
+    losses = [0.0] * len(TEMPERATURES)
+    for batch in batches:
+        batch = utils.move_to_cuda(batch, device) if device.type == "cuda" else batch
+        logits, target = model(**batch["net_input"])[0].flatten(0, 1).float(), batch["target"].flatten()
+        for k, temperature in enumerate(TEMPERATURES):
+            losses[k] += float(F.cross_entropy(logits / temperature, target, ignore_index=pad, reduction="sum"))
+    return TEMPERATURES[losses.index(min(losses))]
+
+
+def _parse_temperature(text: str) -> float:
+    try:
+        temperature = float(text)
+    except ValueError:
+        temperature = math.nan
+    if not 0 < temperature < math.inf:
+        raise InputError(f"--softmax-temperature must be a number above 0, or `valid`, got {text}")
+    return temperature

@@ -1,0 +1,61 @@
+"""Prediction: how sequences are batched, and how their words are looked up."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fairseq.data import Dictionary
+
+from rnndrop_plugin.tasks import prediction
+from rnndrop_plugin.tasks.sequence_task import CHARACTERS
+
+
+class Echo(torch.nn.Module):
+    """Says which ids it was given, and keeps the shapes of its batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.parameter = torch.nn.Parameter(torch.zeros(1))
+        self.shapes = []
+
+    def forward(self, src_tokens, src_lengths, characters=None):
+        self.shapes.append(tuple(src_tokens.shape))
+        return src_tokens if characters is None else characters.flatten(1)
+
+
+@pytest.fixture
+def predict():
+    """Predicts with the model, over the words a, é and cat and their characters if asked."""
+
+    def predict(model, sequences, batch_size=64, characters=False):
+        words, letters = Dictionary(), Dictionary()
+        for word in ("a", "é", "cat"):
+            words.add_symbol(word)
+        for letter in "catsé":
+            letters.add_symbol(letter)
+        dictionaries = {"word": words} | ({CHARACTERS: letters} if characters else {})
+        task = SimpleNamespace(source_dictionary=words, dictionaries=dictionaries)
+        return prediction.predict(task, model, sequences, batch_size, lambda logits, _: logits)
+
+    return predict
+
+
+def test_no_batch_is_larger_than_its_words_or_one_sequence(predict, monkeypatch):
+    monkeypatch.setattr(prediction, "BATCH_WORDS", 12)
+    model = Echo()
+    lengths = [3, 1, 30, 2, 0, 3, 3, 3, 3]
+    results = predict(model, [["a"] * length for length in lengths])
+    assert [row[:length] for row, length in zip(results, lengths, strict=True)] == [[4] * n for n in lengths]
+    assert all(rows * longest <= 30 for rows, longest in model.shapes) and (1, 30) in model.shapes
+    assert sum(rows for rows, _ in model.shapes) == 8
+    model = Echo()
+    predict(model, [["a"] * 3] * 9, batch_size=2)
+    assert model.shapes == [(2, 3)] * 4 + [(1, 3)]
+
+
+def test_words_are_normalised(predict):
+    """A decomposed accent and invisible characters do not make another word, nor other characters."""
+    spellings = ["é", "e\u0301", "cat", "ca\u200bt\ufeff", "\u200b"]
+    assert predict(Echo(), [spellings]) == [[5, 5, 6, 6, 3]]
+    (row,) = predict(Echo(), [["e\u0301", "\u200bcats"]], characters=True)
+    assert row == [8, 1, 1, 1, 4, 5, 6, 7]
