@@ -25,7 +25,6 @@ from rnndrop_plugin import modules  # noqa: E402
 from rnndrop_plugin.cli.arguments import positive  # noqa: E402
 from rnndrop_plugin.cli.command import run  # noqa: E402
 from rnndrop_plugin.ops import Mask, Masks, c_library, choose_backend  # noqa: E402
-from rnndrop_plugin.ops.recurrence.dispatch import compiled_trains_faster  # noqa: E402
 
 RATE = 0.25
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -89,13 +88,19 @@ def torchs(family: str) -> Layer:
 
 
 def ours(
-    family: str, kind: str = "", sampling: str = "step", backend: str = "auto", batch: int = 32, **options
+    family: str,
+    kind: str = "",
+    sampling: str = "step",
+    backend: str = "auto",
+    batch: int = 32,
+    training: bool = True,
+    **options,
 ) -> Layer:
-    """Our layer with one kind of dropout, none if ``kind`` is empty; ``batch`` is what it will be trained on."""
+    """Our layer with one kind of dropout, none if ``kind`` is empty; ``batch`` is what it will run on."""
     if kind:
         options.update({f"{kind}_dropout": RATE, "sampling": sampling})
     cell = family.lower() if family != "GRU" or not options.get("reset_after") else "gru_reset_after"
-    keep = Mask(torch.ones(1, 1, dtype=torch.bool), 1 / (1 - RATE))
+    keep = Mask(torch.ones(1, 1, dtype=torch.bool), 1 / (1 - RATE)) if training else Mask(None, 1 - RATE)
     masks = Masks(**{kind: keep} if kind else {})
     name = {"GRU": "GRU (paper's)", "gru_reset_after": "GRU (reset_after)"}.get(cell if "_" in cell else family, family)
     drops = f"{kind} dropout per {sampling}" if kind else "no dropout"
@@ -106,11 +111,11 @@ def ours(
             backend,
             lambda i, h: getattr(modules, family)(i, h, backend=backend, **options),
         )
-    torchs_own = not kind and cell != "gru" and not compiled_trains_faster(batch, "cpu", torch.float32)
+    chosen = choose_backend(cell, masks, backend=backend, batch=batch, training=training)
     return Layer(
         f"rnndrop {name}, {drops}",
         family,
-        "torch.nn" if torchs_own else choose_backend(cell, masks, backend=backend),
+        "torch.nn" if chosen == "vendor" else chosen,
         lambda i, h: getattr(modules, family)(i, h, backend=backend, **options),
     )
 
@@ -176,7 +181,7 @@ def evaluation_layers(family: str) -> list[Layer]:
     kind = "hidden" if family == "RNN" else "update"
     layers = [torchs(family)]
     for scaling in ("inverted", "expected"):
-        layer = ours(family, kind, scaling=scaling, **{"reset_after": True} if family == "GRU" else {})
+        layer = ours(family, kind, training=False, scaling=scaling, **{"reset_after": True} if family == "GRU" else {})
         backend = "torch.nn" if scaling == "inverted" else layer.backend
         layers.append(layer._replace(name=f"{layer.name}, {scaling} scaling", backend=backend))
     return layers

@@ -9,15 +9,19 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from rnndrop_plugin.modules.dropout import dropout
 from rnndrop_plugin.modules.recurrent_dropout import GRUForm, RecurrentDropout
-from rnndrop_plugin.ops import NO_MASKS, SAMPLINGS, Masks, State, Weights, draw_mask, recurrence
+from rnndrop_plugin.ops import NONLINEARITIES, SAMPLINGS, Masks, State, Weights, choose_backend, draw_mask, recurrence
 from rnndrop_plugin.ops.context import in_autocast
 from rnndrop_plugin.ops.masks import check_choice, check_rate
-from rnndrop_plugin.ops.recurrence import torch_nn
-from rnndrop_plugin.ops.recurrence.dispatch import compiled_trains_faster
+from rnndrop_plugin.ops.recurrence.autograd import gradient_is_wanted
 
 
 class _Layer(RecurrentDropout, nn.RNNBase):
-    """What LSTM, GRU and RNN share. Parameters, their names and their checks are those of torch.nn."""
+    """What LSTM, GRU and RNN share. Parameters, their names and their checks are those of torch.nn.
+
+    They are no subclasses of torch.nn.LSTM, GRU and RNN, because torch.compile breaks its graph at instances of those.
+    """
+
+    torch_nn: type[nn.RNNBase]  # whose forward runs where nothing is dropped
 
     def __init__(
         self,
@@ -47,7 +51,9 @@ class _Layer(RecurrentDropout, nn.RNNBase):
     ) -> None:
         if proj_size != 0:
             raise ValueError("proj_size is not supported: the paper's cells have no projection")
+        check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
         super().__init__(
+            self.torch_nn.__name__ if self.cell != "rnn" else f"RNN_{nonlinearity.upper()}",  # as torch.nn names it
             input_size,
             hidden_size,
             num_layers=num_layers,
@@ -98,10 +104,10 @@ class _Layer(RecurrentDropout, nn.RNNBase):
             RuntimeError, ValueError or TypeError: an input or ``hx`` of the wrong shape or dtype, or not
                 in the form above, as torch.nn does; ValueError also for masks that do not fit.
         """
-        if masks is None and self.backend in ("auto", "vendor") and self._equals_torch_nn():
-            if self.backend == "vendor" or not self._trains_faster_compiled(input):
-                return super().forward(input, hx)
-        self._update_flat_weights()  # what check_input compares with, stale after functional_call or a parametrization
+        if not torch.compiler.is_compiling():
+            self._update_flat_weights()  # stale after functional_call or a parametrization
+            if masks is None and not self._drops_or_scales() and self._plan(input) == "vendor":
+                return self.torch_nn.forward(self, input, hx)
         sequence, lengths, state = self._unpack(input, hx)
         time, batch, _ = sequence.shape
         if masks is None:
@@ -165,14 +171,23 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         weights = self.weight_dropout > 0 and (self.training or self.scaling == "expected")
         return super()._drops_or_scales() or weights or locked
 
-    def _equals_torch_nn(self) -> bool:
-        """Whether torch.nn's forward computes the same function: its cell, and nothing dropped or scaled."""
-        return not self._drops_or_scales() and torch_nn.obstacle(self.cell, NO_MASKS, self.nonlinearity) is None
-
-    def _trains_faster_compiled(self, input) -> bool:
-        if not self.training or isinstance(input, PackedSequence) or input.dim() != 3:
-            return False
-        return compiled_trains_faster(input.size(0 if self.batch_first else 1), input.device, input.dtype)
+    def _plan(self, input: Tensor | PackedSequence) -> str:
+        """The backend that runs a call that drops nothing."""
+        packed = isinstance(input, PackedSequence)
+        data = input.data if packed else input
+        known = not packed and input.dim() == 3  # a packed batch has fewer rows at later steps
+        batch_dim = 0 if self.batch_first else 1
+        return choose_backend(
+            self.cell,
+            nonlinearity=self.nonlinearity,
+            device=data.device,
+            dtype=data.dtype,
+            backend=self.backend,
+            time=data.size(1 - batch_dim) if known else None,
+            batch=data.size(batch_dim) if known else None,
+            hidden=self.hidden_size,
+            training=gradient_is_wanted(data, (), self._flat_weights),
+        )
 
     def _unpack(self, input, hx) -> tuple[Tensor, Tensor | None, State]:
         """The input as ``(time, batch, input)``, its lengths, and the state as a tuple, in the caller's order."""
@@ -205,11 +220,10 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         if isinstance(input, PackedSequence):
             if input.sorted_indices is not None:
                 sequence = sequence.index_select(1, input.sorted_indices)
-            batch = torch.arange(sequence.size(1))
+            # Found where the batch sizes are, on the CPU, so that nothing waits for a GPU.
+            batch = torch.arange(sequence.size(1), device=input.batch_sizes.device)
             running = (batch < input.batch_sizes.unsqueeze(1)).flatten().nonzero().squeeze(1)
-            running = running.to(
-                sequence.device, non_blocking=True
-            )  # found on the CPU, so that nothing waits for a GPU
+            running = running.to(sequence.device, non_blocking=True)
             sequence = input._replace(data=sequence.flatten(0, 1).index_select(0, running))
         elif input.dim() == 2:
             sequence = sequence.squeeze(1)
@@ -228,7 +242,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         return ", ".join(parts)
 
 
-class LSTM(_Layer, nn.LSTM):
+class LSTM(_Layer):
     r"""A drop-in for torch.nn.LSTM with recurrent dropout (Semeniuta et al. 2016, Eq. 4 to 9).
 
     .. math::
@@ -262,9 +276,13 @@ class LSTM(_Layer, nn.LSTM):
     """
 
     cell = "lstm"
+    torch_nn = nn.LSTM
+    # What its forward calls of itself.
+    check_forward_args, permute_hidden = nn.LSTM.check_forward_args, nn.LSTM.permute_hidden
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
 
 
-class GRU(GRUForm, _Layer, nn.GRU):
+class GRU(GRUForm, _Layer):
     r"""A GRU with recurrent dropout (Semeniuta et al. 2016, Eq. 10 to 13).
 
     .. math::
@@ -283,8 +301,10 @@ class GRU(GRUForm, _Layer, nn.GRU):
     The other arguments are those of :class:`LSTM`; ``cell_dropout`` drops the new h.
     """
 
+    torch_nn = nn.GRU
 
-class RNN(_Layer, nn.RNN):
+
+class RNN(_Layer):
     r"""A vanilla RNN with dropout of the hidden state (Semeniuta et al. 2016, Eq. 1 and 2).
 
     .. math:: h_t = \phi(W x_t + U d_h(h_{t-1}) + b)
@@ -295,9 +315,9 @@ class RNN(_Layer, nn.RNN):
     """
 
     cell = "rnn"
+    torch_nn = nn.RNN
 
     def __init__(self, *args: Any, nonlinearity: str = "tanh", **kwargs: Any) -> None:
         if len(args) > 3:  # torch.nn.RNN takes it fourth, before the bias
             nonlinearity, args = args[3], args[:3] + args[4:]
         super().__init__(*args, nonlinearity=nonlinearity, **kwargs)
-        self.mode = f"RNN_{nonlinearity.upper()}"  # which of its kernels torch.nn.RNN's forward calls

@@ -86,6 +86,12 @@ class RecurrentDropout(nn.Module):
     def _zero_state(self, *shape: int, like: Tensor) -> State:
         return tuple(like.new_zeros(shape) for _ in range(2 if self.cell == "lstm" else 1))
 
+    def __prepare_scriptable__(self) -> None:
+        raise RuntimeError(
+            f"torch.jit.script cannot compile {type(self).__name__}: use torch.compile or torch.export, or trace it by "
+            'torch.jit.trace (where backend="reference" serves what torch.nn has no kernel for)'
+        )
+
     def extra_repr(self) -> str:
         """The sizes and what is not at its default, as torch.nn shows it."""
         parts = [super().extra_repr()]

@@ -29,8 +29,8 @@ def transformation() -> str | None:
 
 
 def values_are_known() -> bool:
-    """Whether the values of tensors can be read to check them."""
-    return not (torch.compiler.is_compiling() or _modes() or tracing() or transformation())
+    """Whether tensors have values that can be read, as checks do; torch.compile and the like only record."""
+    return not (torch.compiler.is_compiling() or intercepted() or tracing() or transformation())
 
 
 def is_plain(tensors: Iterable[Tensor | None]) -> bool:
@@ -38,8 +38,9 @@ def is_plain(tensors: Iterable[Tensor | None]) -> bool:
 
     Otherwise (torch.compile, torch.export, fake tensors, subclasses) it has to be called as an operator of torch.
     """
-    return not _modes() and all(x is None or type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
+    return not intercepted() and all(x is None or type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
 
 
-def _modes() -> bool:
+def intercepted() -> bool:
+    """Whether something sees every operation before it runs: torch.compile and torch.export do while they record."""
     return torch._C._len_torch_dispatch_stack() > 0

@@ -8,9 +8,10 @@ from torch import Tensor
 from rnndrop_plugin.ops.context import in_autocast, transformation
 
 
-def must_be_differentiable() -> bool:
+def need_reference(grad_outputs: Sequence[Tensor]) -> bool:
     """Whether a backward pass is itself differentiated (``create_graph``) or vectorised (``is_grads_batched``)."""
-    return torch.is_grad_enabled() or transformation() is not None
+    batched = any(torch._C._functorch.is_legacy_batchedtensor(g) for g in grad_outputs)
+    return torch.is_grad_enabled() or batched or transformation() is not None
 
 
 def reference_gradients(

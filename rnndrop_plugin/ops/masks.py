@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnndrop_plugin.ops.context import values_are_known
+
 SAMPLINGS = ("step", "sequence")
 SCALINGS = ("inverted", "expected")
 
@@ -136,12 +138,14 @@ def draw_mask(
 
 def _bernoulli(p: float, shape: tuple[int, ...], device, generator: torch.Generator | None) -> Tensor:
     """True with probability ``p``; on a CPU faster than torch's bernoulli_, and exact to 2**-33."""
+    if not values_are_known():
+        return torch.rand(shape, device=device, generator=generator) < p
     keep = torch.empty(shape, dtype=torch.bool, device=device)
     if keep.device.type != "cpu":
         return keep.bernoulli_(p, generator=generator)
     dtype = next((t for t in (torch.int8, torch.int16) if (p * 2 ** (8 * t.itemsize)).is_integer()), torch.int32)
     values = 2 ** (8 * dtype.itemsize)
-    words = torch.empty(-(-keep.numel() * dtype.itemsize // 8), dtype=torch.int64)
+    words = torch.empty(-(-keep.numel() * dtype.itemsize // 8), dtype=torch.int64, device=keep.device)
     bits = words.random_(-(2**63), None, generator=generator).view(dtype)[: keep.numel()].view(shape)
     # numpy compares with vector instructions where torch, which has to make bool of it, does not.
     np.less(bits.numpy(), min(round(p * values), values - 1) - values // 2, out=keep.numpy())

@@ -61,7 +61,7 @@ def make_state(module, form, dtype=None):
     layers = module.num_layers * (2 if module.bidirectional else 1)
     shape = (layers, HIDDEN) if form == "unbatched" else (layers, BATCH, HIDDEN)
     h, c = torch.randn(2, *shape, dtype=dtype)
-    return (h, c) if isinstance(module, nn.LSTM) else h
+    return (h, c) if isinstance(module, (LSTM, nn.LSTM)) else h
 
 
 def tensors(result):

@@ -7,7 +7,7 @@ from rnndrop_plugin.ops import c_library
 from rnndrop_plugin.ops.context import in_autocast, is_plain, tracing, transformation
 from rnndrop_plugin.ops.cross_entropy import chunked, compiled, operators, reference
 from rnndrop_plugin.ops.cross_entropy.checks import check_linear_cross_entropy
-from rnndrop_plugin.ops.gradients import must_be_differentiable, reference_gradients
+from rnndrop_plugin.ops.gradients import need_reference, reference_gradients
 
 SMALL = 2**20  # up to this many logits the plain operations are as fast
 
@@ -117,7 +117,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_loss, _):
         gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None or must_be_differentiable():  # gradients is None the second time
+        if gradients is None or need_reference((grad_loss,)):  # gradients is None the second time
             *inputs, target = ctx.saved_tensors
 
             def loss(*inputs: Tensor | None) -> tuple[Tensor]:

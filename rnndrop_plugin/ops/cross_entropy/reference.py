@@ -16,13 +16,13 @@ def linear_cross_entropy(
     """
     counted = target != ignore_index
     if not values_are_known():  # the number of rows that count is not known, either
-        features = torch.where(counted.unsqueeze(1), features, 0)
+        features = features.masked_fill(~counted.unsqueeze(1), 0)
     elif not counted.all():
         features, target, counted = features[counted], target[counted], counted[counted]
     logits = F.linear(features, weight, bias)
     log_probs = F.log_softmax(logits, dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    nll = loss = F.nll_loss(log_probs, target, ignore_index=ignore_index, reduction="sum")
+    nll = loss = F.nll_loss(log_probs, target, ignore_index=ignore_index, reduction="none")
     if label_smoothing:
         share = label_smoothing / (weight.size(0) - 1)
-        loss = (1 - label_smoothing - share) * nll - share * torch.where(counted, log_probs.sum(1), 0).sum()
-    return loss, nll.detach()
+        loss = (1 - label_smoothing - share) * nll - share * log_probs.sum(1).masked_fill(~counted, 0)
+    return loss.sum(), nll.sum().detach()

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops.gradients import must_be_differentiable, reference_gradients
+from rnndrop_plugin.ops.gradients import need_reference, reference_gradients
 from rnndrop_plugin.ops.masks import Mask, Masks
 from rnndrop_plugin.ops.recurrence import reference
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
@@ -76,13 +76,12 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx, grad_output: Tensor, *grad_state: Tensor):
         saved = ctx.saved_tensors
         options, inputs, saved = ctx.options.with_tensors(saved[:4]), saved[4 : 9 + ctx.states], saved[9 + ctx.states :]
-        if must_be_differentiable():
+        if need_reference(grad_outputs := (grad_output, *grad_state)):
 
             def function(input: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
                 output, final_state = by_reference(options, input, tensors[4:], Weights(*tensors[:4]))
                 return output, *final_state
 
-            grad_outputs = (grad_output, *grad_state)
             return None, None, *reference_gradients(function, inputs, ctx.needs_input_grad[2:], grad_outputs)
         input, weights, state = inputs[0], Weights(*inputs[1:5]), inputs[5:]
         with torch.autocast(input.device.type, enabled=False):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rnndrop_plugin.ops import c_library
-from rnndrop_plugin.ops.context import in_autocast, is_plain, tracing, transformation
+from rnndrop_plugin.ops.context import in_autocast, intercepted, is_plain, tracing, transformation
 from rnndrop_plugin.ops.masks import NO_MASKS, ArgumentError, Masks
 from rnndrop_plugin.ops.recurrence import bptt, compiled, operators, torch_nn, triton
 from rnndrop_plugin.ops.recurrence.autograd import Options, by_reference, gradient_is_wanted, run
@@ -46,7 +46,8 @@ def choose_backend(
     Args:
         masks: what is dropped; of the masks only the scale and whether there is one are read.
         device, dtype: those of the input.
-        time, batch, hidden: the sizes, where they are known; else those of a large problem are assumed.
+        time, batch, hidden: the sizes, where they are known; else those of a large problem are assumed, whose batch
+            does not fill vectors.
         training: whether a gradient is wanted.
 
     Raises:
@@ -60,14 +61,14 @@ def choose_backend(
         if obstacle:
             raise ArgumentError("backend", f"{backend!r} cannot run this recurrence: {obstacle}")
         return backend
-    vendor = torch_nn.obstacle(cell, masks, nonlinearity) is None
     if transformation():
         return "reference"
+    vendor = torch_nn.obstacle(cell, masks, nonlinearity) is None and not intercepted()  # which would unroll it
+    nothing_dropped = all(mask.keep is None for mask in masks)
     if tracing():
-        return "vendor" if vendor else "reference"
+        return "vendor" if vendor and nothing_dropped else "reference"
     if device.type != "cpu":
-        vendor = vendor and not torch.compiler.is_compiling()
-        if vendor and not any(mask.drops for mask in masks):
+        if vendor and nothing_dropped:
             return "vendor"
         obstacle = availability.obstacle(device, dtype)
         if obstacle is None:
@@ -75,10 +76,24 @@ def choose_backend(
         if device.type == "cuda":
             availability.warn_once(obstacle)
         return "vendor" if vendor else "torch"
+    if vendor and nothing_dropped and not (training and _compiled_trains_faster(batch, dtype)):
+        return "vendor"
     if c_library.unavailable():
         c_library.warn_unavailable()
         return "torch"
+    if time == 1 and batch is not None and batch < compiled.LANES:
+        return "reference"  # to arrange the weights for the compiled recurrence takes longer than the step
     return "cpu"
+
+
+def _compiled_trains_faster(batch: int | None, dtype: torch.dtype) -> bool:
+    """Whether what drops nothing trains faster on the compiled recurrence than on torch's own kernel.
+
+    Measured: on a CPU whose batch fills the kernel's vectors it does, but for an LSTM on AVX2, 2 % slower. A smaller
+    batch costs the compiled recurrence as much as a full one.
+    """
+    full = batch is not None and batch > 0 and batch % compiled.LANES == 0 and dtype in c_library.DTYPES
+    return full and not in_autocast("cpu") and c_library.unavailable() is None and c_library.instructions() != "plain"
 
 
 def _obstacle(
@@ -96,18 +111,6 @@ def _obstacle(
     if backend == "cpu" and device.type != "cpu":
         return f"its tensors are on {device.type}"
     return c_library.unavailable() if backend == "cpu" else None
-
-
-def compiled_trains_faster(batch: int, device: torch.device | str, dtype: torch.dtype) -> bool:
-    """Whether a layer that drops nothing trains faster on the compiled recurrence than on torch's own kernel.
-
-    Measured: on a CPU whose batch fills the kernel's vectors it does, but for an LSTM on AVX2, 2 % slower. A smaller
-    batch costs the compiled recurrence as much as a full one.
-    """
-    full = batch > 0 and batch % compiled.LANES == 0 and dtype in c_library.DTYPES
-    if not full or torch.device(device).type != "cpu" or in_autocast("cpu"):
-        return False
-    return c_library.unavailable() is None and c_library.instructions() != "plain"
 
 
 def recurrence(

@@ -86,8 +86,9 @@ def _forward(
         check_lengths(lengths, input.size(1), input.size(0), 0, input.device)
     options = _options(cell, nonlinearity, reverse, lengths, keeps, scales)
     output, final_state, saved = KERNELS[backend].forward(options, input, tuple(state), Weights(*weights), save)
-    # An operator must not return views of one another.
-    return [output.clone() if output._is_view() else output, *final_state, *saved[1:]]
+    if any(x.untyped_storage().data_ptr() == output.untyped_storage().data_ptr() for x in saved[1:]):
+        output = output.clone()  # an operator must not return views of one another
+    return [output, *final_state, *saved[1:]]
 
 
 @_forward.register_fake

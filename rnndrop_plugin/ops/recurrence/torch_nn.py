@@ -1,8 +1,10 @@
 """torch's own fused kernels (backend ``"vendor"``): oneDNN or ATen on a CPU, cuDNN on a GPU.
 
-They have no recurrent dropout, so they serve what drops nothing; and, exactly, an LSTM with update
-dropout alone and unscaled masks (Eq. 3 in training): dropping i * g is closing the input gate, which a
-large negative number does that a mask adds to the gate's pre-activation through further inputs.
+They have no recurrent dropout, so they serve what drops nothing. Two more they serve exactly:
+
+- a hidden state that is only scaled (Eq. 3 in evaluation), by scaling the matrix that reads it;
+- an LSTM with update dropout alone and unscaled masks (Eq. 3 in training): dropping i * g is closing the input gate,
+  which a large negative number does that a mask adds to the gate's pre-activation through further inputs.
 """
 
 import torch
@@ -22,11 +24,14 @@ def obstacle(cell: str, masks: Masks, nonlinearity: str) -> str | None:
         return "torch has no kernel for the paper's GRU, only for gru_reset_after"
     if nonlinearity != "tanh" and cell != "rnn":
         return f"torch has no {cell} kernel with {nonlinearity}"
+    if masks.hidden.keep is None:
+        masks = masks._replace(hidden=IDENTITY)
     if not any(mask.drops for mask in masks):
         return None
     if cell != "lstm" or masks._replace(update=IDENTITY) != Masks() or masks.update.scale != 1:
         return (
-            "torch's kernels have no recurrent dropout but an LSTM's update dropout with expected scaling in training"
+            "torch's kernels have no recurrent dropout but, with expected scaling, an LSTM's update dropout in "
+            "training and hidden dropout in evaluation"
         )
     return None
 
@@ -41,12 +46,17 @@ def forward(options: Options, input: Tensor, state: State, weights: Weights) -> 
         size = weights.hh.size(1)
         to_input_gate = torch.eye(4 * size, size, dtype=input.dtype, device=input.device)
         weights = weights._replace(ih=torch.cat([weights.ih, to_input_gate], dim=1))
+    if options.masks.hidden.scale != 1:
+        weights = weights._replace(hh=weights.hh * options.masks.hidden.scale)
     index = None
     if options.reverse:
         index = _reversal(time, batch, options.lengths, input.device)
         input = _take(input, index)
 
     flat = [w for w in weights if w is not None]
+    if input.device.type == "cuda":  # in one piece, as cuDNN wants them
+        pieces = torch.cat([w.flatten() for w in flat]).split([w.numel() for w in flat])
+        flat = [piece.view(w.shape) for piece, w in zip(pieces, flat, strict=True)]
     settings = (weights.bias_ih is not None, 1, 0.0, True, False)  # bias, layers, dropout, train, bidirectional
     initial = tuple(s.unsqueeze(0).contiguous() for s in state)
     if options.lengths is None:

@@ -286,12 +286,26 @@ def test_choice(monkeypatch, fast):
     assert choose_backend("rnn", nonlinearity="relu", device="cuda") == "vendor"
 
 
+def test_the_plan_knows_the_batch():
+    """What drops nothing is torch.nn's but in training on full vectors; a step of few rows is not worth the kernel."""
+    compiled = c_library.unavailable() is None
+    full = "cpu" if compiled and c_library.instructions() != "plain" else "vendor"
+    assert choose_backend("lstm") == choose_backend("lstm", batch=32) == "vendor"
+    assert choose_backend("lstm", batch=32, training=True) == full
+    assert choose_backend("lstm", batch=31, training=True) == choose_backend("lstm", training=True) == "vendor"
+    assert choose_backend("lstm", batch=32, training=True, dtype=torch.bfloat16) == "vendor"
+    assert choose_backend("rnn", Masks(hidden=Mask(None, 0.5)), batch=1) == "vendor"
+    assert choose_backend("gru", batch=32) == ("cpu" if compiled else "torch")
+    if compiled:
+        assert choose_backend("gru", time=1, batch=4) == "reference"
+
+
 @pytest.mark.parametrize(
     "cell, masks, nonlinearity, words",
     [
         ("gru", NO_MASKS, "tanh", "the paper's GRU"),
         ("lstm", NO_MASKS, "relu", "no lstm kernel with relu"),
-        ("lstm", Masks(hidden=Mask(None, 0.5)), "tanh", "no recurrent dropout but"),
+        ("lstm", Masks(cell=Mask(None, 0.5)), "tanh", "no recurrent dropout but"),
         ("lstm", Masks(update=Mask(None, 0.5)), "tanh", "no recurrent dropout but"),
         ("gru_reset_after", Masks(update=Mask(torch.ones(2, 3, dtype=torch.bool))), "tanh", "no recurrent dropout but"),
     ],
