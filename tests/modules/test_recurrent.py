@@ -121,7 +121,7 @@ def test_torchs_own_kernel_serves_where_nothing_is_dropped(name, form, training,
 @pytest.mark.parametrize("name", TORCHS)
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_the_compiled_kernel_trains_full_vectors(name, batch_first, monkeypatch):
-    """torch's own does all else: other batches, evaluation, ``vendor``, half types."""
+    """torch's own does all else: other batches, what records no gradient, ``vendor``, half types."""
     calls = []
     original = layers.recurrence
     monkeypatch.setattr(layers, "recurrence", lambda *a, **k: calls.append(a[0]) or original(*a, **k))
@@ -136,9 +136,10 @@ def test_the_compiled_kernel_trains_full_vectors(name, batch_first, monkeypatch)
     ours.backend = "vendor"
     ours(input)
     ours.backend = "auto"
-    ours.eval()(input)
+    with torch.no_grad():
+        ours(input)
     with torch.autocast("cpu", torch.bfloat16):
-        ours.train()(input)
+        ours(input)
     ours.bfloat16()(input.bfloat16())
     assert not calls
 

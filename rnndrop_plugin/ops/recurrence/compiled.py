@@ -11,7 +11,6 @@ from rnndrop_plugin.ops.recurrence.autograd import Options
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
 BLOCK = 16  # the kernel computes units in multiples of this
-LANES = 16
 WORTH_A_THREAD = 1_000_000  # operations a step; with fewer, threads wait for each other longer than they compute
 
 _CELLS = {"lstm": 0, "gru": 1, "gru_reset_after": 2, "rnn": 3}

@@ -86,8 +86,9 @@ def _forward(
         check_lengths(lengths, input.size(1), input.size(0), 0, input.device)
     options = _options(cell, nonlinearity, reverse, lengths, keeps, scales)
     output, final_state, saved = KERNELS[backend].forward(options, input, tuple(state), Weights(*weights), save)
-    if any(x.untyped_storage().data_ptr() == output.untyped_storage().data_ptr() for x in saved[1:]):
-        output = output.clone()  # an operator must not return views of one another
+    shared = any(x.untyped_storage().data_ptr() == output.untyped_storage().data_ptr() for x in saved[1:])
+    if shared or not output.is_contiguous():  # an operator must not return views of one another
+        output = output.clone(memory_format=torch.contiguous_format)
     return [output, *final_state, *saved[1:]]
 
 
@@ -130,7 +131,7 @@ def _backward(
         tuple(grad_state),
         input_needs_grad,
     )
-    return [x for x in (grad_input, *grad_initial, *grad_weights) if x is not None]
+    return [x.contiguous() for x in (grad_input, *grad_initial, *grad_weights) if x is not None]
 
 
 @_backward.register_fake
