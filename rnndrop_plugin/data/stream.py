@@ -103,7 +103,7 @@ def draw_window_lengths(length: int, steps: int, seed: int, epoch: int) -> list[
 
     Each is drawn from a normal distribution of standard deviation 5 around ``steps``, or with probability 0.05 around
     half of it, and is at least 5 (Merity et al. 2018, "Regularizing and optimizing LSTM language models",
-    section 5; the numbers are those of their code). So a word does not stand at the same place of a window in every
+    section 4.1; the numbers are those of their code). So a word does not stand at the same place of a window in every
     epoch, and the one that no gradient reaches, the last of a window, is another each time. The last window has what
     is left. The same seed and epoch give the same lengths.
     """

@@ -14,7 +14,7 @@ def dropout(x: Tensor, rate: float, training: bool, sampling: str = "step", batc
         x: ``(time, batch, features)``, or ``(batch, time, features)`` with ``batch_first``; without steps,
             ``(batch, features)``.
         sampling: ``"step"`` draws a mask for each step, as torch.nn.functional.dropout does; ``"sequence"`` one for
-            all steps of a sequence (Gal 2015, section 4; the "locked" dropout of Merity et al. 2018, section 4.3).
+            all steps of a sequence (Gal 2015, section 4; the "locked" dropout of Merity et al. 2018, section 4.2).
     """
     if sampling == "step" or x.dim() == 2:
         return F.dropout(x, rate, training)
@@ -54,7 +54,7 @@ class Dropout(nn.Module):
 
 
 class EmbeddingDropout(nn.Module):
-    """Drops the embeddings of whole words (Gal 2015, section 4.2; Merity et al. 2018, section 4.4).
+    """Drops the embeddings of whole words (Gal 2015, section 4.2; Merity et al. 2018, section 4.3).
 
     A word of the vocabulary is dropped with probability ``rate``, and then wherever it stands in a sequence; the
     embeddings of the others are divided by 1 - rate. Each sequence drops words of its own.
