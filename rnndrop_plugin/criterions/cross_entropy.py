@@ -141,7 +141,7 @@ def activation_penalty(outputs: Tensor, dropped: Tensor, scored: Tensor, alpha: 
 
     .. math:: \alpha \, \mathrm{mean}((m * h_t)^2) + \beta \, \mathrm{mean}((h_t - h_{t+1})^2)
 
-    Merity, McCann and Socher 2017, "Revisiting activation regularization for language RNNs", section 4, the norms
+    Merity, McCann and Socher 2017, "Revisiting activation regularization for language RNNs", the norms
     being mean squares as in their code.
 
     Args:

@@ -113,7 +113,7 @@ class Evaluation:
 
 
 class NeuralCache:
-    r"""Words that came after states like the present one are more probable (Grave et al. 2017, Eq. 2 and 4).
+    r"""Words that came after states like the present one are more probable (Grave et al. 2017, section 3).
 
     .. math::
         p(w) = (1 - \lambda) p_\mathrm{model}(w) + \lambda p_\mathrm{cache}(w), \quad
@@ -171,7 +171,7 @@ class DynamicBatches:
 
     The first rule is "sgd", the second "rms". L is the mean negative log-likelihood of the batch's targets, theta_g the
     trained parameters, s the mean square of the gradient on the training text and r = sqrt(s) / mean(sqrt(s)), where
-    lambda r is at most 1 (Krause et al. 2018, "Dynamic evaluation of neural sequence models", section 3). The next
+    lambda r is at most 1 (Krause et al. 2018, "Dynamic evaluation of neural sequence models", section 5). The next
     batch starts from the state that this one has ended with before it was learned.
 
     Args:
