@@ -17,6 +17,7 @@ from rnndrop_plugin.compat import (
     checkpoint_files,
     commands,
     divergence,
+    embeddings,
     flags,
     precision,
     processes,
@@ -47,6 +48,7 @@ def apply() -> None:
     checkpoint_utils.save_checkpoint = resume.save_checkpoint
 
     FairseqTask.get_batch_iterator = batches.get_batch_iterator
+    FairseqTask.build_model = embeddings.build_model
 
     options.parse_args_and_arch = flags.parse_args_and_arch
     distributed_utils.call_main = commands.call_main

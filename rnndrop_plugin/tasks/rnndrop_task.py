@@ -1,6 +1,5 @@
 """What the tasks share: a data folder whose dictionaries a checkpoint must agree with."""
 
-import copy
 import hashlib
 import os
 
@@ -60,9 +59,6 @@ class RnndropTask(FairseqTask):
                 f"--arch {cfg._name} does not fit --task {task}, which needs {self.model_kind}: "
                 f"use an architecture such as {self.architecture}"
             )
-        if from_checkpoint and getattr(cfg, "decoder_embed_path", None):
-            cfg = copy.copy(cfg)
-            cfg.decoder_embed_path = None  # the checkpoint has the embeddings, the file may be gone
         self.model = super().build_model(cfg, from_checkpoint)
         return self.model
 

@@ -188,6 +188,34 @@ def test_learns_to_turn_sentences_round(command, data, tmp_path, cell, flags):
         assert float(score.split("BLEU4 = ")[1].split(",")[0]) > 80, score
 
 
+def test_embeddings_of_a_checkpoint_need_no_file(command, data, tmp_path, capsys):
+    source, target = tmp_path / "source.txt", tmp_path / "target.txt"
+    for path, value in ((source, 0.25), (target, 0.75)):
+        path.write_text(f"1 32\nw3{f' {value}' * 32}\n")
+    flags = ("--encoder-embed-path", source, "--decoder-embed-path", target, "--encoder-freeze-embed")
+    arguments = training(data, "gru", *flags, "--max-update", 1, "--lr", 0.001, "--save-dir", tmp_path)
+    command(*arguments)
+    source.unlink()
+    path = str(tmp_path / "checkpoint_last.pt")
+    (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([path])
+    row = task.source_dictionary.index("w3")
+    assert model.encoder.embed_tokens.weight[row].eq(0.25).all()
+    assert (model.decoder.embed_tokens.weight[row] - 0.75).abs().max() < 0.01
+    with pytest.raises(SystemExit):  # a new run needs the file
+        command(*arguments, "--restore-file", path, "--save-dir", tmp_path / "other")
+    assert f"--encoder-embed-path {source}" in capsys.readouterr().err
+
+
+def test_half_precision():
+    for dtype in (torch.float16, torch.bfloat16):
+        for feed in (True, False):
+            model = build("lstm", update_dropout=0.2, dropout=0.1, no_input_feed=not feed).eval()
+            expected, _ = model(*SOURCE, PREVIOUS)
+            torch.testing.assert_close(model.to(dtype)(*SOURCE, PREVIOUS)[0], expected.to(dtype), rtol=0.02, atol=0.02)
+            model.train()(*SOURCE, PREVIOUS)[0].square().mean().backward()
+            assert all(p.grad.dtype == dtype and p.grad.isfinite().all() for p in model.parameters())
+
+
 @pytest.mark.parametrize("cell", CELLS[:2])
 def test_resumes_bit_for_bit(command, data, tmp_path, cell):
     arguments = training(data, cell, "--dropout", 0.1, "--recurrent-dropout-sampling", "sequence")

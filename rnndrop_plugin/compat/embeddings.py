@@ -1,0 +1,21 @@
+"""What a model that is loaded is built from: FairseqTask.build_model."""
+
+import copy
+import functools
+
+from fairseq.tasks import FairseqTask
+
+upstream = FairseqTask.build_model
+
+
+@functools.wraps(upstream)
+def build_model(task, cfg, from_checkpoint=False):
+    """fairseq/models/lstm.py and others read the files of pretrained embeddings, which may be gone, for a model that
+    takes its embeddings from a checkpoint.
+    """
+    if from_checkpoint:
+        cfg = copy.copy(cfg)
+        for name in ("encoder_embed_path", "decoder_embed_path"):
+            if getattr(cfg, name, None):
+                setattr(cfg, name, None)
+    return upstream(task, cfg, from_checkpoint)
