@@ -1,10 +1,12 @@
 """Recurrent dropout for PyTorch and fairseq.
 
 ``rnndrop_plugin.ops`` and ``rnndrop_plugin.modules`` need torch alone. The tasks, models, criteria and schedulers are
-registered with fairseq where it runs: importing this package does it if fairseq was imported before (``--user-dir``
-is read by fairseq's own commands), and :func:`register` does it at any time.
+registered with fairseq where it runs: when this package and fairseq have both been imported, in either order
+(``--user-dir`` is read by fairseq's own commands), or when :func:`register` is called.
 """
 
+import importlib.abc
+import importlib.util
 import sys
 
 
@@ -21,5 +23,23 @@ def register() -> None:
     from rnndrop_plugin import criterions, models, optim, tasks  # noqa: F401
 
 
+class _RegisterAfterImport(importlib.abc.MetaPathFinder):
+    """Calls :func:`register` when fairseq is imported, whose ``--user-dir`` does nothing with an imported package."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name != "fairseq":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        # A module of ours that imports fairseq at this moment cannot be imported by what register imports.
+        importers = ("compat", "criterions", "data", "models", "optim", "tasks")
+        if spec is not None and not any(f"{__name__}.{importer}" in sys.modules for importer in importers):
+            load = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: (load(module), register())
+        return spec
+
+
 if sys.modules.get("fairseq"):
     register()
+elif "fairseq" not in sys.modules:  # None there means that it is not to be imported
+    sys.meta_path.insert(0, _RegisterAfterImport())

@@ -119,3 +119,14 @@ def test_a_run_that_has_ended_does_not_begin_again(command, stream_data, tmp_pat
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
     command("train", *flags, *("--max-update", 30, "--patience", 9))
     assert torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)["optimizer_history"][-1]["num_updates"] == 30
+
+
+def test_a_validation_over_the_training_split_changes_nothing_of_what_a_resume_needs(command, stream_data, tmp_path):
+    flags = ("--valid-subset", "valid,train", "--batch-size-valid", 2, "--optimizer", "sgd", "--lr", 1)
+    flags = (stream_data, *LANGUAGE_MODEL, *PLUGIN, *flags, "--save-interval-updates", 3, "--max-update")
+    command("train", *flags, 6, "--save-dir", tmp_path / "whole")
+    command("train", *flags, 3, "--save-dir", tmp_path / "resumed")
+    resumed = command("train", *flags, 6, "--save-dir", tmp_path / "resumed")
+    assert not [record for record in resumed if record.levelname == "WARNING"]  # of other rows
+    models = [torch.load(tmp_path / run / "checkpoint_last.pt")["model"] for run in ("whole", "resumed")]
+    torch.testing.assert_close(*models, rtol=0, atol=0)

@@ -310,3 +310,15 @@ def test_a_checkpoint_of_the_other_task_is_refused(trained, refused, tagging_dat
     options = ("--finetune-from-model", folder / "checkpoint_best.pt")
     line = refused("train", *flags(other, tagging_data, tmp_path / "run", *options))
     assert "the checkpoint was trained without" in line or "do not fit this model" in line
+
+
+def test_taggers_are_scored_on_whole_sentences_of_the_training_split_too(command, tagging_data, tmp_path):
+    flags = (tagging_data, "--user-dir", "rnndrop_plugin", "--task", "rnndrop_tagging", "--log-format", "json")
+    flags += ("--criterion", "rnndrop_tagging", "--batch-size", 8)
+    model = ("--arch", "lstm_rnndrop_tagger", "--decoder-embed-dim", 4, "--decoder-hidden-size", 4)
+    model += ("--optimizer", "sgd", "--lr", 0.1, "--extract-length", 3, "--save-dir", tmp_path, "--max-epoch", 1)
+    scored, trained = command("train", *flags, *model, "--valid-subset", "valid,train").metrics("loss", "train")
+    assert scored != trained
+    evaluate = ("validate", *flags, "--path", tmp_path / "checkpoint_best.pt", "--valid-subset", "train")
+    for overrides in ("{}", "{'extract_length': None}"):
+        assert command(*evaluate, "--model-overrides", overrides).metrics("loss", "train") == [scored]
