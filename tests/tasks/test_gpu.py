@@ -1,0 +1,68 @@
+"""Training and evaluation on a GPU through fairseq's own commands: ``python -m pytest -m gpu``."""
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    pytest.skip("there is no GPU", allow_module_level=True)
+
+pytestmark = pytest.mark.gpu
+
+LANGUAGE = ("--user-dir", "rnndrop_plugin", "--task", "rnndrop_language_modeling")
+PRECISIONS = ("--fp16", "--memory-efficient-fp16", "--bf16", "--memory-efficient-bf16", "--amp")
+
+
+@pytest.fixture(scope="module")
+def language_model(command, stream_data, tmp_path_factory):
+    """Train a small language model; returns its folder and what was logged."""
+
+    def train(*options):
+        folder = tmp_path_factory.mktemp("language")
+        flags = (
+            *("--arch", "lstm_rnndrop", "--decoder-embed-dim", 16, "--decoder-hidden-size", 32),
+            *("--update-dropout", 0.25, "--recurrent-dropout-scaling", "expected", "--optimizer", "sgd", "--lr", 1),
+            *("--clip-norm", 5, "--batch-size", 4, "--tokens-per-sample", 12, "--sentence-avg", "--max-epoch", 4),
+            *("--log-format", "json", "--save-dir", folder, "--seed", 1),
+        )
+        return folder, command("train", stream_data, *LANGUAGE, *flags, *options)
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def single_precision(language_model):
+    return language_model()
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_precisions_train_to_the_same_loss(language_model, single_precision, precision):
+    _, expected = single_precision
+    _, logged = language_model(precision)
+    losses = [float(log.metrics("loss", "valid")[-1]) for log in (logged, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+
+
+def test_eval_lm_on_a_gpu_is_eval_lm_on_a_cpu(command, single_precision, stream_data):
+    """Which is the whole text unrolled, see test_language_modeling.py; with expected scaling kernels of ours run."""
+    folder, _ = single_precision
+    lines = []
+    for device in ((), ("--cpu",)):
+        log = command("eval_lm", stream_data, *LANGUAGE, "--path", folder / "checkpoint_last.pt", *device)
+        (line,) = [record.getMessage() for record in log if "Perplexity" in record.getMessage()]
+        lines.append(float(line.split("Perplexity: ")[1]))
+    assert lines[0] == pytest.approx(lines[1], rel=2e-3)  # TF32 rounds to 2**-11
+
+
+@pytest.mark.parametrize("task, model", [("tagging", "tagger"), ("classification", "classifier")])
+@pytest.mark.parametrize("arch", ["lstm", "gru"])
+def test_a_small_model_learns(command, tagging_data, tmp_path, task, model, arch):
+    log = command(
+        "train",
+        *(tagging_data, "--user-dir", "rnndrop_plugin", "--task", f"rnndrop_{task}", "--criterion", f"rnndrop_{task}"),
+        *("--arch", f"{arch}_rnndrop_{model}", "--decoder-embed-dim", 12, "--decoder-hidden-size", 16),
+        *("--batch-size", 8, "--optimizer", "adam", "--lr", 0.01, "--clip-norm", 5, "--seed", 3, "--max-epoch", 12),
+        *("--update-dropout", 0.25, "--save-dir", tmp_path, "--log-format", "json"),
+        *(("--bidirectional", "--crf") if task == "tagging" else ()),
+    )
+    scores = [float(score) for score in log.metrics("f1", "valid")]
+    assert scores[-1] > 80 and scores[-1] > scores[0]
