@@ -1,5 +1,6 @@
 """Style: ruff's verdict on the repository, and the public interface typed."""
 
+import ast
 import inspect
 import subprocess
 import sys
@@ -53,3 +54,38 @@ def test_what_is_checked():
         "Mask.at",
         "recurrence",
     } <= functions
+
+
+# Each folder of the package imports only from itself and from those before it.
+LAYERS = ("errors", "files", "ops", "modules", "data", "optim", "models", "criterions", "tasks", "compat", "cli")
+SOURCES = [path for path in (ROOT / "rnndrop_plugin").rglob("*") if path.suffix in (".py", ".c", ".h")]
+
+
+def imports(path):
+    """The modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_folders_import_from_those_below():
+    wrong = []
+    for path in SOURCES:
+        folder = path.relative_to(ROOT / "rnndrop_plugin").parts[0].removesuffix(".py")
+        if path.suffix != ".py" or folder not in LAYERS:
+            continue
+        for name in imports(path):
+            package, _, rest = name.partition(".")
+            other = rest.partition(".")[0]
+            above = package == "rnndrop_plugin" and other in LAYERS and LAYERS.index(other) > LAYERS.index(folder)
+            if above or (package.startswith("fairseq") and folder in ("ops", "modules")):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    # A method of the models, where users look for it, hands over to the tasks when it is called.
+    assert wrong == ["rnndrop_plugin/models/from_pretrained.py imports rnndrop_plugin.tasks.pretrained"]
+
+
+def test_no_file_is_long():
+    assert len(SOURCES) > 60
+    assert [path.name for path in SOURCES if len(path.read_text().splitlines()) > 400] == []
