@@ -1,6 +1,11 @@
 """Types of command-line arguments, and the flags that several commands share."""
 
 import argparse
+from pathlib import Path
+
+from rnndrop_plugin.cli.splits import SPLITS
+
+SHARE = 0.1  # of a text, for validation and for testing, unless flags say otherwise
 
 
 def positive(text: str) -> int:
@@ -72,3 +77,34 @@ def add_column_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="of the files, such as latin-1, which CoNLL-2002 has (default: %(default)s)",
     )
+
+
+def add_split_arguments(parser: argparse.ArgumentParser, files: str, note: str) -> None:
+    """The flags that say what the splits are: files to split, or files for each of them.
+
+    Args:
+        files: what the files to split are.
+        note: what else is to be said of the shares.
+    """
+    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help=files)
+    for name in SPLITS:
+        parser.add_argument(
+            f"--{name}", type=Path, nargs="+", metavar="FILE", help=f"in place of FILE: the files of the split {name}"
+        )
+    for name in SPLITS[1:]:
+        parser.add_argument(
+            f"--{name}-fraction",
+            type=fraction,
+            metavar="F",
+            help=f"the share of FILE that becomes the split {name} (default: {SHARE}; {note})",
+        )
+
+
+def check_split_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, list[Path]]:
+    """The files of each split that has its own; ends with a message if the flags exclude each other."""
+    named = {name: getattr(args, name) for name in SPLITS if getattr(args, name)}
+    if bool(args.files) == bool(named):
+        parser.error("give either FILE, to be split, or --train, --valid and --test")
+    if named and (args.valid_fraction or args.test_fraction):
+        parser.error("--valid-fraction and --test-fraction go with FILE, which is split")
+    return named

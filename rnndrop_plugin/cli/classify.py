@@ -45,25 +45,26 @@ def main() -> None:
     parser.add_argument(
         "--tokenize",
         choices=("tweets", "blanks"),
-        default="tweets",
         help="how to cut a text into words, which must be how the training data were cut: as `rnndrop prepare semeval` "
         "does, user names and links replaced, or at blanks alone, for data of temporal-order and texts that are cut "
-        "already (default: %(default)s)",
+        "already (default: as the data folder's tokenizer.json says, and tweets where there is none)",
     )
     args = parser.parse_args()
 
-    texts, words = [], []
+    places, texts = [], []
     for path in args.files:
         lines = read_lines(path)
-        for number, line in enumerate(tqdm(lines, desc="tokenise", unit=" lines", leave=False, disable=None), 1):
-            texts.append(line.strip())
-            words.append(words_of(f"{path}, line {number}", line) if args.tokenize == "tweets" else line.split())
+        texts += [line.strip() for line in lines]
+        places += [f"{path}, line {number}" for number in range(1, len(lines) + 1)]
 
-    from rnndrop_plugin.tasks.pretrained import (
-        PretrainedClassifier,
-    )  # takes seconds: not before the input has been read
+    from rnndrop_plugin.tasks.pretrained import PretrainedClassifier  # takes seconds: not before the input was read
 
     import_user_dir(args.user_dir)
     classifier = PretrainedClassifier.load(args.path, data=args.data)
+    how = args.tokenize or classifier.tokenization.tokenizer
+    cut = {"tweets": words_of, "blanks": lambda _, text: text.split()}
+    tokenize = cut.get(how, lambda _, text: classifier.tokenization.tokenize(text))
+    pairs = tqdm(zip(places, texts, strict=True), desc="tokenise", unit=" lines", leave=False, disable=None)
+    words = [tokenize(*pair) for pair in pairs]
     probabilities = classifier.predict(words, args.batch_size)
     write("".join(map(as_json if args.json else as_columns, texts, probabilities)))

@@ -23,7 +23,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "prepare ptb": Command("prepare_ptb", "the Penn Treebank, or texts of the same layout, for language models"),
     "prepare text": Command("prepare_text", "raw text for language models: split, tokenised, vocabulary cut off"),
-    "prepare conll": Command("prepare_conll", "words and their entity tags in columns, for taggers"),
+    "prepare conll": Command("prepare_conll", "words and tags in columns, entities or parts of speech, for taggers"),
+    "prepare labelled": Command("prepare_labelled", "texts with any labels, label<TAB>text, for classifiers"),
     "prepare semeval": Command("prepare_semeval", "SemEval's messages and weakly labelled tweets, for classifiers"),
     "prepare temporal-order": Command("prepare_temporal_order", "the paper's Temporal Order task, for classifiers"),
     "train": Command("fairseq_train", "fairseq-train with this plugin"),

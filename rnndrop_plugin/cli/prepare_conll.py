@@ -32,6 +32,45 @@ def describe(sentences: list[Tagged], kept: set[str], path: Path) -> str:
     return f"{counts(len(sentences), len(words), entities)}; {unknown:,} words are {UNK}{remark}; from {path}"
 
 
+def entity_tags(splits: dict[str, list[Tagged]], training: Path) -> list[str]:
+    """All tags in IOB2 of the training file's types, which may not occur.
+
+    Raises:
+        ValueError: there is no entity, or another split has one of another type.
+    """
+    types = sorted({tag[2:] for sentence in splits["train"] for tag in sentence.tags if tag != "O"})
+    if not types:
+        raise ValueError(f"{training}: has no entity, all tags are O; --plain-tags reads tags that mark none")
+    for split in SPLITS[1:]:
+        check_types(splits[split], types, training)
+    return ["O", *(f"{prefix}-{name}" for name in types for prefix in "BI")]
+
+
+def plain_tags(splits: dict[str, list[Tagged]], training: Path) -> list[str]:
+    """All tags of all files, so that a rare one that the training file lacks counts as an error in evaluation.
+
+    Raises:
+        ValueError: there are less than two, or one of fairseq's own symbols.
+    """
+    tags = sorted({tag for part in splits.values() for sentence in part for tag in sentence.tags})
+    if len(tags) < 2:
+        raise ValueError(f"{training}: all tags are {tags[0]}; two or more are needed")
+    for sentence in [sentence for part in splits.values() for sentence in part]:
+        for i, tag in enumerate(sentence.tags):
+            if tag in RESERVED or tag == UNK:
+                raise ValueError(f"{sentence.place(i)}: {tag} is a symbol of fairseq's own, which a tag must not be")
+    return tags
+
+
+def describe_tags(sentences: list[Tagged], kept: set[str], path: Path) -> str:
+    """The counts of a split whose tags mark no entities."""
+    words = [word for sentence in sentences for word in sentence.words]
+    tags = {tag for sentence in sentences for tag in sentence.tags}
+    unknown = sum(word not in kept for word in words)
+    numbers = f"{len(sentences):,} sentences, {len(words):,} words, {len(tags)} tags"
+    return f"{numbers}; {unknown:,} words are {UNK}; from {path}"
+
+
 def counts(sentences: int, words: int, entities: dict[str, int]) -> str:
     """The counts in words."""
     types = ", ".join(f"{count:,} {name}" for name, count in sorted(entities.items()))
@@ -59,6 +98,12 @@ def main() -> None:
         )
     add_column_arguments(parser)
     parser.add_argument(
+        "--plain-tags",
+        action="store_true",
+        help="take each tag as it is, as for parts of speech: the tags mark no entities. Of CoNLL-U, --separator '\\t' "
+        "--word-column 1 --tag-column 3 reads the universal parts of speech",
+    )
+    parser.add_argument(
         "--vectors",
         metavar="FILE_OR_PACKAGE",
         help="pretrained vectors of the words: a file (word2vec's text or binary format or GloVe's, or .gz of one), or "
@@ -77,16 +122,17 @@ def main() -> None:
     paths = {split: find_file(args.source, (getattr(args, split),)) for split in SPLITS}
     with destination(args.dest) as folder:
         splits = {
-            split: read_sentences(path, args.encoding, args.separator, args.word_column, args.tag_column)
+            split: read_sentences(
+                path, args.encoding, args.separator, args.word_column, args.tag_column, any_tags=args.plain_tags
+            )
             for split, path in paths.items()
         }
-        scheme = tag_scheme(splits["train"])
-        splits = {split: [to_iob2(sentence, scheme) for sentence in part] for split, part in splits.items()}
-        types = sorted({tag[2:] for sentence in splits["train"] for tag in sentence.tags if tag != "O"})
-        if not types:
-            raise ValueError(f"{paths['train']}: has no entity, all tags are O")
-        for split in SPLITS[1:]:
-            check_types(splits[split], types, paths["train"])
+        if args.plain_tags:
+            tags, what = plain_tags(splits, paths["train"]), "tags as they are"
+        else:
+            scheme = tag_scheme(splits["train"])
+            splits = {split: [to_iob2(sentence, scheme) for sentence in part] for split, part in splits.items()}
+            tags, what = entity_tags(splits, paths["train"]), f"tags of {scheme} as IOB2"
 
         words = {split: [word for sentence in part for word in sentence.words] for split, part in splits.items()}
         vectors, coverages = {}, []
@@ -107,7 +153,7 @@ def main() -> None:
         streams = {
             "word": (lambda sentence: [word if word in kept else UNK for word in sentence.words], list(vectors)),
             "capitalisation": (lambda sentence: [capitalisation(word) for word in sentence.words], CAPITALISATIONS),
-            "tag": (lambda sentence: sentence.tags, ["O", *(f"{prefix}-{name}" for name in types for prefix in "BI")]),
+            "tag": (lambda sentence: sentence.tags, tags),
         }
         entries = {}
         for stream, (symbols_of, symbols) in streams.items():
@@ -124,8 +170,8 @@ def main() -> None:
         }
         entries["characters"], _ = write_splits(folder / "characters", parts, min_count=2)  # the others are <unk>
     for split, path in paths.items():
-        print(f"{split}: {describe(splits[split], kept, path)}")
+        print(f"{split}: {(describe_tags if args.plain_tags else describe)(splits[split], kept, path)}")
     for line in coverages:
         print(line)
     sizes = ", ".join(f"{number:,} of {stream}" for stream, number in entries.items())
-    print(f"{args.dest}: tags of {scheme} as IOB2; dictionary entries: {sizes}, <s>, <pad>, </s> and <unk> among each")
+    print(f"{args.dest}: {what}; dictionary entries: {sizes}, <s>, <pad>, </s> and <unk> among each")

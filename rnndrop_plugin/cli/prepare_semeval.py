@@ -4,7 +4,7 @@ import argparse
 import re
 import reprlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from rnndrop_plugin.cli.arguments import positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
-from rnndrop_plugin.cli.splits import RESERVED, UNK, Counts, Sentence, write_splits
-from rnndrop_plugin.data.capitalisation import CAPITALISATIONS, capitalisation
+from rnndrop_plugin.cli.labelled import choose_words, write_streams
+from rnndrop_plugin.cli.splits import UNK
 from rnndrop_plugin.data.text import find_file, read_lines
+from rnndrop_plugin.data.tokenization import Tokenization
 from rnndrop_plugin.data.tweets import tokenize
 
 LABELS = ("positive", "negative", "neutral")
@@ -166,55 +167,6 @@ def select(messages: list[Message], evaluation: list[Message]) -> tuple[list[Mes
     return list(kept.values()), dropped
 
 
-def choose_words(
-    training: list[Message], evaluation: list[Message], with_vector: Collection[str], min_count: int
-) -> set[str]:
-    """The dictionary's words: those with a vector, and those that occur ``min_count`` times in training."""
-    counts = Counter(word for message in training for word in message.words)
-    words = {word for word, count in counts.items() if count >= min_count or word in with_vector}
-    words |= {word for message in evaluation for word in message.words if word in with_vector}
-    return words - RESERVED - {UNK}
-
-
-def write_streams(
-    folder: Path, splits: dict[str, list[Message]], words: set[str], training: list[Message]
-) -> tuple[int, dict[str, Counts]]:
-    """Write a data folder: the words of the messages, their capitalisation and the labels, each in a sub-folder.
-
-    Args:
-        words: the dictionary's; others become ``<unk>``.
-        training: the messages by which the dictionary is ordered: the same for folders that share it.
-
-    Returns:
-        The number of entries of the words' dictionary, and the counts of words of each split.
-    """
-
-    def known(message: Message) -> Sentence:
-        return Sentence(message.place, [word if word in words else UNK for word in message.words])
-
-    def capitals(message: Message) -> Sentence:
-        return Sentence(message.place, [capitalisation(word) for word in message.words])
-
-    def label(message: Message) -> Sentence:
-        return Sentence(message.place, [message.label])
-
-    results = {}
-    for stream, sentence, symbols, counted in (
-        ("word", known, sorted(words), training),
-        # nothing is counted for these: their dictionaries have the alphabet's order, whatever the data
-        ("capitalisation", capitals, CAPITALISATIONS, []),
-        ("label", label, LABELS, []),
-    ):
-        (folder / stream).mkdir(parents=True)
-        results[stream] = write_splits(
-            folder / stream,
-            {name: [sentence(message) for message in messages] for name, messages in splits.items()},
-            symbols=symbols,
-            counted=[sentence(message) for message in counted],
-        )
-    return results["word"]
-
-
 def listed(counts: Counter[str]) -> str:
     """Counts in words, such as "3 repeated, 2 without words"."""
     return ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "none"
@@ -308,11 +260,13 @@ def main() -> None:
             write_vectors(folder / "vectors.txt", {word: vectors[word] for word in vectors if word in words})
 
         splits = {"train": kept, **evaluation}
-        entries, counts = write_streams(folder, splits, words, training)
+        Tokenization("tweets").save(folder)
+        entries, counts = write_streams(folder, splits, words, training, LABELS)
         if weak:
             pretraining = {"train": weak_kept, "valid": evaluation["valid"]}
-            counts["weak/train"] = write_streams(folder / "weak", pretraining, words, training)[1]["train"]
+            counts["weak/train"] = write_streams(folder / "weak", pretraining, words, training, LABELS)[1]["train"]
             splits["weak/train"] = weak_kept
+            Tokenization("tweets").save(folder / "weak")
     for line in lines:
         print(line)
     for name, messages in splits.items():

@@ -6,6 +6,7 @@ import random
 from rnndrop_plugin.cli.arguments import positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.splits import Sentence, write_splits
+from rnndrop_plugin.data.tokenization import Tokenization
 
 SIZES = {
     "train": 6400,  # 200 mini-batches of 32
@@ -82,5 +83,6 @@ def main() -> None:
             (folder / stream).mkdir()
             write_splits(folder / stream, sentences)
         vectors = (f"{symbol} {' '.join(str(int(symbol == other)) for other in SYMBOLS)}\n" for symbol in SYMBOLS)
+        Tokenization(None).save(folder)
         (folder / "vectors.txt").write_text("".join(vectors))
     print(f"{args.dest}: {', '.join(f'{size:,} sequences for {split}' for split, size in SIZES.items())}")

@@ -8,14 +8,14 @@ from pathlib import Path
 import sentencepiece
 from tqdm import tqdm
 
-from rnndrop_plugin.cli.arguments import fraction, language, positive
+from rnndrop_plugin.cli.arguments import SHARE, add_split_arguments, check_split_arguments, language, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.splits import SPLITS, UNK, Sentence, read_dictionary, text_sizes, write_splits
 from rnndrop_plugin.data.text import read_lines
 from rnndrop_plugin.data.tokenization import Tokenization
 
 MODEL = "sentencepiece.model"
-FRACTION = 0.1  # of the text, for validation and for testing
+FRACTION_NOTE = "with --dictionary the whole text is the split test, unless a share is given"
 
 
 def read_units(path: Path, by: str) -> list[Sentence]:
@@ -80,11 +80,7 @@ def size_or_model(text: str) -> int | Path:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags."""
-    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="one text to split, in one or more files")
-    for name in SPLITS:
-        parser.add_argument(
-            f"--{name}", type=Path, nargs="+", metavar="FILE", help=f"in place of FILE: the text of the split {name}"
-        )
+    add_split_arguments(parser, "one text to split, in one or more files", FRACTION_NOTE)
     add_destination_argument(parser)
     parser.add_argument(
         "--by",
@@ -93,14 +89,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what a sentence is, and what the text is split by: a line that is not blank, or the lines between two "
         "blank ones, joined by spaces (default: %(default)s)",
     )
-    for name in SPLITS[1:]:
-        parser.add_argument(
-            f"--{name}-fraction",
-            type=fraction,
-            metavar="F",
-            help=f"the share of the sentences of FILE that become the split {name} (default: {FRACTION}; with "
-            "--dictionary the whole text is the split test, unless a share is given)",
-        )
     parser.add_argument("--lower", action="store_true", help="lower-case the text first")
     parser.add_argument(
         "--language",
@@ -136,11 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End with a message if flags exclude or need each other."""
-    named = {name: getattr(args, name) for name in SPLITS if getattr(args, name)}
-    if bool(args.files) == bool(named):
-        parser.error("give either FILE, a text to split, or --train, --valid and --test")
-    if named and (args.valid_fraction or args.test_fraction):
-        parser.error("--valid-fraction and --test-fraction go with FILE, which is split")
+    named = check_split_arguments(parser, args)
     if named and "train" not in named and not args.dictionary:
         parser.error("--train is needed to make a dictionary, unless --dictionary names one")
     if args.dictionary and (args.min_count or args.vocab_size):
@@ -161,7 +145,7 @@ def read_parts(args: argparse.Namespace) -> dict[str, list[Sentence]]:
     units = read(args.files)
     if args.dictionary and not args.valid_fraction and not args.test_fraction:
         return {"test": units}
-    return split(units, args.valid_fraction or FRACTION, args.test_fraction or FRACTION)
+    return split(units, args.valid_fraction or SHARE, args.test_fraction or SHARE)
 
 
 def tokenization_of(args: argparse.Namespace) -> Tokenization:

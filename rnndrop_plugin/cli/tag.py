@@ -6,13 +6,13 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from sacremoses import MosesTokenizer
 from tqdm import tqdm
 
 from rnndrop_plugin.cli.arguments import add_column_arguments, language
 from rnndrop_plugin.cli.prediction import add_arguments, import_user_dir, write
 from rnndrop_plugin.data.columns import Tagged, check_tag, read_sentences, tag_scheme, to_iob2
 from rnndrop_plugin.data.text import read_lines
+from rnndrop_plugin.data.tokenization import Tokenization
 
 if TYPE_CHECKING:
     from rnndrop_plugin.data.spans import SpanTags
@@ -100,10 +100,10 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
         description="Tag the words of a text by a model that fairseq-train has made for the task rnndrop_tagging. The "
-        "text has one sentence a line, which sacremoses (the Moses tokenizer, as in `rnndrop prepare text`) cuts into "
-        "words; files of columns, whose words are cut already, are read with --conll. Writes lines with a word and its "
-        "tag and a blank line after each sentence, in UTF-8, to standard output; of a line without words the blank "
-        "line alone. Words that the model's dictionary lacks are <unk> to it.",
+        "text has one sentence a line, which is cut into words as the training data were, or by sacremoses (the Moses "
+        "tokenizer); files of columns, whose words are cut already, are read with --conll. Writes lines with a word "
+        "and its tag and a blank line after each sentence, in UTF-8, to standard output; of a line without words the "
+        "blank line alone. Words that the model's dictionary lacks are <unk> to it.",
     )
     add_arguments(parser)
     parser.add_argument(
@@ -115,9 +115,9 @@ def main() -> None:
     parser.add_argument(
         "--language",
         type=language,
-        default="en",
         metavar="CODE",
-        help="language of sacremoses's rules, such as de (default: %(default)s)",
+        help="cut the text by sacremoses with the rules of this language, such as de (default: as the data folder's "
+        "tokenizer.json says, and en where there is none)",
     )
     parser.add_argument(
         "--conll",
@@ -151,14 +151,15 @@ def main() -> None:
         words = [sentence.words for sentence in sentences]
     else:
         lines = [line for path in args.files for line in read_lines(path, args.encoding)]
-        moses = MosesTokenizer(args.language)
-        lines = tqdm(lines, desc="tokenise", unit=" lines", leave=False, disable=None)
-        words = [moses.tokenize(line, escape=False) for line in lines]
 
     from rnndrop_plugin.tasks.pretrained import PretrainedTagger  # takes seconds: not before the input has been read
 
     import_user_dir(args.user_dir)
     tagger = PretrainedTagger.load(args.path, data=args.data)
+    if not args.conll:
+        tokenization = Tokenization("moses", args.language) if args.language else tagger.tokenization
+        lines = tqdm(lines, desc="tokenise", unit=" lines", leave=False, disable=None)
+        words = [tokenization.tokenize(line) for line in lines]
     classes, span_tags = tagger.task.classes, tagger.task.span_tags
     if args.gold:
         gold = true_tags(sentences, classes)

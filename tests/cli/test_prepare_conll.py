@@ -353,3 +353,32 @@ def test_truncated_gzip(prepare, source):
     status, _, err = prepare()
     assert (status, err.count("\n")) == (2, 1)
     assert "eng.train.gz: not a whole gzip file" in err
+
+
+POS = "# sent_id = 1\n1-2\tdu\t_\t_\n1\tde\tde\tADP\n2\tle\tle\tDET\n\n# sent_id = 2\n1\tchat\tchat\tNOUN\n"
+
+
+def test_plain_tags(call, tmp_path, write, read_split):
+    """Parts of speech of CoNLL-U are taken as they are; one that the training file lacks is in the dictionary."""
+    for name, text in (("train", POS), ("valid", POS.replace("ADP", "X")), ("test", POS)):
+        write(tmp_path / f"{name}.conllu", text)
+    names = [argument for name in ("train", "valid", "test") for argument in (f"--{name}", f"{name}.conllu")]
+    columns = ("--separator", r"\t", "--word-column", "1", "--tag-column", "3")
+    args = ("--source", tmp_path, *names, *columns, "--dest", tmp_path / "dest")
+    status, out, err = call(prepare_conll, *args, "--plain-tags")
+    assert (status, err) == (0, "")
+    assert read_split(tmp_path / "dest" / "word", "train") == [["de", "le", "</s>"], ["chat", "</s>"]]
+    assert read_split(tmp_path / "dest" / "tag", "valid") == [["X", "DET", "</s>"], ["NOUN", "</s>"]]
+    assert set((tmp_path / "dest" / "tag" / "dict.txt").read_text().split()[::2]) == {"ADP", "DET", "NOUN", "X"}
+    assert "train: 2 sentences, 3 words, 3 tags; 0 words are <unk>" in out
+    assert "dest: tags as they are; dictionary entries" in out
+
+    status, _, err = call(prepare_conll, *args)
+    assert (status, "line 3: 'ADP' is not a tag" in err) == (2, True)
+    for tag, message in (("<pad>", "line 3: <pad> is a symbol of fairseq's own"), ("", "line 3: has no tag")):
+        write(tmp_path / "train.conllu", POS.replace("ADP", tag))
+        status, _, err = call(prepare_conll, *args, "--plain-tags")
+        assert (status, message in err) == (2, True), err
+    for name in ("train", "valid", "test"):
+        write(tmp_path / f"{name}.conllu", "1\ta\ta\tX\n")
+    assert "all tags are X; two or more are needed" in call(prepare_conll, *args, "--plain-tags")[2]

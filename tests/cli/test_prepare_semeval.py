@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from rnndrop_plugin.cli import prepare_semeval
+from rnndrop_plugin.cli import labelled, prepare_semeval
 from rnndrop_plugin.data.text import read_lines
 from rnndrop_plugin.data.tweets import clean, tokenize
 
@@ -156,7 +156,13 @@ def test_streams(prepare, tmp_path, read_split):
     status, out, err = prepare("--min-count", "2")
     assert (status, err) == (0, "")
     dest = tmp_path / "dest"
-    assert sorted(path.name for path in dest.iterdir()) == ["capitalisation", "label", "prepared.json", "word"]
+    assert sorted(path.name for path in dest.iterdir()) == [
+        "capitalisation",
+        "label",
+        "prepared.json",
+        "tokenizer.json",
+        "word",
+    ]
     train = [" ".join(words) for words in read_split(dest / "word", "train")]
     assert train == [
         "<unk> day <unk> </s>",
@@ -233,7 +239,14 @@ def test_weak(prepare, add, source, tmp_path, read_split):
     status, out, err = prepare("--weak", source.parent / "weak", "--min-count", "1")
     assert (status, err) == (0, "")
     dest = tmp_path / "dest"
-    assert sorted(path.name for path in dest.iterdir()) == ["capitalisation", "label", "prepared.json", "weak", "word"]
+    assert sorted(path.name for path in dest.iterdir()) == [
+        "capitalisation",
+        "label",
+        "prepared.json",
+        "tokenizer.json",
+        "weak",
+        "word",
+    ]
     tweets = [" ".join(words[:-1]) for words in read_split(dest / "weak" / "word", "train")]
     assert tweets == ["<user> nice day", "day <3", "caf\u00e9 <3", "ugly day", "1"]
     assert [label for label, _ in read_split(dest / "weak" / "label", "train")] == ["positive"] * 3 + ["negative"] * 2
@@ -448,8 +461,8 @@ def check_any_text(text):
         path = Path(folder, "text")
         path.write_text(f"1\tpositive\tx {text}\n", encoding="utf-8", newline="")
         messages = prepare_semeval.read_labelled(path)
-        known = prepare_semeval.choose_words(messages, [], {}, 1)
-        prepare_semeval.write_streams(Path(folder, "dest"), {"train": messages}, known, messages)
+        known = labelled.choose_words(messages, [], {}, 1)
+        labelled.write_streams(Path(folder, "dest"), {"train": messages}, known, messages, prepare_semeval.LABELS)
         from fairseq.data import Dictionary, data_utils
 
         lengths = set()

@@ -78,6 +78,7 @@ def test_vectors(make, tmp_path):
     assert sorted(path.name for path in (tmp_path / "dest").iterdir()) == [
         "label",
         "prepared.json",
+        "tokenizer.json",
         "vectors.txt",
         "word",
     ]

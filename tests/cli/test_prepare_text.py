@@ -194,7 +194,7 @@ def test_a_dictionary_and_a_sentencepiece_model_of_others(prepare, call, tmp_pat
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ((), "give either FILE, a text to split, or --train, --valid and --test"),
+        ((), "give either FILE, to be split, or --train, --valid and --test"),
         (("{text}", "--train", "{text}"), "give either FILE"),
         (("--valid", "{text}"), "--train is needed to make a dictionary"),
         (("--train", "{text}", "--test-fraction", "0.2"), "go with FILE, which is split"),

