@@ -9,7 +9,7 @@ from fairseq.file_io import PathManager
 from fairseq.optim import AMPOptimizer
 from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
-from fairseq_cli import generate
+from fairseq_cli import eval_lm, generate
 
 from rnndrop_plugin.compat import (
     averaging,
@@ -18,6 +18,7 @@ from rnndrop_plugin.compat import (
     commands,
     divergence,
     embeddings,
+    evaluation,
     flags,
     precision,
     processes,
@@ -53,6 +54,7 @@ def apply() -> None:
     options.parse_args_and_arch = flags.parse_args_and_arch
     distributed_utils.call_main = commands.call_main
     generate.main = commands.generate_main
+    eval_lm.eval_lm = evaluation.eval_lm
 
     Trainer.begin_valid_epoch = averaging.begin_valid_epoch
     Trainer.state_dict = averaging.state_dict

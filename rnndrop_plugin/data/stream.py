@@ -5,6 +5,7 @@ import torch
 from fairseq.data import Dictionary, FairseqDataset, iterators
 from torch import Tensor
 
+from rnndrop_plugin.data.units import Units
 from rnndrop_plugin.errors import InputError
 
 
@@ -13,10 +14,12 @@ class TokenStream(FairseqDataset):
 
     Args:
         sentences: the ids of each sentence with its ``</s>``.
+        units: the words and characters that they were cut from, if known.
     """
 
-    def __init__(self, sentences: list[Tensor]):
+    def __init__(self, sentences: list[Tensor], units: Units | None = None):
         self.tokens = torch.cat(sentences)
+        self.units = units
 
     def __len__(self):
         return len(self.tokens)
@@ -38,6 +41,7 @@ class ContiguousWindows(FairseqDataset):
         num_shards, shard: this process reads the ``shard``-th of ``num_shards`` equal blocks of rows.
         seed: draw the steps of each window anew in each epoch, see :func:`draw_window_lengths`; None for windows of
             ``steps`` each.
+        units: the words and characters of the stream, of which each item has a share in proportion to its tokens.
 
     Raises:
         InputError: there are no rows, or more than tokens.
@@ -52,6 +56,7 @@ class ContiguousWindows(FairseqDataset):
         num_shards: int = 1,
         shard: int = 0,
         seed: int | None = None,
+        units: Units | None = None,
     ):
         if rows < 1:
             raise InputError(f"--batch-size and --batch-size-valid must be at least 1, got {rows // num_shards}")
@@ -61,6 +66,7 @@ class ContiguousWindows(FairseqDataset):
             )
         self.pad = dictionary.pad()
         self.steps = steps
+        self.units_per_token = {name: n / len(tokens) for name, n in units._asdict().items()} if units else {}
         self.seed = seed
         length = -(-len(tokens) // rows)
         padding = tokens.new_full((rows * length - len(tokens),), self.pad)
@@ -85,10 +91,12 @@ class ContiguousWindows(FairseqDataset):
     def __getitem__(self, index: int) -> dict:
         window = slice(self.ends[index - 1] if index else 0, self.ends[index])
         target = self.target[:, window].contiguous()
+        ntokens = int((target != self.pad).sum())
         return {
             "id": self.row_ids,
             "nsentences": len(self.row_ids),
-            "ntokens": int((target != self.pad).sum()),
+            "ntokens": ntokens,
+            **{name: n * ntokens for name, n in self.units_per_token.items()},
             "net_input": {"src_tokens": self.source[:, window].contiguous(), "starts_stream": index == 0},
             "target": target,
         }

@@ -41,8 +41,12 @@ class Tokenization:
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json into ``folder``."""
-        content = {name: value for name, value in asdict(self).items() if name != "folder"}
+        content = {**self.settings(), "splits": self.splits}
         (folder / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def settings(self) -> dict:
+        """All but the sizes of the splits and the folder: what a checkpoint keeps."""
+        return {name: value for name, value in asdict(self).items() if name not in ("splits", "folder")}
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenization | None":

@@ -1,11 +1,13 @@
 """Language modelling over contiguous streams, the recurrent state carried from batch to batch."""
 
 import logging
+import math
 from dataclasses import dataclass, field
 from typing import Optional
 
 import numpy as np
 import torch
+from fairseq import utils
 from fairseq.data import (
     Dictionary,
     IdDataset,
@@ -15,12 +17,14 @@ from fairseq.data import (
     RightPadDataset,
 )
 from fairseq.distributed.utils import all_gather
+from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 from torch import Tensor
 
 from rnndrop_plugin.data.indexed import load_split
 from rnndrop_plugin.data.stream import ContiguousWindows, TokenStream, WindowIterator
+from rnndrop_plugin.data.units import Units, units_of_pieces
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.evaluation import (
     DynamicBatches,
@@ -105,7 +109,19 @@ class RnndropLanguageModelingTask(RnndropTask):
             InputError: it is missing, damaged, empty, or does not fit the dictionary.
         """
         sentences = load_split(self.cfg.data, split, self.dictionary, self.cfg.dataset_impl, combine)
-        self.datasets[split] = TokenStream(sentences)
+        self.datasets[split] = TokenStream(sentences, self._units(split, sentences))
+
+    def _units(self, split: str, sentences: list[Tensor]) -> Units | None:
+        """The words and characters of a split: as tokenizer.json counts them, or by pieces; None if it is not known."""
+        sizes = self.tokenization.splits.get(split) if self.tokenization is not None else None
+        if sizes and sizes["sentences"] == len(sentences):
+            return Units(sizes["words"] + len(sentences), sizes["characters"] + len(sentences))
+        if sizes:
+            logger.warning(
+                f"{split} has {len(sentences)} sentences, and {sizes['sentences']} by tokenizer.json: its numbers of "
+                "words and characters are not used"
+            )
+        return units_of_pieces(torch.cat(sentences), self.dictionary)
 
     def build_criterion(self, cfg, from_checkpoint=False):
         """Build the criterion of ``cfg``.
@@ -141,7 +157,9 @@ class RnndropLanguageModelingTask(RnndropTask):
         rows, steps = max_sentences * num_shards, self.cfg.tokens_per_sample
         seed = self.cfg.seed if self.cfg.variable_bptt and split == self.cfg.train_subset else None
         try:
-            windows = ContiguousWindows(dataset.tokens, self.dictionary, rows, steps, num_shards, shard_id, seed)
+            windows = ContiguousWindows(
+                dataset.tokens, self.dictionary, rows, steps, num_shards, shard_id, seed, dataset.units
+            )
         except InputError as error:
             raise InputError(f"{split}: {error}") from error
         if self.trains(kwargs):
@@ -195,6 +213,24 @@ class RnndropLanguageModelingTask(RnndropTask):
             self.load_dataset(split)
         rows = min(rows, len(self.datasets[split]))
         return self.get_batch_iterator(self.datasets[split], max_sentences=rows).next_epoch_itr(shuffle=False)
+
+    def valid_step(self, sample, model, criterion):
+        """fairseq's, and the words and characters of the batch where they are known."""
+        loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
+        return loss, sample_size, logging_output | {name: sample[name] for name in Units._fields if name in sample}
+
+    def reduce_metrics(self, logging_outputs, criterion):
+        """Log what the criterion says and, in evaluation, where they are known, ``word_ppl``, the perplexity of a word,
+        and ``bpc``, the bits of a character. Models of different tokens can be compared by these.
+        """
+        super().reduce_metrics(logging_outputs, criterion)
+        if not logging_outputs or "words" not in logging_outputs[0]:
+            return
+        nats = sum(log.get("nll_loss", log["loss"]) for log in logging_outputs)
+        words, characters = (sum(log[name] for log in logging_outputs) for name in Units._fields)
+        metrics.log_scalar("_bits_per_word", nats / math.log(2) / words, words)
+        metrics.log_derived("word_ppl", lambda meters: utils.get_perplexity(meters["_bits_per_word"].avg))
+        metrics.log_scalar("bpc", nats / math.log(2) / characters, characters, round=4)
 
     def gather_state(self, group) -> None:
         """Keep the state of all rows for the checkpoint that the first of several processes is about to write.

@@ -35,7 +35,7 @@ class Pretrained:
     def __init__(self, task: FairseqTask, model: nn.Module):
         self.task = task
         self.model = model
-        self.tokenization = Tokenization.load(Path(task.cfg.data)) or Tokenization(self.tokenizer)
+        self.tokenization = task.tokenization or Tokenization(self.tokenizer)
 
     @classmethod
     def load(

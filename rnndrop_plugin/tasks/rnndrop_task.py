@@ -1,7 +1,9 @@
 """What the tasks share: a data folder whose dictionaries a checkpoint must agree with."""
 
 import hashlib
+import logging
 import os
+from pathlib import Path
 
 from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
@@ -10,7 +12,10 @@ from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 
 from rnndrop_plugin.data.indexed import load_dictionary
+from rnndrop_plugin.data.tokenization import Tokenization
 from rnndrop_plugin.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 
 class RnndropTask(FairseqTask):
@@ -19,7 +24,12 @@ class RnndropTask(FairseqTask):
     Args:
         dictionaries: by their folders inside the data folder, ``""`` being the data folder itself.
 
+    Raises:
+        InputError: the data folder's tokenizer.json cannot be read.
+
     Attributes:
+        tokenization: how the text was cut into tokens, as the data folder says or, where it does not, the checkpoint
+            that was loaded; None if it is not known.
         model_class: what the task trains; () for models of any class.
         model_kind, architecture: what to call it in an error, and an example.
     """
@@ -33,7 +43,13 @@ class RnndropTask(FairseqTask):
         self.dictionaries = dictionaries
         self.model = None
         self.progress: dict = {}  # what fairseq counts and a resume needs, see rnndrop_plugin.compat.resume
+        try:
+            self.tokenization = Tokenization.load(Path(cfg.data))
+        except ValueError as error:
+            raise InputError(str(error)) from error
         self.state.merge_state_dict({"dictionaries": {name: _identity(d) for name, d in dictionaries.items()}})
+        if self.tokenization is not None:
+            self.state.merge_state_dict({"tokenization": self.tokenization.settings()})
 
     @staticmethod
     def load_dictionaries(cfg: FairseqDataclass, *folders: str) -> dict[str, Dictionary]:
@@ -79,6 +95,14 @@ class RnndropTask(FairseqTask):
                     f"{self.cfg.data}, which has {own['types']}: use the folder it was trained on or one made with "
                     "the same dictionary"
                 )
+        cut = state_dict.get("tokenization")
+        if cut is not None and self.tokenization is None:
+            self.tokenization = Tokenization(**cut, folder=Path(self.cfg.data))
+        elif cut is not None and self.tokenization.settings() != cut:
+            logger.warning(
+                f"the text of {self.cfg.data} was cut into tokens in another way ({self.tokenization.settings()}) than "
+                f"that which the checkpoint was trained on ({cut})"
+            )
 
     @staticmethod
     def trains(iterator_options: dict) -> bool:

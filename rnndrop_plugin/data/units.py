@@ -1,0 +1,45 @@
+"""How many words and characters a text has, by which models of different tokens can be compared."""
+
+from typing import NamedTuple
+
+import torch
+from fairseq.data import Dictionary
+from torch import Tensor
+
+SPACE = "▁"  # how sentencepiece writes a blank, and the beginning of a sentence
+CONTINUED = "@@"  # what ends a piece of subword-nmt within a word
+
+
+class Units(NamedTuple):
+    """What a text consists of, whatever it was cut into. Each sentence's end counts as one word and one character, as
+    it is predicted, too."""
+
+    words: int
+    characters: int
+
+
+def units_of_pieces(tokens: Tensor, dictionary: Dictionary) -> Units | None:
+    """The words and characters that pieces of words make up: those of sentencepiece, or of subword-nmt.
+
+    Args:
+        tokens: ``(tokens,)``, a stream of sentences with ``</s>``. ``<unk>`` counts as one character.
+
+    Returns:
+        None where the dictionary's symbols are not such pieces.
+    """
+    symbols = dictionary.symbols[dictionary.nspecial :]
+    counts = torch.bincount(tokens, minlength=len(dictionary))
+    sentences, unknown = int(counts[dictionary.eos()]), int(counts[dictionary.unk()])
+    counts = counts[dictionary.nspecial :].tolist()
+    if any(symbol.startswith(SPACE) for symbol in symbols):
+        words = sum(n * symbol.count(SPACE) for n, symbol in zip(counts, symbols, strict=True))
+        # The blank that a sentence begins with is not in the text; its end takes the place.
+        characters = sum(n * len(symbol) for n, symbol in zip(counts, symbols, strict=True)) + unknown
+    elif any(symbol.endswith(CONTINUED) and symbol != CONTINUED for symbol in symbols):
+        ends = [not symbol.endswith(CONTINUED) for symbol in symbols]
+        words = sum(n * end for n, end in zip(counts, ends, strict=True)) + unknown
+        letters = sum(n * len(symbol.removesuffix(CONTINUED)) for n, symbol in zip(counts, symbols, strict=True))
+        characters = letters + unknown + words  # a blank or the sentence's end follows each word
+    else:
+        return None
+    return Units(words + sentences, characters)
