@@ -273,9 +273,13 @@ class AttentionalDecoder(FairseqIncrementalDecoder):
 
     def output_layer(self, features: Tensor, **kwargs) -> Tensor:
         """The logits of ``features``."""
+        return F.linear(features, *self.output_weights())
+
+    def output_weights(self) -> tuple[Tensor, Tensor | None]:
+        """Weight ``(vocabulary, out_embed_dim)`` and bias of the output layer."""
         if self.output_projection is not None:
-            return self.output_projection(features)
-        return F.linear(features, self.embed_tokens.weight)
+            return self.output_projection.weight, self.output_projection.bias
+        return self.embed_tokens.weight, None
 
     def reorder_incremental_state(self, incremental_state, new_order: Tensor) -> None:
         """Take the cached rows in ``new_order``, as beam search asks for."""

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from fairseq import checkpoint_utils
+from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEntropyCriterion
 from fairseq.data import Dictionary, indexed_dataset
 from fairseq.models import MODEL_REGISTRY
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 import rnndrop_plugin
+from rnndrop_plugin.criterions.cross_entropy import RnndropCrossEntropy
 from rnndrop_plugin.models.seq2seq import Seq2SeqConfig
 
 rnndrop_plugin.register()
@@ -135,6 +137,18 @@ def test_shared_embeddings():
     shapes = {tuple(p.shape) for p in model.parameters()}
     assert (12, 7) not in shapes and (12, 5) in shapes and model.decoder.output_projection is None
     assert model(*SOURCE, PREVIOUS)[0].shape == (3, 4, 12)
+
+
+def test_the_output_layer_and_its_loss_as_one():
+    target = torch.tensor([[4, 5, 6, 2], [7, 7, 8, 2], [9, 2, 1, 1]])
+    net_input = {"src_tokens": SOURCE[0], "src_lengths": SOURCE[1], "prev_output_tokens": PREVIOUS}
+    sample = {"net_input": net_input, "target": target, "ntokens": 10}
+    task = TranslationTask(TranslationConfig(), dictionary(), dictionary())
+    fused = RnndropCrossEntropy(task, sentence_avg=False, label_smoothing=0.1)
+    fairseqs = LabelSmoothedCrossEntropyCriterion(task, sentence_avg=False, label_smoothing=0.1)
+    for shared in (True, False):
+        model = build(share_decoder_input_output_embed=shared)
+        torch.testing.assert_close(fused(model, sample)[0], fairseqs(model, sample)[0])
 
 
 def write_pairs(folder: Path, sizes: dict[str, int]) -> Path:
