@@ -4,11 +4,14 @@ The score of a path y is the sum over its steps of ``emissions[t, y_t]`` and ove
 ``transitions[y_(t-1), y_t]``, and ``start[y_1]`` and ``end[y_T]``.
 """
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
 from rnndrop_plugin.ops.checks import check_device, check_integers, check_lengths, check_tensor
-from rnndrop_plugin.ops.context import values_are_known
+from rnndrop_plugin.ops.context import is_plain, tracing, transformation, values_are_known
+from rnndrop_plugin.ops.recurrence.triton import availability
 
 
 def crf_nll(
@@ -46,12 +49,19 @@ def crf_nll(
     moves = transitions[tags[:, :-1], tags[:, 1:]]
     last = tags.gather(1, lengths.unsqueeze(1) - 1).squeeze(1)
     path = (steps * inside).sum(1) + (moves * inside[:, 1:]).sum(1) + start[tags[:, 0]] + end[last]
+    scores = (emissions, transitions, start, end)
+    if kernels := _kernels(*scores):
+        return kernels.log_partition(_log_partition, *scores, lengths) - path
+    return _log_partition(*scores, lengths) - path
 
+
+def _log_partition(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> Tensor:
+    """The logarithm of the sum of exp(score) over all paths, ``(batch,)``."""
     total = start + emissions[:, 0]
-    for t in range(1, time):
+    for t in range(1, emissions.size(1)):
         new = torch.logsumexp(total.unsqueeze(2) + transitions, dim=1) + emissions[:, t]
-        total = torch.where(inside[:, t, None], new, total)
-    return torch.logsumexp(total + end, dim=1) - path
+        total = torch.where((t < lengths).unsqueeze(1), new, total)
+    return torch.logsumexp(total + end, dim=1)
 
 
 def crf_decode(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> Tensor:
@@ -60,6 +70,8 @@ def crf_decode(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tenso
     The arguments and errors are those of :func:`crf_nll`.
     """
     emissions, transitions, start, end, lengths = _checked(emissions, transitions, start, end, lengths)
+    if kernels := _kernels(emissions, transitions, start, end):
+        return kernels.decode(emissions, transitions, start, end, lengths)
     batch, time, tags = emissions.shape
     stay = torch.arange(tags, device=emissions.device).expand(batch, tags)
     best = start + emissions[:, 0]
@@ -73,6 +85,17 @@ def crf_decode(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tenso
     for previous in reversed(came_from):
         path.append(previous.gather(1, path[-1].unsqueeze(1)).squeeze(1))
     return torch.stack(path[::-1], dim=1)
+
+
+def _kernels(emissions: Tensor, *scores: Tensor) -> ModuleType | None:
+    """The module ``crf_triton`` where its kernels can run, which need one launch for all steps."""
+    recorded = torch.compiler.is_compiling() or tracing() or transformation() or not is_plain((emissions, *scores))
+    if recorded or len(emissions) == 0 or availability.obstacle(emissions.device, emissions.dtype):
+        return None
+    from rnndrop_plugin.ops import crf_triton
+
+    same = all(x.dtype == torch.float32 for x in (emissions, *scores))
+    return crf_triton if same and emissions.size(2) <= crf_triton.MOST_TAGS else None
 
 
 def _checked(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> list[Tensor]:

@@ -148,7 +148,8 @@ class _Call:
     def step(self, kernel, t: int, arguments: tuple, constants: dict) -> None:
         """Launch a pointwise kernel."""
         grid = (-(-self.batch * self.hidden // BLOCK), 1, 1)
-        launch(kernel, grid, (*arguments, *self.masks, t, self.time, self.batch), constants, self.like, num_warps=4)
+        arguments = (*arguments, *self.masks, t, self.time, self.batch)
+        launch(kernel, grid, arguments, constants, self.like, num_warps=4, enable_fp_fusion=True)
 
 
 def tile_constants(tiles: Tiles, precision: str, barrier: bool = True) -> dict:

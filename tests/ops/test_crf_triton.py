@@ -1,0 +1,91 @@
+"""The CRF's kernels, in Triton's interpreter (in a process of its own, see recurrence/triton/test_backend.py)."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton", reason="Triton is not installed (the extra 'triton')")
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from rnndrop_plugin.ops import crf_triton
+
+    def test_in_the_interpreter():
+        environment = {**os.environ, "TRITON_INTERPRET": "1"}
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", __file__]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout + run.stderr
+        assert " passed" in run.stdout
+
+    @pytest.mark.parametrize(
+        "kernel, tags, capability",
+        [("backward", 64, 80), ("backward", 9, 90), ("forward", 64, 90), ("best_path", 64, 80)],
+    )
+    def test_compiles(kernel, tags, capability):
+        kernel = getattr(crf_triton, kernel)
+        types = {"T": "i32", "lengths": "*i64", "came_from": "*i32", "path": "*i64"}
+        constants = {"TAGS": tags, "K": triton.next_power_of_2(tags)}
+        signature = {name: "constexpr" if name in constants else types.get(name, "*fp32") for name in kernel.arg_names}
+        source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+        code = triton.compile(source, target=GPUTarget("cuda", capability, 32))
+        assert code.metadata.shared <= 48 * 1024
+
+else:
+    from rnndrop_plugin.ops import crf, crf_triton
+
+    def scores(batch, time, tags):
+        shapes = ((batch, time, tags), (tags, tags), (tags,), (tags,))
+        return [torch.randn(*shape).requires_grad_() for shape in shapes]
+
+    @pytest.fixture(autouse=True)
+    def kernels(monkeypatch):
+        """crf_nll and crf_decode take the kernels on a CPU, too."""
+        monkeypatch.setattr(crf.availability, "obstacle", lambda device, dtype: None)
+
+    def by_steps(monkeypatch, function, *arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(crf.availability, "obstacle", lambda device, dtype: "it is not to be")
+            return function(*arguments)
+
+    @pytest.mark.parametrize("time, tags", [(1, 1), (5, 5), (4, 16)])
+    def test_likelihood_and_gradients(monkeypatch, time, tags):
+        leaves = scores(3, time, tags)
+        lengths = torch.tensor([time, 1, max(1, time - 2)])
+        paths = torch.randint(tags, (3, time))
+        found, expected = [], []
+        for result, call in (found, crf.crf_nll), (expected, lambda *a: by_steps(monkeypatch, crf.crf_nll, *a)):
+            loss = call(*leaves, paths, lengths)
+            result += [loss, *torch.autograd.grad((loss * torch.tensor([1.0, -2.0, 0.5])).sum(), leaves)]
+        for x, y in zip(found, expected, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
+
+    def test_forbidden_transitions(monkeypatch):
+        leaves = scores(2, 4, 3)
+        with torch.no_grad():
+            leaves[1][0, 1] = leaves[2][1] = -torch.inf
+        lengths, paths = torch.tensor([4, 2]), torch.zeros(2, 4, dtype=torch.long)
+        loss = crf.crf_nll(*leaves, paths, lengths)
+        torch.testing.assert_close(loss, by_steps(monkeypatch, crf.crf_nll, *leaves, paths, lengths))
+        gradients = torch.autograd.grad(loss.sum(), leaves)
+        assert all(x.isfinite().all() for x in gradients) and gradients[1][0, 1] == 0
+
+    def test_the_gradient_can_be_differentiated(monkeypatch):
+        leaves = scores(2, 3, 4)
+        lengths, paths = torch.tensor([3, 2]), torch.zeros(2, 3, dtype=torch.long)
+
+        def penalty():
+            loss = crf.crf_nll(*leaves, paths, lengths).sum()
+            gradient = torch.autograd.grad(loss, leaves, create_graph=True)
+            return torch.autograd.grad(sum(x.square().sum() for x in gradient), leaves)
+
+        for x, y in zip(penalty(), by_steps(monkeypatch, penalty), strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
+
+    def test_best_path(monkeypatch):
+        arguments = (*scores(4, 6, 5), torch.tensor([6, 1, 3, 2]))
+        assert torch.equal(crf.crf_decode(*arguments), by_steps(monkeypatch, crf.crf_decode, *arguments))
