@@ -33,7 +33,7 @@ def load_scores(transitions, TAGS: tl.constexpr, K: tl.constexpr):
 
 @triton.jit(do_not_specialize=["T"])
 def forward(emissions, transitions, start, end, lengths, alphas, total, T, TAGS: tl.constexpr, K: tl.constexpr):
-    """alphas ``(B, T, TAGS)``, logarithms of sums over all beginnings that end in a tag; total ``(B,)``, over all paths."""
+    """alphas ``(B, T, TAGS)``, logarithms of sums over all beginnings that end in a tag; total ``(B,)``, over all."""
     b = tl.program_id(0).to(tl.int64)
     tag = tl.arange(0, K)
     ok = tag < TAGS
@@ -81,7 +81,7 @@ def backward(
 
 @triton.jit(do_not_specialize=["T"])
 def best_path(emissions, transitions, start, end, lengths, came_from, path, T, TAGS: tl.constexpr, K: tl.constexpr):
-    """path ``(B, T)``, of the highest score, its last tag past a sequence's end. came_from: ``(B, T, TAGS)``, scratch."""
+    """path ``(B, T)``, of the highest score, with its last tag past the end. came_from: ``(B, T, TAGS)``, scratch."""
     b = tl.program_id(0).to(tl.int64)
     tag = tl.arange(0, K)
     ok = tag < TAGS
