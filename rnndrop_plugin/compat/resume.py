@@ -26,6 +26,7 @@ from rnndrop_plugin.optim.plateau import Plateau
 
 logger = logging.getLogger(__name__)
 
+RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader")
 LAST = CheckpointConfig.__dataclass_fields__["restore_file"].default
 upstream_load = checkpoint_utils.load_checkpoint
 upstream_save = checkpoint_utils.save_checkpoint
@@ -110,11 +111,16 @@ def close_logs() -> None:
 
 def _find_source(cfg, suffix: str) -> Source:
     """The checkpoint that checkpoint_utils.load_checkpoint is going to load; it starts afresh where one that is asked
-    for is missing.
+    for is missing, and ends with a traceback where flags exclude each other.
 
     Raises:
-        InputError: it is missing.
+        InputError: it is missing, or the flags do not say which one it is.
     """
+    if cfg.finetune_from_model is not None:
+        others = [f"--{name.replace('_', '-')}" for name in RESETS if cfg[name]]
+        others += ["--restore-file"] * (cfg.restore_file != LAST)
+        if others:
+            raise InputError(f"--finetune-from-model begins anew by itself: leave out {', '.join(others)}")
     last = os.path.join(cfg.save_dir, f"checkpoint_last{suffix}.pt")
     if cfg.restore_file != LAST:
         flag, path = "--restore-file", cfg.restore_file.replace(".pt", f"{suffix}.pt")

@@ -51,6 +51,14 @@ HINT = " (RNNDROP_TRACEBACK=1 shows where)"
         (fail(UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "end")), f"a text is not utf-8 (byte 0xe9){HINT}"),
         (fail(AssertionError("Must specify batch size")), f"Must specify batch size{HINT}"),
         (fail(Exception("use --ddp-backend=legacy_ddp")), f"use --ddp-backend=legacy_ddp{HINT}"),
+        (
+            fail(FloatingPointError("gradients are Nan/Inf")),
+            f"gradients are Nan/Inf: the training has diverged; a lower --lr or a --clip-norm may help{HINT}",
+        ),
+        (
+            fail(ValueError("Unsupported optimizer: SGD")),
+            f"--memory-efficient-fp16 and --memory-efficient-bf16 need an optimizer such as adam{HINT}",
+        ),
     ],
 )
 def test_an_error_of_the_input_ends_a_command_in_one_line(monkeypatch, capsys, main, line):

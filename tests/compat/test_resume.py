@@ -208,6 +208,16 @@ def test_what_is_no_damage_ends_a_resume(command, training, tmp_path, monkeypatc
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.parametrize("flag", ["--reset-optimizer", "--reset-dataloader", "--restore-file"])
+def test_flags_that_exclude_each_other(command, training, tmp_path, refuse, unpatch, flag):
+    more = (flag, tmp_path / "one.pt") if flag == "--restore-file" else (flag,)
+    arguments = (*training, "--finetune-from-model", tmp_path / "other.pt", *more, "--save-dir", tmp_path / "run")
+    assert f"--finetune-from-model begins anew by itself: leave out {flag}" in refuse(*arguments)
+    unpatch(checkpoint_utils, "load_checkpoint")
+    with pytest.raises(ValueError, match="can not be"):
+        command(*arguments)
+
+
 @pytest.mark.parametrize("fp32", [(), ("--ema-fp32",)])
 def test_an_average_of_parameters_can_be_added_at_a_resume(command, training, tmp_path, unpatch, fp32):
     rate, decay = ("--lr", 1), ("--store-ema", "--ema-decay", 0.75, *fp32)
