@@ -4,14 +4,14 @@
 #     bash examples/multi30k/prepare.sh SOURCE DEST [PIECES]
 #
 # SOURCE has train, val and test_2016_flickr, each as .en and .de or as .en.gz and .de.gz. DEST gets the data, the
-# model of the pieces (sentencepiece.model) and the test set's reference (test.de); PIECES is 6000 unless given.
+# model of the pieces (sentencepiece.model) and the test set's reference (test.de); PIECES is 4000 unless given.
 set -euo pipefail
 
-if [ $# -lt 2 ] || [ $# -gt 3 ] || [[ "$1$2" == -* ]] || ! [[ "${3:-6000}" =~ ^[1-9][0-9]*$ ]]; then
+if [ $# -lt 2 ] || [ $# -gt 3 ] || [[ "$1$2" == -* ]] || ! [[ "${3:-4000}" =~ ^[1-9][0-9]*$ ]]; then
     echo "usage: bash examples/multi30k/prepare.sh SOURCE DEST [PIECES]" >&2
     exit 2
 fi
-source=$1 dest=$2 pieces=${3:-6000}
+source=$1 dest=$2 pieces=${3:-4000}
 for split in train val test_2016_flickr; do
     for language in en de; do
         file=$source/$split.$language
@@ -47,7 +47,8 @@ try:
         minloglevel=2,
     )
 except RuntimeError as error:
-    sys.exit(f"prepare.sh: {pieces} pieces: {str(error).rpartition('] ')[2].strip()}")
+    print(f"prepare.sh: {pieces} pieces: {str(error).rpartition('] ')[2].strip()}", file=sys.stderr)
+    sys.exit(2)
 model = sentencepiece.SentencePieceProcessor(model_file=f"{work}/sentencepiece.model")
 for split in "train", "val", "test_2016_flickr":
     for language in languages:

@@ -12,11 +12,10 @@ def get_batch_iterator(task, dataset, *args, epoch=1, **kwargs):
     """fairseq/tasks/fairseq_task.py makes batches at random, seeded by the epoch in which it makes them. A run makes
     them once, in its first epoch, and one that goes on makes other ones: here it makes those of the first epoch.
     """
-    known = dataset in task.dataset_to_epoch_iter
+    own = kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")  # an iterator for each epoch
+    if own or not task.can_reuse_epoch_itr(dataset) or dataset in task.dataset_to_epoch_iter:
+        return upstream(task, dataset, *args, epoch=epoch, **kwargs)
     iterator = upstream(task, dataset, *args, epoch=1, **kwargs)
-    if task.dataset_to_epoch_iter.get(dataset) is not iterator:  # each epoch has an iterator of its own
-        return upstream(task, dataset, *args, epoch=epoch, **kwargs) if epoch != 1 else iterator
-    if not known:
-        iterator.epoch = epoch
-        dataset.set_epoch(epoch)
+    iterator.epoch = epoch
+    dataset.set_epoch(epoch)
     return iterator

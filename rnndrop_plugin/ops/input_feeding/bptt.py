@@ -94,7 +94,7 @@ class InputFeeding(torch.autograd.Function):
     @staticmethod
     def forward(ctx, settings: Settings, *tensors: Tensor | None):
         """See the class."""
-        input, feed, states, weights, attention = _sort(settings, tensors)
+        input, feed, states, weights, attention = _unflatten(settings, tensors)
         output, scores, final, cells, outputs = forward(settings, input, feed, states, weights, attention)
         saved = [cell.saved() for cell in cells]
         ctx.settings, ctx.sizes = settings, [len(s) for s in saved]
@@ -109,7 +109,7 @@ class InputFeeding(torch.autograd.Function):
         settings, layers = ctx.settings, len(ctx.sizes)
         given = ctx.saved_tensors[: -3 - sum(ctx.sizes)]
         output, outputs, scores, *saved = ctx.saved_tensors[-3 - sum(ctx.sizes) :]
-        input, feed, _, weights, attention = _sort(settings, given)
+        input, feed, _, weights, attention = _unflatten(settings, given)
         (time, _, features), h_size = input.shape, feed.size(1)
         steps, cells = settings.cells(time, weights)
         dh: list[Tensor] = []
@@ -129,9 +129,8 @@ class InputFeeding(torch.autograd.Function):
         d_feed = torch.zeros_like(feed)
         for t in reversed(range(time)):
             d_sum = d_sums[t].mul_(grad_output[t] + d_feed)
-            torch._softmax_backward_data(
-                torch.bmm(d_sum.unsqueeze(1), values).squeeze(1), scores[t], 1, scores.dtype, grad_input=d_logits[t]
-            )
+            d_scores = torch.bmm(d_sum.unsqueeze(1), values).squeeze(1).mul_(scores[t])
+            torch.addcmul(d_scores, scores[t], d_scores.sum(1, keepdim=True), value=-1, out=d_logits[t])
             d_below = torch.mm(d_sum, attention.weight)
             d_below.unsqueeze(1).baddbmm_(d_logits[t].unsqueeze(1), keys)
             for k in reversed(range(layers)):
@@ -161,7 +160,7 @@ class InputFeeding(torch.autograd.Function):
         return None, d_input, d_feed, d_keys, d_values, d_weight, *grad_states, *grad_weights
 
 
-def _sort(settings: Settings, tensors: Sequence[Tensor | None]):
+def _unflatten(settings: Settings, tensors: Sequence[Tensor | None]):
     """The arguments of :func:`forward` from the flat sequence that ``apply`` takes."""
     input, feed, keys, values, weight, *others = tensors
     layers = len(settings.masks)
