@@ -251,6 +251,7 @@ class LSTM(_Layer):
         c_t &= d_c(f * c_{t-1} + i * d_u(g)) \\
         h_t &= o * \phi(c_t)
 
+    where :math:`d_u`, :math:`d_h` and :math:`d_c` drop units at random, each with a rate of its own and 0 unless told.
     Parameters have torch.nn.LSTM's names, shapes and gate order (i, f, g, o), so state dicts load both
     ways. Where nothing is dropped torch's own kernel runs, or in training on a CPU the compiled one where that
     is faster; ``backend="vendor"`` always takes torch's.
@@ -273,6 +274,31 @@ class LSTM(_Layer):
 
     Raises:
         ValueError: a rate outside [0, 1), an unknown choice, or ``proj_size``.
+
+    It is called as torch.nn.LSTM is:
+
+    >>> import torch
+    >>> from rnndrop_plugin.modules import LSTM
+    >>> lstm = LSTM(10, 20, num_layers=2, update_dropout=0.25)
+    >>> input = torch.randn(35, 4, 10)  # time, batch, features
+    >>> output, (h, c) = lstm(input)
+    >>> output.shape, h.shape, c.shape
+    (torch.Size([35, 4, 20]), torch.Size([2, 4, 20]), torch.Size([2, 4, 20]))
+
+    In evaluation, with the default scaling, it is torch.nn.LSTM:
+
+    >>> plain = torch.nn.LSTM(10, 20, num_layers=2)
+    >>> plain.load_state_dict(lstm.state_dict())
+    <All keys matched successfully>
+    >>> torch.allclose(lstm.eval()(input)[0], plain(input)[0])
+    True
+
+    Kinds of dropout can be combined, and masks can be given instead of drawn:
+
+    >>> lstm = LSTM(10, 20, update_dropout=0.25, hidden_dropout=0.1, hidden_sampling="sequence")
+    >>> masks = lstm.draw_masks(time=35, batch=4)
+    >>> torch.equal(lstm(input, masks=masks)[0], lstm(input, masks=masks)[0])
+    True
     """
 
     cell = "lstm"
@@ -299,6 +325,18 @@ class GRU(GRUForm, _Layer):
         reset_after: False for the paper's candidate, True for torch.nn.GRU's.
 
     The other arguments are those of :class:`LSTM`; ``cell_dropout`` drops the new h.
+
+    >>> import torch
+    >>> from rnndrop_plugin.modules import GRU
+    >>> gru = GRU(10, 20, bidirectional=True, update_dropout=0.25)
+    >>> output, h = gru(torch.randn(35, 4, 10))
+    >>> output.shape, h.shape
+    (torch.Size([35, 4, 40]), torch.Size([2, 4, 20]))
+
+    Only the form that is torch.nn.GRU's takes its weights:
+
+    >>> GRU(10, 20, reset_after=True).load_state_dict(torch.nn.GRU(10, 20).state_dict())
+    <All keys matched successfully>
     """
 
     torch_nn = nn.GRU
@@ -309,9 +347,17 @@ class RNN(_Layer):
 
     .. math:: h_t = \phi(W x_t + U d_h(h_{t-1}) + b)
 
-    A drop-in for torch.nn.RNN. It overwrites its state at every step, so
-    there is no update and no cell to drop: the only recurrent dropout is ``hidden_dropout``. The other
-    arguments are those of :class:`LSTM`.
+    A drop-in for torch.nn.RNN. It overwrites its state at every step, so there is no update and no cell to drop: the
+    only recurrent dropout is ``hidden_dropout``. The other arguments are those of :class:`LSTM`.
+
+    >>> import torch
+    >>> from torch.nn.utils.rnn import pack_sequence
+    >>> from rnndrop_plugin.modules import RNN
+    >>> rnn = RNN(10, 20, nonlinearity="relu", hidden_dropout=0.25)
+    >>> sequences = pack_sequence([torch.randn(3, 10), torch.randn(5, 10)], enforce_sorted=False)
+    >>> output, h = rnn(sequences)
+    >>> output.batch_sizes.tolist(), h.shape
+    ([2, 2, 2, 1, 1], torch.Size([1, 2, 20]))
     """
 
     cell = "rnn"

@@ -20,4 +20,4 @@ def test_example(example):
 
 def test_every_recurrence_has_an_example():
     named = {example.name.rpartition(".")[2] for example in EXAMPLES}
-    assert {"LSTMCell", "GRUCell", "RNNCell"} <= named
+    assert {"LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"} <= named

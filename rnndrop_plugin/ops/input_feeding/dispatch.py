@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops.context import in_autocast
+from rnndrop_plugin.ops.context import in_autocast, tracing, transformation
 from rnndrop_plugin.ops.input_feeding import bptt, reference
 from rnndrop_plugin.ops.input_feeding.reference import Attention
 from rnndrop_plugin.ops.masks import IDENTITY, Mask, Masks
@@ -42,7 +42,7 @@ def input_feeding(
         input, feed, attention = input.to(dtype), feed.to(dtype), cast(attention)
         states, weights = [tuple(s.to(dtype) for s in state) for state in states], [cast(w) for w in weights]
     with torch.autocast(device, enabled=False) if autocast else nullcontext():
-        if backend == "reference":
+        if backend == "reference" or transformation() or tracing():
             return reference.input_feeding(
                 cell,
                 input,
