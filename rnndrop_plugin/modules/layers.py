@@ -104,6 +104,12 @@ class _Layer(RecurrentDropout, nn.RNNBase):
             RuntimeError, ValueError or TypeError: an input or ``hx`` of the wrong shape or dtype, or not
                 in the form above, as torch.nn does; ValueError also for masks that do not fit.
         """
+        run = self._run
+        if torch.compiler.is_compiling() and isinstance(input, PackedSequence):
+            run = torch.compiler.disable(run)  # it cannot follow the packing of sequences
+        return run(input, hx, masks)
+
+    def _run(self, input, hx, masks):
         if not torch.compiler.is_compiling():
             self._update_flat_weights()  # stale after functional_call or a parametrization
             if masks is None and not self._drops_or_scales() and self._plan(input) == "vendor":
