@@ -43,13 +43,21 @@ def compiled(kernel, constants: dict, number: str, capability: int, **settings):
 
 
 def spilled_in_loop(code, path: Path) -> float:
-    """The share of accesses to spilled registers in what follows the first look at the barrier."""
+    """The share of accesses to spilled registers among the instructions of the loop over time."""
     path.write_bytes(code.asm["cubin"])
     listing = subprocess.run([TOOLS / "nvdisasm", "-c", path], capture_output=True, text=True, check=True).stdout
-    begin = re.search(r"STRONG\.GPU", listing)
-    assert begin, "there is no barrier"
-    lines = [line for line in listing[begin.start() :].splitlines() if re.search(r"/\*[0-9a-f]{4,}\*/ ", line)]
-    return sum(bool(re.search(r"\b(LDL|STL)\b", line)) for line in lines) / len(lines)
+    instructions, labels, loops = [], {}, [range(0)]
+    for line in listing.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(instructions)
+        if re.search(r"/\*[0-9a-f]{4,}\*/ ", line):
+            target = re.search(r"BRA.*`\((\.L_x_\d+)\)", line)
+            if target and target[1] in labels:
+                loops.append(range(labels[target[1]], len(instructions)))
+            instructions.append(line)
+    loop = max(loops, key=len)  # that over time has all others within it
+    assert any("STRONG.GPU" in instructions[k] for k in loop), "there is no barrier in it"
+    return sum(bool(re.search(r"\b(LDL|STL)\b", instructions[k])) for k in loop) / len(loop)
 
 
 def constants(direction, cell, hidden, *, modes=(2, 0, 0), **flags) -> dict:
