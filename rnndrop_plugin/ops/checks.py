@@ -46,7 +46,8 @@ def check_lengths(lengths: Any, batch: int, time: int, least: int, device: torch
     check_integers("lengths", lengths, (batch,))
     if lengths.device != device and lengths.device.type != "cpu":
         raise ValueError(f"the lengths are on {lengths.device}, the input on {device}: not on the same device")
-    if batch > 0 and not lengths.is_meta and values_are_known():
+    captured = lengths.is_cuda and torch.cuda.is_current_stream_capturing()  # a CUDA graph cannot wait for values
+    if batch > 0 and not lengths.is_meta and not captured and values_are_known():
         low, high = map(int, lengths.aminmax())
         if low < least or high > time:
             raise ValueError(f"lengths must be from {least} to {time}, got {low if low < least else high}")

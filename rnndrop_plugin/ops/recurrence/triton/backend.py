@@ -232,14 +232,17 @@ def _forward_steps(call: _Call, buffers: tuple[Tensor, ...], state: State, outsi
     if cell == "lstm":
         cs[first + call.before] = state[1]
     u = call.u.t()
-    parts = [(u, False)] if cell != "gru" else [(u[:, : 2 * hidden], True), (u[:, 2 * hidden :], False)]
-    products = [gates.new_empty(call.batch, part.size(1)) for part, _ in parts]
+    lefts = hx[call.before : call.before + call.time, :, :hidden]
+    parts = [(lefts, u, False)]
+    if cell == "gru":
+        parts = [(lefts, u[:, : 2 * hidden], True), (extra[:, :, :hidden], u[:, 2 * hidden :], False)]
+    products = [gates.new_empty(call.batch, part.size(1)) for _, part, _ in parts]
+    constants = {reset: call.constants | {"RESET": reset, "BLOCK": BLOCK} for _, _, reset in parts}
+    rest = (*buffers, carried[0], carried[-1], *outside)
     for t in order:
-        for (part, reset), product in zip(parts, products, strict=True):
-            left = extra[t] if cell == "gru" and not reset else hx[t + call.before]
-            torch.mm(left[:, :hidden], part, out=product)
-            arguments = (product, *buffers, carried[0], carried[-1], *outside)
-            call.step(steps.forward_step, t, arguments, call.constants | {"RESET": reset, "BLOCK": BLOCK})
+        for (left, part, reset), product in zip(parts, products, strict=True):
+            torch.mm(left[t], part, out=product)
+            call.step(steps.forward_step, t, (product, *rest), constants[reset])
     return tuple(s.to(call.like.dtype) for s in carried)
 
 
@@ -305,14 +308,15 @@ def _backward_steps(
     product = d_gates.new_zeros(call.batch, hidden)
     arguments = (product, *read, carried[0], carried[-1], rest, *written, call.pointer(call.lengths))
     rz = d_gates.size(2) if not cell.startswith("gru") else 2 * hidden
+    constants = constants | {"RESET": False, "BLOCK": BLOCK}
     for t in order:
-        call.step(steps.backward_step, t, arguments, constants | {"RESET": False, "BLOCK": BLOCK})
+        call.step(steps.backward_step, t, arguments, constants)
         if cell == "gru":
             torch.mm(d_gates[t, :, rz:], call.u[rz:], out=product)
-            call.step(steps.backward_step, t, arguments, constants | {"RESET": True, "BLOCK": BLOCK})
+            call.step(steps.backward_step, t, arguments, constants | {"RESET": True})
         torch.mm(d_gates[t, :, :rz], call.u[:rz], out=product)
         if cell == "gru_reset_after":
             product.addmm_(d_hn[t], call.u[rz:])
     end = order[-1] + (1 if call.options.reverse else -1)
-    call.step(steps.backward_step, end, arguments, constants | {"RESET": False, "BLOCK": BLOCK})
+    call.step(steps.backward_step, end, arguments, constants)
     return tuple(g.to(call.like.dtype) for g in carried)

@@ -30,7 +30,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
         assert run.returncode == 0, run.stdout + run.stderr
 
 else:
-    from rnndrop_plugin.ops.recurrence import autograd
+    from rnndrop_plugin.ops.recurrence import autograd, operators
     from rnndrop_plugin.ops.recurrence.triton import backend
     from rnndrop_plugin.ops.recurrence.triton.tiles import GATES, Tiles
 
@@ -80,6 +80,16 @@ else:
         use(monkeypatch, None)
         problem(cell, (3, 2, 3, 5), ALL, reverse=True, lengths=[3, 1]).check(backend)
         problem(cell, (2, 2, 3, 5), (), relu=True, bias=False).check(backend)
+
+    def test_as_operators_of_torch(monkeypatch, problem):
+        """As torch.compile calls it, which has to know the shapes of all that is saved."""
+        use(monkeypatch, ONE_BLOCK)
+        for cell, kinds in (("gru", ("hidden",)), ("lstm", ())):
+            p = problem(cell, (2, 2, 3, 11), kinds, lengths=[1, 2], reverse=True)
+            p.check(operators.Operator("triton"))
+            arguments = (*operators._flat(p.options), p.input, list(p.state), list(p.weights), True)
+            operator = torch.ops.rnndrop.recurrence_forward.default
+            torch.library.opcheck(operator, ("triton", *arguments), test_utils=("test_schema", "test_faketensor"))
 
     def test_half(monkeypatch, problem):
         use(monkeypatch, ONE_BLOCK)
