@@ -42,8 +42,8 @@ class Tiles(NamedTuple):
 
 # (batch, units, split, warps, KiB of weights that may be kept), the best first. The first one is taken of those whose
 # blocks are all resident and whose kept weights are within their limit (0: they are read again at every step).
-# From measurements of a prototype on an H200 (an LSTM of 32 x 256, 20 x 650, 64 x 1152, 128 x 512 and 32 x 1024): in this
-# order each of them gets the cut that was the fastest of those tried, or nearly that. By direction and bytes of a number.
+# From measurements of a prototype on an H200 (LSTMs of 32 x 256, 20 x 650, 64 x 1152, 128 x 512 and 32 x 1024): each of
+# them gets the cut that was the fastest of those tried, or nearly that. By direction and bytes of a number.
 TABLE = {
     ("forward", 4): [
         (16, 8, 4, 4, 180),
