@@ -30,7 +30,10 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
         if name != "fairseq":
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)
         # A module of ours that imports fairseq at this moment cannot be imported by what register imports.
         importers = ("compat", "criterions", "data", "models", "optim", "tasks")
         if spec is not None and not any(f"{__name__}.{importer}" in sys.modules for importer in importers):

@@ -16,6 +16,8 @@ assert not {"fairseq", "hydra", "omegaconf"} & set(sys.modules), "what importing
 assert logging.getLogger().level == logging.WARNING and not logging.getLogger().handlers
 
 warnings.simplefilter("default")
+import importlib.util
+assert importlib.util.find_spec("fairseq") and "fairseq" not in sys.modules  # to look for it is not to import it
 from fairseq import checkpoint_utils, tasks, utils
 utils.import_user_module(type("flags", (), {"user_dir": "rnndrop_plugin"}))
 assert "rnndrop_tagging" in tasks.TASK_REGISTRY

@@ -19,7 +19,7 @@ def train_step(trainer, samples, *args, **kwargs):
     name = "nll_loss" if logged and "nll_loss" in logged else "loss"
     if logged and (name == "nll_loss" or not trainer.cfg.optimization.sentence_avg):  # which has it for sentences
         if not hasattr(trainer, "loss_watch"):
-            trainer.loss_watch = LossWatch(len(trainer.task.target_dictionary))
+            trainer.loss_watch = LossWatch(len(trainer.task.target_dictionary or ()))  # some tasks have none
         at_interval = trainer.get_num_updates() % trainer.cfg.common.log_interval == 0
         warning = trainer.loss_watch.update(float(logged[name]), at_interval)
         if warning and trainer.is_data_parallel_master:
@@ -35,7 +35,7 @@ class LossWatch:
     """
 
     def __init__(self, classes: int):
-        self.limit = 2 * max(math.log2(classes), 4.0)
+        self.limit = 2 * max(math.log2(max(classes, 1)), 4.0)
         self.first: float | None = None
         self.losses: list[float] = []
         self.warned = False

@@ -74,15 +74,18 @@ def save_checkpoint(cfg, trainer, epoch_itr, val_loss):
 
     fairseq asks the first process alone for that state: a task whose state is spread over the processes gathers it in
     a method ``gather_state(group)`` that each of them calls. A task with an attribute ``progress``, such as
-    RnndropTask, keeps what fairseq counts and does not save.
+    RnndropTask, keeps what fairseq counts and does not save; one of fairseq's own, which keeps nothing, is made to.
     """
     task = trainer.task
     if trainer.data_parallel_world_size > 1 and hasattr(task, "gather_state"):
         task.gather_state(trainer.data_parallel_process_group)
+    progress = {"early_stopping": dict(_early_stopping())}
+    if isinstance(trainer.lr_scheduler, ReduceLROnPlateauLRSchedule):
+        progress["bad_epochs"] = trainer.lr_scheduler.lr_scheduler.num_bad_epochs
     if hasattr(task, "progress"):
-        task.progress = {"early_stopping": dict(_early_stopping())}
-        if isinstance(trainer.lr_scheduler, ReduceLROnPlateauLRSchedule):
-            task.progress["bad_epochs"] = trainer.lr_scheduler.lr_scheduler.num_bad_epochs
+        task.progress = progress
+    elif not hasattr(type(task), "get_checkpoint_dict"):
+        task.get_checkpoint_dict = lambda: {type(task).__name__: {"progress": progress}}
     return upstream_save(cfg, trainer, epoch_itr, val_loss)
 
 

@@ -7,22 +7,44 @@ from pathlib import Path
 import pytest
 import torch
 from fairseq import checkpoint_utils
+from fairseq.data import Dictionary
 from fairseq.logging import progress_bar
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+from fairseq_cli import train
 
 from rnndrop_plugin.compat import resume
 
 
+def save(monkeypatch, task, processes: int = 1) -> list:
+    """What happens when the task's state is saved; ``gather`` of the task may add to it."""
+    calls = task.calls = []
+    trainer = types.SimpleNamespace(
+        data_parallel_world_size=processes, data_parallel_process_group="group", lr_scheduler=None, task=task
+    )
+    monkeypatch.setattr(resume, "upstream_save", lambda *_: calls.append(trainer.task.get_checkpoint_dict()))
+    resume.save_checkpoint(None, trainer, None, None)
+    return calls
+
+
 def test_every_process_gathers_what_the_first_one_saves(monkeypatch):
-    calls = []
-    monkeypatch.setattr(resume, "upstream_save", lambda *_: calls.append("saved"))
-    for processes in (1, 2):
-        process = types.SimpleNamespace(
-            data_parallel_world_size=processes,
-            data_parallel_process_group="group",
-            task=types.SimpleNamespace(gather_state=calls.append),
-        )
-        resume.save_checkpoint(None, process, None, None)
-    assert calls == ["saved", "group", "saved"]
+    class Task:
+        def gather_state(self, group):
+            self.calls.append(group)
+
+        def get_checkpoint_dict(self):
+            return "saved"
+
+    assert save(monkeypatch, Task(), processes=1) == ["saved"]
+    assert save(monkeypatch, Task(), processes=2) == ["group", "saved"]
+
+
+def test_a_task_of_fairseq_keeps_what_patience_has_counted(monkeypatch):
+    resume.forget_scores()
+    task = TranslationTask(TranslationConfig(), Dictionary(), Dictionary())
+    for counted in (1, 2):  # at each checkpoint anew
+        monkeypatch.setattr(train.should_stop_early, "num_runs", counted, raising=False)
+        (saved,) = save(monkeypatch, task)
+        assert saved == {"TranslationTask": {"progress": {"early_stopping": {"num_runs": counted}}}}
 
 
 def test_fairseq_starts_afresh_where_the_file_to_restore_is_missing(command, training, tmp_path, unpatch):
