@@ -92,13 +92,15 @@ class Encoded(NamedTuple):
     """What the encoder says of a batch of sources.
 
     Attributes:
-        keys, values, padding: as in :class:`rnndrop_plugin.ops.Attention`.
+        keys, values, padding: as in :class:`rnndrop_plugin.ops.Attention`, the sources being padded at the right.
+        left: ``(batch,)``, how much padding stood at the left of each source.
         state: where the decoder begins, each tensor ``(layers, batch, hidden)``.
     """
 
     keys: Tensor
     values: Tensor
     padding: Tensor
+    left: Tensor
     state: State
 
 
@@ -131,6 +133,7 @@ class RecurrentEncoder(FairseqEncoder):
     def forward(self, src_tokens: Tensor, src_lengths: Tensor, **kwargs) -> Encoded:
         """Read sources ``(batch, source)``, padded at either side."""
         padding_idx = self.dictionary.pad()
+        left = src_tokens.ne(padding_idx).int().argmax(1)
         src_tokens = utils.convert_padding_direction(src_tokens, padding_idx, left_to_right=True)
         x = self.dropout_in(self.embed_dropout(self.embed_tokens(src_tokens), src_tokens))
         packed = pack_padded_sequence(x, src_lengths.cpu(), batch_first=True, enforce_sorted=False)
@@ -142,7 +145,7 @@ class RecurrentEncoder(FairseqEncoder):
             state = tuple(s.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2) for s in state)
         if self.state:
             state = tuple(project(s) for project, s in zip(self.state, state, strict=True))
-        return Encoded(self.keys(x), self.values(x), src_tokens.eq(padding_idx), state)
+        return Encoded(self.keys(x), self.values(x), src_tokens.eq(padding_idx), left, state)
 
     def reorder_encoder_out(self, encoder_out: Encoded, new_order: Tensor) -> Encoded:
         """Take the sources in ``new_order``, as beam search asks for."""
@@ -212,7 +215,7 @@ class AttentionalDecoder(FairseqIncrementalDecoder):
         self, prev_output_tokens: Tensor, encoder_out: Encoded, incremental_state=None
     ) -> tuple[Tensor, Tensor]:
         """The inputs of the output layer, ``(batch, time, out_embed_dim)``, and the weights of the source's words."""
-        keys, values, padding, state = encoder_out
+        keys, values, padding, left, state = encoder_out
         feed = keys.new_zeros(keys.size(0), keys.size(2))
         if incremental_state is not None:
             cached = self.get_incremental_state(incremental_state, "state")
@@ -238,7 +241,8 @@ class AttentionalDecoder(FairseqIncrementalDecoder):
             self.set_incremental_state(incremental_state, "state", cached)
         if self.projection is not None:
             x = self.dropout_out(self.projection(x))
-        return x, weights
+        places = (torch.arange(weights.size(2), device=left.device) - left.unsqueeze(1)) % weights.size(2)
+        return x, weights.gather(2, places.unsqueeze(1).expand_as(weights))
 
     def _feed_input(self, x: Tensor, feed: Tensor, state: State, attention: Attention) -> tuple[Tensor, Tensor, State]:
         """The outputs ``(time, batch, hidden)``, the attention's weights and the final state, with input feeding."""

@@ -69,7 +69,7 @@ def test_word_by_word_as_all_at_once(cell, feed):
     torch.testing.assert_close(generate(model, SOURCE, order), logits[order])
     (weights,) = extra["attn"]
     torch.testing.assert_close(weights.sum(2), torch.ones(3, 4))
-    assert weights[1, :, 2:].eq(0).all() and weights[1, :, :2].gt(0).all()
+    assert weights[1, :, :3].eq(0).all() and weights[1, :, 3:].gt(0).all()  # where the source has its words
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -80,7 +80,9 @@ def test_a_sentence_does_not_depend_on_its_batch(cell):
     alone, _ = model(*left_padded([9, 2]), PREVIOUS[1:2])
     torch.testing.assert_close(alone[0], logits[1])
     right = torch.tensor([[5, 6, 7, 8, 2], [9, 2, 1, 1, 1], [4, 5, 9, 2, 1]])
-    torch.testing.assert_close(model(right, SOURCE[1], PREVIOUS)[0], logits)
+    from_right, extra = model(right, SOURCE[1], PREVIOUS)
+    torch.testing.assert_close(from_right, logits)
+    assert extra["attn"][0][1, :, 2:].eq(0).all() and extra["attn"][0][1, :, :2].gt(0).all()
     short, _ = model(*SOURCE, PREVIOUS[:, :2])
     torch.testing.assert_close(short, logits[:, :2])
 
