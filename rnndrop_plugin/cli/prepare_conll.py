@@ -4,7 +4,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from rnndrop_plugin.cli.arguments import VECTORS_HELP, add_column_arguments, positive
+from rnndrop_plugin.cli.arguments import add_column_arguments, add_vectors_argument, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.splits import RESERVED, SPLITS, UNK, Sentence, write_splits
 from rnndrop_plugin.data.capitalisation import CAPITALISATIONS, capitalisation
@@ -103,11 +103,7 @@ def main() -> None:
         help="take each tag as it is, as for parts of speech: the tags mark no entities. Of CoNLL-U, --separator '\\t' "
         "--word-column 1 --tag-column 3 reads the universal parts of speech",
     )
-    parser.add_argument(
-        "--vectors",
-        metavar="FILE_OR_PACKAGE",
-        help=f"pretrained vectors of the words, written to DIR/vectors.txt: {VECTORS_HELP}",
-    )
+    add_vectors_argument(parser)
     parser.add_argument(
         "--min-count",
         type=positive,

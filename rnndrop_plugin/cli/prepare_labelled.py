@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 from rnndrop_plugin.cli.arguments import (
     SHARE,
-    VECTORS_HELP,
     add_split_arguments,
+    add_vectors_argument,
     check_split_arguments,
     language,
     positive,
@@ -119,11 +119,7 @@ def main() -> None:
         "--language", type=language, default="en", metavar="CODE", help="of sacremoses's rules (default: %(default)s)"
     )
     parser.add_argument("--lower", action="store_true", help="lower-case the texts first")
-    parser.add_argument(
-        "--vectors",
-        metavar="FILE_OR_PACKAGE",
-        help=f"pretrained vectors of the words, written to DIR/vectors.txt: {VECTORS_HELP}",
-    )
+    add_vectors_argument(parser)
     parser.add_argument(
         "--min-count",
         type=positive,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from rnndrop_plugin.cli.arguments import VECTORS_HELP, positive
+from rnndrop_plugin.cli.arguments import add_vectors_argument, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.labelled import choose_words, write_streams
 from rnndrop_plugin.cli.splits import UNK
@@ -206,11 +206,7 @@ def main() -> None:
         "DEST/weak, a data folder with the same dictionaries, the tweets as train and SemEval's valid as valid. Their "
         "smileys, which gave them their labels, are removed",
     )
-    parser.add_argument(
-        "--vectors",
-        metavar="FILE_OR_PACKAGE",
-        help="pretrained vectors of the words, written to DEST/vectors.txt (which is DEST/weak's too): " + VECTORS_HELP,
-    )
+    add_vectors_argument(parser, "DEST/vectors.txt (which is DEST/weak's too)")
     parser.add_argument(
         "--min-count",
         type=positive,
