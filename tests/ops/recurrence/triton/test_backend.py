@@ -73,7 +73,7 @@ else:
         use(monkeypatch, TWO_BLOCKS)
         monkeypatch.setattr(backend, "launch", launch_again_and_again)
         options = {"reverse": True, "lengths": [2, 0, 1]} if cell in ("lstm", "gru") else {"bias": False}
-        problem(cell, (2, 3, 4, 21), ALL, sampling="sequence", **options).check(backend)
+        problem(cell, (2, 3, 2, 18), ALL, sampling="sequence", **options).check(backend)
 
     @pytest.mark.parametrize("cell", GATES)
     def test_step_by_step(monkeypatch, problem, cell):
@@ -81,15 +81,10 @@ else:
         problem(cell, (3, 2, 3, 5), ALL, reverse=True, lengths=[3, 1]).check(backend)
         problem(cell, (2, 2, 3, 5), (), relu=True, bias=False).check(backend)
 
-    def test_as_operators_of_torch(monkeypatch, problem):
-        """As torch.compile calls it, which has to know the shapes of all that is saved."""
+    def test_as_an_operator_of_torch(monkeypatch, problem):
+        """As torch.compile calls it."""
         use(monkeypatch, ONE_BLOCK)
-        for cell, kinds in (("gru", ("hidden",)), ("lstm", ())):
-            p = problem(cell, (2, 2, 3, 11), kinds, lengths=[1, 2], reverse=True)
-            p.check(operators.Operator("triton"))
-            arguments = (*operators._flat(p.options), p.input, list(p.state), list(p.weights), True)
-            operator = torch.ops.rnndrop.recurrence_forward.default
-            torch.library.opcheck(operator, ("triton", *arguments), test_utils=("test_schema", "test_faketensor"))
+        problem("gru", (2, 2, 3, 5), ("hidden",), lengths=[1, 2], reverse=True).check(operators.Operator("triton"))
 
     def test_half(monkeypatch, problem):
         use(monkeypatch, ONE_BLOCK)
