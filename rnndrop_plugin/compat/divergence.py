@@ -14,10 +14,12 @@ upstream_train_step = Trainer.train_step
 @functools.wraps(upstream_train_step)
 def train_step(trainer, samples, *args, **kwargs):
     """fairseq/trainer.py, Trainer.train_step: a rate that is too high, such as the default of 0.25 is for Adam, goes on
-    with any loss. See :class:`LossWatch`."""
+    with any loss. See :class:`LossWatch`. A task that predicts no symbols is not watched: its loss is not in bits."""
     logged = upstream_train_step(trainer, samples, *args, **kwargs)
+    symbols = trainer.task.target_dictionary
     name = "nll_loss" if logged and "nll_loss" in logged else "loss"
-    if logged and (name == "nll_loss" or not trainer.cfg.optimization.sentence_avg):  # which has it for sentences
+    in_bits = name == "nll_loss" or not trainer.cfg.optimization.sentence_avg  # which has the loss of a sentence
+    if logged and symbols is not None and in_bits:
         if not hasattr(trainer, "loss_watch"):
             trainer.loss_watch = LossWatch(len(trainer.task.target_dictionary or ()))  # some tasks have none
         at_interval = trainer.get_num_updates() % trainer.cfg.common.log_interval == 0
