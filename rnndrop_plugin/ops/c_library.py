@@ -40,7 +40,7 @@ def address(x: Tensor, keep_alive: list[Tensor]) -> int:
     Hooks of autograd may hand back what was saved in other strides and at any address. What the address is of is
     appended to ``keep_alive``, which must live until the library is done with it.
     """
-    x = x.contiguous()
+    x = x.contiguous().resolve_neg()  # imaginary parts of conjugates are negated when they are read
     if x.data_ptr() % x.element_size():
         x = x.clone()
     keep_alive.append(x)

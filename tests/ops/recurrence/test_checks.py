@@ -123,3 +123,10 @@ def test_a_mask_changed_before_the_backward_pass_is_noticed():
         keep.zero_()
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             output.sum().backward()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_tensor_that_is_negated_when_it_is_read(backend):
+    """As the imaginary part of a conjugate is."""
+    negated = torch._neg_view(X)
+    assert negated.is_neg() and torch.equal(call(input=negated, backend=backend)[0], call(input=-X, backend=backend)[0])
