@@ -8,6 +8,7 @@ from rnndrop_plugin.ops.context import in_autocast, is_plain, tracing, transform
 from rnndrop_plugin.ops.cross_entropy import chunked, compiled, operators, reference
 from rnndrop_plugin.ops.cross_entropy.checks import check_linear_cross_entropy
 from rnndrop_plugin.ops.gradients import need_reference, reference_gradients
+from rnndrop_plugin.ops.version import VERSION
 
 SMALL = 2**20  # up to this many logits the plain operations are as fast
 
@@ -44,8 +45,10 @@ def linear_cross_entropy(
         TypeError: something that is no tensor.
         IndexError: a target that is no class.
     """
-    function = torch.ops.rnndrop.linear_cross_entropy if torch.compiler.is_compiling() else _linear_cross_entropy
-    return function(features, weight, bias, target, ignore_index, label_smoothing)
+    arguments = features, weight, bias, target, ignore_index, label_smoothing
+    if torch.compiler.is_compiling():
+        return torch.ops.rnndrop.linear_cross_entropy(VERSION, *arguments)
+    return _linear_cross_entropy(*arguments)
 
 
 def linear_cross_entropy_ref(

@@ -9,7 +9,7 @@ from rnndrop_plugin.ops.cross_entropy.checks import check_classes
 
 LIBRARY = torch.library.Library("rnndrop", "FRAGMENT")
 LIBRARY.define(
-    "linear_cross_entropy(Tensor features, Tensor weight, Tensor? bias, Tensor target, int ignore_index, "
+    "linear_cross_entropy(str version, Tensor features, Tensor weight, Tensor? bias, Tensor target, int ignore_index, "
     "float label_smoothing) -> (Tensor, Tensor)"
 )
 Kernel = Callable[..., tuple[Tensor, Tensor, list[Tensor | None]]]
@@ -17,7 +17,7 @@ Kernel = Callable[..., tuple[Tensor, Tensor, list[Tensor | None]]]
 
 def register(whole: Callable[..., tuple[Tensor, Tensor]], kernel: Kernel) -> Kernel:
     """Make operators of the whole function and of its kernel; the latter is given back as a function that calls it."""
-    LIBRARY.impl("linear_cross_entropy", whole, "CompositeImplicitAutograd")
+    LIBRARY.impl("linear_cross_entropy", lambda version, *inputs: whole(*inputs), "CompositeImplicitAutograd")
 
     @torch.library.custom_op("rnndrop::linear_cross_entropy_forward", mutates_args=())
     def forward(

@@ -5,10 +5,7 @@
 way to an operator written in Python costs as much as some steps of a small recurrence.
 """
 
-import functools
-import hashlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -18,11 +15,12 @@ from rnndrop_plugin.ops.checks import check_lengths
 from rnndrop_plugin.ops.masks import Mask, Masks
 from rnndrop_plugin.ops.recurrence.autograd import Kernel, Options
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
+from rnndrop_plugin.ops.version import VERSION
 
 LIBRARY = torch.library.Library("rnndrop", "FRAGMENT")
 LIBRARY.define(
-    "recurrence(str cell, str nonlinearity, bool reverse, Tensor? lengths, Tensor?[] keeps, float[] scales, "
-    "Tensor input, Tensor[] state, Tensor?[] weights, str backend) -> Tensor[]"
+    "recurrence(str version, str cell, str nonlinearity, bool reverse, Tensor? lengths, Tensor?[] keeps, "
+    "float[] scales, Tensor input, Tensor[] state, Tensor?[] weights, str backend) -> Tensor[]"
 )
 KERNELS: dict[str, Kernel] = {}  # by the backend's name; dispatch.py fills it
 
@@ -37,7 +35,7 @@ class Operator(NamedTuple):
     ) -> tuple[Tensor, State, tuple[Tensor, ...]]:
         """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
         found = torch.ops.rnndrop.recurrence_forward(
-            self.backend, _version(), *_flat(options), input, list(state), list(weights), save
+            self.backend, VERSION, *_flat(options), input, list(state), list(weights), save
         )
         output, final_state, saved = found[0], found[1 : 1 + len(state)], found[1 + len(state) :]
         return output, tuple(final_state), (output, *saved) if save else ()
@@ -159,13 +157,6 @@ def _(
     return [x.new_empty(x.shape) for x in inputs if x is not None]
 
 
-@functools.cache
-def _version() -> str:
-    """Another one whenever the sources change: the cache of torch.compile knows an operator by its arguments alone."""
-    files = [path for path in Path(__file__).parents[1].rglob("*.*") if path.suffix in (".py", ".c", ".h")]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:16]
-
-
 def _flat(options: Options) -> tuple:
     """The options as an operator takes them; :func:`_options` is the reverse."""
     masks = options.masks
@@ -181,7 +172,7 @@ def _options(cell, nonlinearity, reverse, lengths, keeps, scales) -> Options:
 def register(recurrence: Callable[..., tuple[Tensor, State]]) -> None:
     """Make ``rnndrop::recurrence`` of the function ``recurrence``, for :func:`call`."""
 
-    def whole(cell, nonlinearity, reverse, lengths, keeps, scales, input, state, weights, backend):
+    def whole(version, cell, nonlinearity, reverse, lengths, keeps, scales, input, state, weights, backend):
         options = _options(cell, nonlinearity, reverse, lengths, keeps, scales)
         output, final_state = recurrence(options, input, tuple(state), Weights(*weights), backend)
         return [output, *final_state]
@@ -191,5 +182,5 @@ def register(recurrence: Callable[..., tuple[Tensor, State]]) -> None:
 
 def call(options: Options, input: Tensor, state: State, weights: Weights, backend: str) -> tuple[Tensor, State]:
     """Call ``rnndrop::recurrence``."""
-    found = torch.ops.rnndrop.recurrence(*_flat(options), input, list(state), list(weights), backend)
+    found = torch.ops.rnndrop.recurrence(VERSION, *_flat(options), input, list(state), list(weights), backend)
     return found[0], tuple(found[1:])
