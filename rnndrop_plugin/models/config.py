@@ -16,7 +16,7 @@ from torch import nn
 from rnndrop_plugin import modules
 from rnndrop_plugin.data.vectors import read_vectors
 from rnndrop_plugin.errors import InputError
-from rnndrop_plugin.ops import BACKENDS, NONLINEARITIES, SAMPLINGS, SCALINGS
+from rnndrop_plugin.ops import BACKENDS, NONLINEARITIES, SAMPLINGS, SCALINGS, choose_backend
 from rnndrop_plugin.ops.masks import ArgumentError, check_rate
 
 logger = logging.getLogger(__name__)
@@ -204,6 +204,9 @@ def check_sizes(cfg: RecurrentConfig, *names: str) -> None:
 def _try_backend(rnn: nn.Module) -> None:
     """Raise ValueError if the backend asked for cannot run ``rnn`` in training or in evaluation."""
     if rnn.backend == "auto":
+        return
+    if rnn.backend == "triton":  # which has everything, but the model is not on the GPU yet
+        choose_backend(rnn.cell, device="cuda", backend="triton")
         return
     with torch.random.fork_rng(devices=[]):  # so that all backends start from the same parameters
         for training in (False, True):

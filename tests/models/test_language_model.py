@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.language_model import RecurrentLanguageModel
+from rnndrop_plugin.ops.recurrence.triton import availability
 from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingConfig, RnndropLanguageModelingTask
 
 ARCHITECTURES = ("lstm_rnndrop", "gru_rnndrop", "rnn_rnndrop")
@@ -390,6 +391,16 @@ def test_flags_that_cannot_be_are_refused_in_one_line(options, message):
     with pytest.raises(InputError, match=message) as error:
         build(**options)
     assert "\n" not in str(error.value)
+
+
+def test_triton_is_refused_where_there_is_no_gpu(monkeypatch):
+    """The model is built on the CPU, wherever it is going to train."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = "^--recurrent-backend 'triton' cannot run this recurrence: there is no GPU that torch can use$"
+    with pytest.raises(InputError, match=message):
+        build(recurrent_backend="triton")
+    monkeypatch.setattr(availability, "obstacle", lambda device, dtype: None)
+    build(recurrent_backend="triton")
 
 
 @pytest.mark.parametrize(
