@@ -35,7 +35,7 @@ INLINE vec load(const REAL *x) { return *(const vec_anywhere *)x; }
 INLINE void store(REAL *x, vec v) { *(vec_anywhere *)x = v; }
 INLINE vec load_bytes(const uint8_t *x) { return __builtin_convertvector(*(const bytes_anywhere *)x, vec); }
 
-INLINE vec select(ivec condition, vec yes, vec no) { return (vec)((condition & (ivec)yes) | (~condition & (ivec)no)); }
+INLINE vec choose(ivec condition, vec yes, vec no) { return (vec)((condition & (ivec)yes) | (~condition & (ivec)no)); }
 
 /* exp(x) = scale * (1 + p), for |x| <= LARGEST; the Taylor series is exact to rounding for |r| <= ln(2) / 2. */
 INLINE vec exp_parts(vec x, vec *scale)
@@ -60,15 +60,15 @@ INLINE vec exp_parts(vec x, vec *scale)
 /* exp(x) for x <= 0; what is below the smallest normal number is that. */
 INLINE vec exp_negative(vec x)
 {
-    vec scale, p = exp_parts(select(x < -LARGEST, splat(-LARGEST), x), &scale);
+    vec scale, p = exp_parts(choose(x < -LARGEST, splat(-LARGEST), x), &scale);
     return scale + scale * p;
 }
 
 INLINE vec sigmoid(vec x)
 {
     vec scale;
-    x = select(x < -LARGEST, splat(-LARGEST), x);
-    x = select(x > LARGEST, splat(LARGEST), x);
+    x = choose(x < -LARGEST, splat(-LARGEST), x);
+    x = choose(x > LARGEST, splat(LARGEST), x);
     vec p = exp_parts(-x, &scale);
     return 1 / (1 + (scale + scale * p));
 }
@@ -79,19 +79,19 @@ INLINE vec hyperbolic_tangent(vec x)
     vec scale;
     ivec sign = (ivec)x & SIGN;
     vec y = (vec)((ivec)x ^ sign) * -2;
-    y = select(y < -LARGEST, splat(-LARGEST), y);
+    y = choose(y < -LARGEST, splat(-LARGEST), y);
     vec p = exp_parts(y, &scale);
     vec e = scale * p + (scale - 1);
     return (vec)((ivec)(-e / (2 + e)) ^ sign);
 }
 
 /* The nonlinearity of a candidate. */
-INLINE vec phi(vec x, int relu) { return relu ? select(x < 0, splat(0), x) : hyperbolic_tangent(x); }
+INLINE vec phi(vec x, int relu) { return relu ? choose(x < 0, splat(0), x) : hyperbolic_tangent(x); }
 
 /* The derivative of phi where it gave y. */
 INLINE vec phi_slope(vec y, int relu)
 {
     if (relu)
-        return select(y > 0, splat(1), splat(0));
+        return choose(y > 0, splat(1), splat(0));
     return 1 - y * y;
 }

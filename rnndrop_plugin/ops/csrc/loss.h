@@ -51,7 +51,7 @@ static void softmax(const struct loss *l, int64_t place, int64_t row, int64_t ro
         for (int64_t r = 0; r < rows; r++)
             EACH_PART(p) {
                 vec v = load(at(l->logits, block, place + r) + p * LANES);
-                largest[r] = select(v > largest[r], v, largest[r]);
+                largest[r] = choose(v > largest[r], v, largest[r]);
             }
     for (int64_t r = 0; r < rows; r++)
         largest[r] = splat(largest_of(largest[r]));

@@ -1,6 +1,7 @@
 /* Matrix products in tiles that stay in registers. */
 
-#define DEPTH 256 /* terms that are summed before the next tile, where several tiles read the same of a factor */
+#define DEPTH 512 /* terms that are summed before the next tile, where several tiles read the same of a factor */
+#define AHEAD 128 /* terms: what the first of these tiles reads comes from far, as weights of many units do */
 
 /* c[row][column] += sum over k of a[k][row] * b[k][column], for `vectors` vectors of columns; the sum begins at
  * start[column] if that is given. A run of `a_run` terms of a has its elements at a + row * a_row + k * a_step. */
@@ -21,6 +22,10 @@ INLINE void multiply_tile(REAL *restrict c, int64_t c_block, const REAL *restric
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; v++)
                 column[v] = load(b + PLACE(v, b_block));
+            if (a_row == BLOCK && vectors == 2)
+#pragma GCC unroll 4
+                for (int v = 0; v < vectors; v += 64 / VECTOR_BYTES)
+                    __builtin_prefetch(b + PLACE(v, b_block) + AHEAD * BLOCK);
 #pragma GCC unroll 16
             for (int r = 0; r < rows; r++) {
                 REAL factor = ak[r * a_row];
