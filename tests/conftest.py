@@ -12,12 +12,18 @@ import torch
 from hypothesis import given, settings
 
 
+def pytest_addoption(parser):
+    parser.addoption("--poison", action="store_true", help="fill the memory of fresh tensors with NaN (torch.empty)")
+
+
 @pytest.fixture(autouse=True)
-def reproducible():
+def reproducible(request):
     """The same random numbers in each test, alone or in company; one thread, the tensors being tiny."""
     torch.manual_seed(1)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    if request.config.getoption("poison"):
+        torch.use_deterministic_algorithms(True, warn_only=True)  # which fills what torch.empty gives
     yield
     torch.set_num_threads(threads)
 

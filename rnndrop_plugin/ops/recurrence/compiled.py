@@ -10,8 +10,9 @@ from rnndrop_plugin.ops.masks import Mask
 from rnndrop_plugin.ops.recurrence.autograd import Options
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
-BLOCK = 16  # the kernel computes units in multiples of this
+BLOCK = 16  # the kernel computes units in multiples of this, and gives them to threads
 WORTH_A_THREAD = 1_000_000  # operations a step; with fewer, threads wait for each other longer than they compute
+STREAMED = 3  # rows: reading the weights takes as long as computing with them for so many
 
 _CELLS = {"lstm": 0, "gru": 1, "gru_reset_after": 2, "rnn": 3}
 _FORWARD, _BACKWARD = 0, 1
@@ -36,9 +37,11 @@ class _Arguments(ctypes.Structure):
     ]
 
 
-def _threads(cell: str, batch: int, hidden: int) -> int:
+def threads(cell: str, batch: int, hidden: int) -> int:
+    """How many threads a call takes, in proportion to what a step computes."""
     gates = {"lstm": 4, "rnn": 1}.get(cell, 3)
-    return 1 if 2 * batch * gates * hidden * hidden < WORTH_A_THREAD else c_library.threads()
+    operations = 2 * max(batch, STREAMED) * gates * hidden * hidden
+    return max(1, min(c_library.threads(), operations // WORTH_A_THREAD, -(-hidden // BLOCK)))
 
 
 def _arguments(options: Options, input: Tensor, state: State, weights: Weights, keep_alive: list) -> _Arguments:
@@ -56,7 +59,7 @@ def _arguments(options: Options, input: Tensor, state: State, weights: Weights, 
         _CELLS[options.cell],
         options.nonlinearity == "relu",
         options.reverse,
-        _threads(options.cell, batch, hidden),
+        threads(options.cell, batch, hidden),
         time,
         batch,
         features,

@@ -1,18 +1,20 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
-import benchmark
 import pytest
 import torch
 
+from benchmarks import benchmark, layers
 from rnndrop_plugin.ops import Mask, Masks, choose_backend
 
-TINY = benchmark.Shape(3, 2, 4, 5)
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
+TINY = layers.Shape(3, 2, 4, 5)
 
 
 def run(*args):
-    command = [sys.executable, benchmark.__file__, "--threads", "1", "--seconds", "0.01", *map(str, args)]
+    command = [sys.executable, str(SCRIPT), "--threads", "1", "--seconds", "0.01", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -38,12 +40,17 @@ def test_figures(tmp_path):
             assert f"rnndrop LSTM, {kind} dropout per {sampling}" in drops
     growth = [figure["shape"] for figure in figures if figure["section"] == "growth"]
     assert growth == [[3, 2, 4, 10]] * 2 + [[3, 4, 4, 5]] * 2 + [[6, 2, 4, 5]] * 2
+    rows = [(figure["shape"][1], figure["name"]) for figure in figures if figure["section"] == "rows"]
+    for batch in layers.ROWS:
+        assert (batch, "training: rnndrop LSTM, update dropout per step") in rows
+        for scaling in ("inverted", "expected"):
+            assert (batch, f"evaluation: rnndrop LSTM, update dropout per step, {scaling} scaling") in rows
     assert "rnndrop LSTM, update dropout per step" in files[1].read_text()
 
 
 def test_layers_do_what_their_names_say():
-    for family in benchmark.GATES:
-        for layer in benchmark.training_layers(family):
+    for family in layers.GATES:
+        for layer in layers.training_layers(family):
             module = layer.build(4, 5)
             assert ("update dropout" in layer.name) == (getattr(module, "update_dropout", 0) > 0)
             assert ("hidden dropout" in layer.name) == (getattr(module, "hidden_dropout", 0) > 0)
@@ -53,7 +60,7 @@ def test_layers_do_what_their_names_say():
                     assert getattr(module, f"{kind}_sampling") == layer.name.split()[-1]
             assert layer.backend == "torch.nn" or module.backend in ("auto", layer.backend)
             assert ("paper's" in layer.name) == (getattr(module, "cell", "") == "gru")
-        for layer in benchmark.evaluation_layers(family):
+        for layer in layers.evaluation_layers(family):
             assert layer.name.endswith(f"{getattr(layer.build(4, 5), 'scaling', 'no dropout')} scaling") or (
                 layer.backend == "torch.nn"
             )
@@ -62,18 +69,18 @@ def test_layers_do_what_their_names_say():
 def test_a_step_trains_or_evaluates(monkeypatch):
     calls = []
     monkeypatch.setattr(torch.autograd, "grad", lambda *args: calls.append(args))
-    layer = benchmark.ours("LSTM", "update")
-    benchmark.make_step(layer, TINY, training=False)()
+    layer = layers.ours("LSTM", "update")
+    layers.make_step(layer, TINY, training=False)()
     assert not calls
-    benchmark.make_step(layer, TINY, training=True)()
+    layers.make_step(layer, TINY, training=True)()
     ((output, leaves, gradient),) = calls
     assert output.shape == gradient.shape == (3, 2, 5) and len(leaves) == 5
 
 
 def test_operations():
     # W x and U h, 4 gates, a multiplication and an addition each; the gradients of both factors
-    assert benchmark.operations("LSTM", TINY, False) == 3 * 2 * 2 * (20 * 4 + 20 * 5)
-    assert benchmark.operations("LSTM", TINY, True) == 3 * benchmark.operations("LSTM", TINY, False)
+    assert layers.operations("LSTM", TINY, False) == 3 * 2 * 2 * (20 * 4 + 20 * 5)
+    assert layers.operations("LSTM", TINY, True) == 3 * layers.operations("LSTM", TINY, False)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
 import subprocess
 import types
 
-import _end_to_end
 import pytest
-from _end_to_end import BASELINE, end_to_end, scaling
+
+from benchmarks.end_to_end import BASELINE, end_to_end, prepare, scaling
 
 
 def argument(command, flag):
@@ -91,5 +91,5 @@ def test_real_runs(stream_data):
 
 @pytest.mark.slow
 def test_the_quickstarts_text(tmp_path):
-    data = _end_to_end.prepare(None, tmp_path)
+    data = prepare(None, tmp_path)
     assert {"dict.txt", "train.bin", "train.idx"} <= {path.name for path in data.iterdir()}

@@ -1,0 +1,124 @@
+"""Measure what recurrent dropout costs: against torch.nn without dropout, side by side in one run."""
+
+import argparse
+import json
+import platform
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from benchmarks.layers import GATES, SHAPES, Figure, Shape, growth, product_rate, rows, timings
+from benchmarks.memory import memory
+from benchmarks.report import TITLES, plot, table, write
+from rnndrop_plugin.cli.arguments import positive
+from rnndrop_plugin.ops import c_library
+
+SECTIONS = tuple(TITLES)
+
+
+def machine() -> dict:
+    """What the figures were measured on."""
+    instructions = None if c_library.unavailable() else c_library.instructions()
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "compiled recurrence": instructions or f"not available: {c_library.unavailable()}",
+    }
+
+
+def shape_type(text: str) -> Shape:
+    try:
+        sizes = [int(x) for x in text.split(",")]
+    except ValueError:
+        sizes = []
+    if len(sizes) != 4 or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not TIME,BATCH,INPUT,HIDDEN")
+    return Shape(*sizes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Compare layers with recurrent dropout with those of torch.nn without, and with the step loop that "
+        "recurrent dropout takes otherwise. Repetitions take turns and medians are printed, yet only an idle machine "
+        "gives figures worth keeping."
+    )
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="default: all")
+    parser.add_argument("--families", nargs="+", choices=GATES, default=list(GATES), help="default: all")
+    parser.add_argument(
+        "--shapes",
+        nargs="+",
+        type=shape_type,
+        metavar="TIME,BATCH,INPUT,HIDDEN",
+        default=[Shape(*shape) for shape in SHAPES],
+        help="sizes of the work (default: those of the README's table)",
+    )
+    parser.add_argument("--threads", type=positive, help="default: torch's choice")
+    parser.add_argument(
+        "--seconds", type=float, default=15, help="for each comparison, at least 5 repetitions (default: 15)"
+    )
+    parser.add_argument(
+        "--end-to-end",
+        type=Path,
+        nargs="?",
+        const=True,
+        metavar="DATA",
+        help="also compare fairseq-train's words per second, and those of two processes of one thread with one's, on "
+        "a prepared folder or the Penn Treebank's, without DATA on Python's reference manual",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the training ratios (.png, .svg)")
+    args = parser.parse_args()
+    for path in (args.json, args.plot):
+        if path and not path.absolute().parent.is_dir():
+            parser.error(f"{path}: no such folder")
+    if args.plot and "training" not in args.sections:
+        parser.error("--plot needs the section training")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+
+    rate = product_rate(min(1, args.seconds))
+    print(", ".join(f"{name}: {value}" for name, value in machine().items()))
+    print(f"torch's matrix product: {rate / 1e9:.0f} GFLOP/s at best")
+    print("Columns: ratio, median, share (time of the products alone at that rate / time), layer [backend]")
+    figures: list[Figure] = []
+    for section in args.sections:
+        with tqdm(desc=section, unit=" steps", leave=False, disable=None) as progress:
+            if section == "memory":
+                found = list(memory(args.families, args.shapes, progress))
+            elif section == "rows":
+                found = list(rows(args.families, args.shapes, args.seconds, rate, progress))
+            elif section == "growth":
+                found = growth(args.families, args.shapes[0], args.seconds, rate, progress)
+            else:
+                found = list(timings(section, args.families, args.shapes, args.seconds, rate, progress))
+        print(f"\n{TITLES[section].format(f'({args.shapes[0]})')}{table(found)}", flush=True)
+        figures += found
+
+    speeds = []
+    if args.end_to_end:
+        sys.modules.pop("fairseq", None)  # which this part does need
+        from benchmarks.end_to_end import end_to_end, scaling
+
+        data = None if args.end_to_end is True else args.end_to_end
+        for title, found in (
+            ("fairseq-train: words per second / those of fairseq's lstm_lm", end_to_end(data, threads=args.threads)),
+            ("train_cpu.py, update dropout: words per second / those of one process", scaling(data)),
+        ):
+            print(f"\n{title}\n")
+            for speed in found:
+                share = speed.words_per_second * speed.operations / rate
+                print(f"  {speed.ratio:6.2f} {speed.words_per_second:9.0f} words/s {share:7.0%}  {speed.name}")
+            speeds += found
+    if args.json:
+        result = {
+            **machine(),
+            "product rate": rate,
+            "figures": [figure._asdict() | {"shape": list(figure.shape)} for figure in figures],
+            "end to end": [speed._asdict() for speed in speeds],
+        }
+        write(args.json, lambda new: new.write_text(json.dumps(result, indent=1) + "\n"))
+    if args.plot:
+        plot(figures, args.plot)

@@ -1,0 +1,305 @@
+"""The layers that are compared, and the time their steps take beside torch.nn's own layers without dropout."""
+
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from rnndrop_plugin import modules
+from rnndrop_plugin.ops import Mask, Masks, choose_backend
+
+RATE = 0.25
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+SHAPES = [(35, 32, 256, 256), (100, 32, 256, 1024), (15, 32, 256, 1024), (30, 32, 4, 256), (70, 64, 400, 1152)]
+ROWS = (1, 4, 17, 20, 33)  # few, and just above what fills vectors or tiles
+
+
+class Shape(NamedTuple):
+    """The size of a layer's work."""
+
+    time: int
+    batch: int
+    input: int
+    hidden: int
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self))
+
+
+class Layer(NamedTuple):
+    """One layer to compare.
+
+    Attributes:
+        name: says what it is and what it drops.
+        family: "LSTM", "GRU" or "RNN", the one of torch.nn that it is compared with.
+        backend: what runs it.
+        build: makes the module from the sizes of the input and the state.
+    """
+
+    name: str
+    family: str
+    backend: str
+    build: Callable[[int, int], nn.Module]
+
+
+class Figure(NamedTuple):
+    """One measurement.
+
+    Attributes:
+        ratio: to torch.nn's own layer without dropout in the same repetition, median; below 1 is better. Growth: to the
+            layer's own figure before doubling.
+        value: median over the repetitions, in ``unit``.
+        share: the time that the products alone would take at the machine's rate / the time taken; None for memory.
+        repetitions: each repetition's value.
+    """
+
+    section: str
+    shape: Shape
+    family: str
+    name: str
+    backend: str
+    ratio: float
+    value: float
+    unit: str
+    share: float | None
+    repetitions: list[float]
+
+
+def torchs(family: str) -> Layer:
+    return Layer(f"torch.nn.{family}, no dropout", family, "torch.nn", getattr(nn, family))
+
+
+def ours(
+    family: str,
+    kind: str = "",
+    sampling: str = "step",
+    backend: str = "auto",
+    batch: int = 32,
+    training: bool = True,
+    **options,
+) -> Layer:
+    """Our layer with one kind of dropout, none if ``kind`` is empty; ``batch`` is what it will run on."""
+    if kind:
+        options.update({f"{kind}_dropout": RATE, "sampling": sampling})
+    cell = family.lower() if family != "GRU" or not options.get("reset_after") else "gru_reset_after"
+    keep = Mask(torch.ones(1, 1, dtype=torch.bool), 1 / (1 - RATE)) if training else Mask(None, 1 - RATE)
+    masks = Masks(**{kind: keep} if kind else {})
+    name = {"GRU": "GRU (paper's)", "gru_reset_after": "GRU (reset_after)"}.get(cell if "_" in cell else family, family)
+    drops = f"{kind} dropout per {sampling}" if kind else "no dropout"
+    if backend == "reference":
+        return Layer(
+            f"a plain step loop of the {name}, {drops}",
+            family,
+            backend,
+            lambda i, h: getattr(modules, family)(i, h, backend=backend, **options),
+        )
+    chosen = choose_backend(cell, masks, backend=backend, batch=batch, training=training)
+    return Layer(
+        f"rnndrop {name}, {drops}",
+        family,
+        "torch.nn" if chosen == "vendor" else chosen,
+        lambda i, h: getattr(modules, family)(i, h, backend=backend, **options),
+    )
+
+
+def keras_lstm() -> list[Layer]:
+    """Keras' LSTM with its recurrent_dropout (of h, one mask for all steps), if Keras is installed."""
+    if importlib.util.find_spec("keras") is None:
+        return []
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    import keras
+
+    if keras.backend.backend() != "torch":
+        return []
+
+    class KerasLSTM(nn.Module):
+        def __init__(self, input_size: int, hidden_size: int):
+            super().__init__()
+            self.layer = keras.layers.LSTM(hidden_size, return_sequences=True, recurrent_dropout=RATE)
+            self.layer.build((None, None, input_size))
+            self.kernels = nn.ParameterList(v.value for v in self.layer.trainable_variables)
+
+        def forward(self, input):
+            return self.layer(input.transpose(0, 1), training=self.training).transpose(0, 1), None
+
+    return [Layer(f"Keras {keras.__version__} LSTM, recurrent_dropout", "LSTM", "Keras on torch", KerasLSTM)]
+
+
+def training_layers(family: str, batch: int = 32) -> list[Layer]:
+    """What is compared in training, torch.nn's own layer first."""
+    if family == "RNN":
+        return [
+            torchs("RNN"),
+            ours("RNN", batch=batch),
+            ours("RNN", "hidden"),
+            ours("RNN", "hidden", "sequence"),
+            ours("RNN", "hidden", backend="reference"),
+        ]
+    every = [(kind, sampling) for kind in Masks._fields for sampling in ("step", "sequence")]
+    if family == "LSTM":
+        return [
+            torchs("LSTM"),
+            ours("LSTM", batch=batch),
+            *(ours("LSTM", kind, sampling) for kind, sampling in every),
+            ours("LSTM", "update", backend="reference"),
+            *keras_lstm(),
+        ]
+    return [
+        torchs("GRU"),
+        ours("GRU", reset_after=True, batch=batch),
+        ours("GRU", "update", reset_after=True),
+        ours("GRU", "hidden", reset_after=True),
+        ours("GRU", "cell", reset_after=True),
+        ours("GRU"),
+        ours("GRU", "update"),
+        ours("GRU", "hidden"),
+        ours("GRU", "cell"),
+        ours("GRU", "update", backend="reference"),
+    ]
+
+
+def evaluation_layers(family: str) -> list[Layer]:
+    """What is compared in evaluation. Inverted scaling drops and scales nothing then, expected scaling does."""
+    kind = "hidden" if family == "RNN" else "update"
+    layers = [torchs(family)]
+    for scaling in ("inverted", "expected"):
+        layer = ours(family, kind, training=False, scaling=scaling, **{"reset_after": True} if family == "GRU" else {})
+        backend = "torch.nn" if scaling == "inverted" else layer.backend
+        layers.append(layer._replace(name=f"{layer.name}, {scaling} scaling", backend=backend))
+    return layers
+
+
+def operations(family: str, shape: Shape, training: bool) -> float:
+    """The multiplications and additions of a layer's products; the gradient takes twice as many again."""
+    forward = 2 * shape.time * shape.batch * GATES[family] * shape.hidden * (shape.input + shape.hidden)
+    return forward * (3 if training else 1)
+
+
+def product_rate(seconds: float) -> float:
+    """The best rate of torch's matrix product in float32, operations a second; ``seconds`` for each size."""
+    best = 0.0
+    for m, k, n in ((1024, 1024, 1024), (2048, 2048, 2048), (1024, 256, 1120), (4096, 1024, 1120)):
+        a, b, c = torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)
+        end = time.perf_counter() + seconds
+        while (start := time.perf_counter()) < end:
+            torch.mm(a, b, out=c)
+            best = max(best, 2 * m * k * n / (time.perf_counter() - start))
+    return best
+
+
+def make_step(layer: Layer, shape: Shape, training: bool = True) -> Callable[[], None]:
+    """One forward pass, with the gradients of input and weights in training."""
+    torch.manual_seed(0)
+    module = layer.build(shape.input, shape.hidden).train(training)
+    input = torch.randn(shape.time, shape.batch, shape.input, requires_grad=training)
+    gradient = torch.randn(shape.time, shape.batch, shape.hidden)
+    leaves = [input, *module.parameters()]
+
+    def step() -> None:
+        with torch.set_grad_enabled(training):
+            output, _ = module(input)
+        if training:
+            torch.autograd.grad(output, leaves, gradient)
+
+    return step
+
+
+def compare(
+    layers: list[Layer], shapes: list[Shape], training: bool, seconds: float, progress: tqdm
+) -> list[list[float]]:
+    """The seconds that a step of each layer takes at its shape, in repetitions that take turns."""
+    steps = [make_step(layer, shape, training) for layer, shape in zip(layers, shapes, strict=True)]
+    start = time.perf_counter()
+    for step in steps:
+        step()
+    once = time.perf_counter() - start
+    taken: list[list[float]] = [[] for _ in steps]
+    for _ in range(max(5, min(100, round(seconds / once)))):
+        for step, times in zip(steps, taken, strict=True):
+            start = time.perf_counter()
+            step()
+            times.append(time.perf_counter() - start)
+            progress.update()
+    return taken
+
+
+def ratios(times: list[float], baseline: list[float]) -> float:
+    return median(x / y for x, y in zip(times, baseline, strict=True))
+
+
+def measure(
+    section: str, family: str, shape: Shape, layers: list[Layer], training: bool, seconds: float, rate: float, progress
+) -> list[Figure]:
+    """The figures of layers at one shape, the first of which is that of torch.nn."""
+    taken = compare(layers, [shape] * len(layers), training, seconds, progress)
+    return [
+        Figure(
+            section,
+            shape,
+            family,
+            layer.name,
+            layer.backend,
+            ratios(times, taken[0]),
+            1000 * median(times),
+            "ms",
+            operations(family, shape, training) / rate / median(times),
+            [1000 * t for t in times],
+        )
+        for layer, times in zip(layers, taken, strict=True)
+    ]
+
+
+def timings(
+    section: str, families: list[str], shapes: list[Shape], seconds: float, rate: float, progress: tqdm
+) -> Iterator[Figure]:
+    """Every layer of a section against torch.nn's own at each shape."""
+    training = section == "training"
+    for shape in shapes:
+        for family in families:
+            layers = training_layers(family, shape.batch) if training else evaluation_layers(family)
+            yield from measure(section, family, shape, layers, training, seconds, rate, progress)
+
+
+def rows(families: list[str], shapes: list[Shape], seconds: float, rate: float, progress: tqdm) -> Iterator[Figure]:
+    """Few rows, in training and in evaluation with either scaling, at each shape's other sizes."""
+    for shape in dict.fromkeys(shape._replace(batch=batch) for shape in shapes for batch in ROWS):
+        for family in families:
+            kind = "hidden" if family == "RNN" else "update"
+            options = {"reset_after": True} if family == "GRU" else {}
+            training = [torchs(family), ours(family, kind, batch=shape.batch, **options)]
+            for in_training, layers in ((True, training), (False, evaluation_layers(family))):
+                mode = "training" if in_training else "evaluation"
+                layers = [layer._replace(name=f"{mode}: {layer.name}") for layer in layers]
+                yield from measure("rows", family, shape, layers, in_training, seconds, rate, progress)
+
+
+def growth(families: list[str], shape: Shape, seconds: float, rate: float, progress: tqdm) -> list[Figure]:
+    """How the time of a training step grows when the time steps, the batch or the hidden size double."""
+    figures = []
+    for family in families:
+        kind = "hidden" if family == "RNN" else "update"
+        for layer in (torchs(family), ours(family, kind)):
+            grown = [shape._replace(**{size: 2 * getattr(shape, size)}) for size in ("time", "batch", "hidden")]
+            taken = compare([layer] * 4, [shape, *grown], True, seconds, progress)
+            for size, times in zip(grown, taken[1:], strict=True):
+                figures.append(
+                    Figure(
+                        "growth",
+                        size,
+                        family,
+                        layer.name,
+                        layer.backend,
+                        ratios(times, taken[0]),
+                        1000 * median(times),
+                        "ms",
+                        operations(family, size, True) / rate / median(times),
+                        [1000 * t for t in times],
+                    )
+                )
+    return sorted(figures, key=lambda figure: (list(GATES).index(figure.family), figure.shape))

@@ -1,0 +1,70 @@
+"""Figures as tables and as a picture."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.layers import GATES, Figure
+
+TITLES = {
+    "training": "Training: forward and backward pass / that of torch.nn without dropout",
+    "evaluation": "Evaluation: forward pass / that of torch.nn",
+    "rows": "Few rows: forward and backward pass with dropout, or forward pass / that of torch.nn without dropout",
+    "memory": "Peak memory of a training step / that of torch.nn without dropout",
+    "growth": "Growth: a training step with one size doubled / one at {}",
+}
+
+
+def table(figures: list[Figure]) -> str:
+    """The figures of one section, the ratios first."""
+    lines = []
+    shape = None
+    for figure in figures:
+        if (figure.shape, figure.family) != shape:
+            shape = (figure.shape, figure.family)
+            lines.append(f"\n  (time, batch, input, hidden) = ({figure.shape})")
+        share = "" if figure.share is None else f"{figure.share:7.0%} "
+        lines.append(
+            f"  {figure.ratio:6.2f} {figure.value:9.1f} {figure.unit} {share} {figure.name} [{figure.backend}]"
+        )
+    return "\n".join(lines)
+
+
+def plot(figures: list[Figure], path: Path) -> None:
+    """Bars of the training ratios, one panel a shape."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figures = [figure for figure in figures if figure.section == "training" and figure.backend != "reference"]
+    if not figures:
+        raise ValueError("--plot needs the section training")
+    shapes = list(dict.fromkeys(figure.shape for figure in figures))
+    rows = max(sum(figure.shape == shape for figure in figures) for shape in shapes)
+    picture, panels = pyplot.subplots(
+        1,
+        len(shapes),
+        figsize=(4 + 2.2 * len(shapes), 1.5 + 0.25 * rows),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, shape in zip(panels[0], shapes, strict=True):
+        bars = [figure for figure in figures if figure.shape == shape][::-1]
+        colours = [f"C{list(GATES).index(figure.family)}" for figure in bars]
+        axes.barh([figure.name for figure in bars], [figure.ratio for figure in bars], color=colours)
+        axes.axvline(1, color="black", linewidth=1)
+        axes.set_title(f"({shape})", fontsize="small")
+    picture.suptitle("Time of a training step / that of torch.nn without dropout; (time, batch, input, hidden)")
+    write(path, picture.savefig)
+
+
+def write(path: Path, save: Callable) -> None:
+    """Write a file that takes its name when it is whole."""
+    new = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        save(new)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Runs the tests of ops on C sources compiled with gcc's address and undefined behaviour sanitizers, with all fresh
+# memory, that of tensors and the kernel's own, filled with NaN. Takes minutes. Arguments go to pytest.
+set -euo pipefail
+. "$(dirname -- "${BASH_SOURCE[0]}")/venv.sh"
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+export CC=${CC:-gcc}
+CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -DPOISON" \
+    "$python" setup.py -q build --build-base "$folder/build" --build-lib "$folder/lib"
+[ -e "$folder/lib/rnndrop_plugin/ops/librecurrence.so" ] || exit 2
+
+# Python itself is not instrumented: the runtime must be loaded first, and what Python never frees is no leak.
+export LD_PRELOAD=$($CC -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$folder/lib
+[ "$("$python" -P -c "import rnndrop_plugin; print(rnndrop_plugin.__path__[0])")" = "$folder/lib/rnndrop_plugin" ] ||
+    venv_fail "the instrumented package is not the one that Python imports"
+"$python" -P -m pytest --poison "${@:-tests/ops}"
