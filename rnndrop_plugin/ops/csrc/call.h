@@ -2,7 +2,7 @@
 
 struct call {
     const struct arguments *arguments;
-    struct team team;
+    struct team *team;
     int threads, relu;
     int64_t T, B, I, H;
     int64_t chunk; /* time steps worked on together */
@@ -61,7 +61,9 @@ INLINE const REAL *previous_row(const struct call *c, int64_t t, int64_t b)
 {
     const struct arguments *a = c->arguments;
     int64_t before = a->reverse ? t + 1 : t - 1, end = a->lengths ? MIN(c->T, a->lengths[b]) : c->T;
-    return before < 0 || before >= end ? (const REAL *)a->h0 + b * c->H : (const REAL *)a->output + row_of(c, before, b);
+    if (before < 0 || before >= end)
+        return (const REAL *)a->h0 + b * c->H;
+    return (const REAL *)a->output + row_of(c, before, b);
 }
 
 /* ---- dropout -------------------------------------------------------------------------------------- */

@@ -11,7 +11,8 @@ INLINE void write_h(const struct call *c, int64_t step, int64_t t, int64_t b, in
 {
     const struct arguments *a = c->arguments;
     const REAL *h = at(c->h, block, b);
-    REAL *output = (REAL *)a->output + row_of(c, t, b) + block * BLOCK, *masked = at(c->masked_h[(step + 1) & 1], block, b);
+    REAL *output = (REAL *)a->output + row_of(c, t, b) + block * BLOCK;
+    REAL *masked = at(c->masked_h[(step + 1) & 1], block, b);
     struct factors hidden;
     read_mask(&hidden, c, &a->hidden_mask, time_of(c, step + 1), b, block);
     EACH_PART(p)

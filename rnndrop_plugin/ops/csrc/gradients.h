@@ -22,7 +22,8 @@ INLINE void lstm_gradients(const struct call *c, int64_t t, int64_t b, int64_t b
     const REAL *gate = at(c->gates[0], 4 * block, saved);
     const REAL *old_c = at(c->cells, block, (t + (a->reverse != 0)) * c->B + b);
     const REAL *new_c = at(c->cells, block, (t + !a->reverse) * c->B + b);
-    REAL room[BLOCK], *d_gate = at(c->d_gates[0], 4 * block, row), *d_h = at(c->d_h, block, b), *d_c = at(c->d_c, block, b);
+    REAL room[BLOCK], *d_gate = at(c->d_gates[0], 4 * block, row);
+    REAL *d_h = at(c->d_h, block, b), *d_c = at(c->d_c, block, b);
     const REAL *d_output = whole_block((const REAL *)a->d_output + row_of(c, t, b), block, c->H, room);
     struct factors update, cell;
     read_mask(&update, c, &a->update, t, b, block);

@@ -26,8 +26,8 @@ static REAL sum_of(vec v)
     return sum;
 }
 
-/* Of up to TOGETHER rows' logits: what the loss takes of them; then their gradients in their place. Rows together, since
- * they stand side by side in each block. */
+/* Of up to TOGETHER rows' logits: what the loss takes of them; then their gradients in their place. Rows together,
+ * since they stand side by side in each block. */
 enum { TOGETHER = 8, GROUP = 8 /* blocks summed apart, so that rounding does not grow with the classes */ };
 
 static void softmax(const struct loss *l, int64_t place, int64_t row, int64_t rows)
@@ -106,13 +106,13 @@ static void loss_member(void *data)
     for (int64_t first = 0; first < a->rows; first += c->chunk) {
         int64_t rows = MIN(c->chunk, a->rows - first);
         to_blocks(c->x, (const REAL *)a->x + first * c->I, rows, c->I, m->i0, m->i1);
-        rnndrop_wait(&c->team, m->size);
+        rnndrop_wait(c->team, m->size);
         multiply(l->logits, c->bias[0], c->x, c->w_ih[0], rows, c->I, m->u0, m->u1);
-        rnndrop_wait(&c->team, m->size);
+        rnndrop_wait(c->team, m->size);
         int64_t end = share(rows, m->id + 1, m->size);
         for (int64_t row = share(rows, m->id, m->size); row < end; row += TOGETHER)
             softmax(l, row, first + row, MIN(TOGETHER, end - row));
-        rnndrop_wait(&c->team, m->size);
+        rnndrop_wait(c->team, m->size);
         if (a->d_w)
             weight_gradient(a->d_w, c->set[0], c->H, l->logits, c->x, c->I, rows, m->u0, m->u1, first > 0);
         if (a->d_b)
@@ -121,7 +121,7 @@ static void loss_member(void *data)
             multiply(c->d_x, l->zeros, l->logits, c->w_hh[0], rows, blocks_of(c->H) * BLOCK, m->i0, m->i1);
             from_blocks((REAL *)a->d_x + first * c->I, c->d_x, rows, c->I, m->i0, m->i1);
         }
-        rnndrop_wait(&c->team, m->size);
+        rnndrop_wait(c->team, m->size);
     }
 }
 
@@ -143,9 +143,10 @@ static int loss(const struct loss_arguments *a)
     int64_t longest = MIN(512, LOGITS / a->classes); /* rows of a chunk; chunks are of nearly the same length */
     longest = MAX(longest, 256);
     int64_t chunks = (a->rows + longest - 1) / longest;
+    struct team team = {0};
     struct loss l = {.arguments = a,
-                     .call = {.threads = rnndrop_threads(a->threads), .I = a->features, .H = a->classes, .sets = 1,
-                              .set = {{0, 1}}, .chunk = (a->rows + chunks - 1) / chunks}};
+                     .call = {.team = &team, .threads = rnndrop_threads(a->threads), .I = a->features,
+                              .H = a->classes, .sets = 1, .set = {{0, 1}}, .chunk = (a->rows + chunks - 1) / chunks}};
     struct arena arena = {0};
     lay_out_loss(&l, &arena);
     void *storage = rnndrop_get_storage(arena.used);

@@ -47,7 +47,7 @@ static void forward_step(const struct call *c, const struct member *m, int64_t s
         int64_t first = c->set[k].count * m->u0, last = c->set[k].count * m->u1;
         struct matrix state = c->masked_h[step & 1], to = from_row(c->gates[k], row);
         if (cell == GRU && k == 1) {
-            rnndrop_wait((struct team *)&c->team, m->size);
+            rnndrop_wait(c->team, m->size);
             state = c->reset_h;
         }
         if (cell == GRU_RESET_AFTER && k == 1)
@@ -79,15 +79,15 @@ static void forward_member(void *data)
     begin_forward(c, m);
     for (int64_t step = 0; step < c->T; step += c->chunk) {
         struct chunk chunk = chunk_at(c, step);
-        rnndrop_wait(&c->team, m->size); /* the last chunk's input is no longer read */
+        rnndrop_wait(c->team, m->size); /* the last chunk's input is no longer read */
         to_blocks(c->x, (const REAL *)a->x + chunk.first * c->I, chunk.rows, c->I, m->i0, m->i1);
-        rnndrop_wait(&c->team, m->size);
+        rnndrop_wait(c->team, m->size);
         for (int k = 0; k < c->sets; k++)
             multiply(from_row(c->gates[k], save ? chunk.first : 0), c->bias[k], c->x, c->w_ih[k], chunk.rows, c->I,
                      c->set[k].count * m->u0, c->set[k].count * m->u1);
         for (int64_t s = 0; s < chunk.steps; s++) {
             forward_step(c, m, step + s, (time_of(c, step + s) - (save ? 0 : chunk.time)) * c->B);
-            rnndrop_wait(&c->team, m->size);
+            rnndrop_wait(c->team, m->size);
         }
     }
     from_blocks(a->h_n, c->h, c->B, c->H, m->u0, m->u1);
@@ -102,7 +102,6 @@ static void forward_member(void *data)
 static void backward_step(const struct call *c, const struct member *m, int64_t t, int64_t row)
 {
     const struct arguments *a = c->arguments;
-    struct team *team = (struct team *)&c->team;
     int64_t saved = t * c->B, gates = c->set[0].count * blocks_of(c->H) * BLOCK, units = blocks_of(c->H) * BLOCK;
     for (int64_t block = m->u0; block < m->u1; block++)
         for (int64_t b = 0; b < c->B; b++)
@@ -112,14 +111,14 @@ static void backward_step(const struct call *c, const struct member *m, int64_t 
                 rnn_gradients(c, t, b, block, row + b);
             else
                 gru_gradients(c, t, b, block, row + b, saved + b);
-    rnndrop_wait(team, m->size);
+    rnndrop_wait(c->team, m->size);
     const REAL *zeros = c->bias[0];
     if (a->cell == GRU) {
         multiply(c->d_masked_h, zeros, from_row(c->d_gates[1], row), c->w_hh[1], c->B, units, m->u0, m->u1);
         for (int64_t block = m->u0; block < m->u1; block++)
             for (int64_t b = 0; b < c->B; b++)
                 gru_reset_gradients(c, t, b, block, row + b, saved + b);
-        rnndrop_wait(team, m->size);
+        rnndrop_wait(c->team, m->size);
     } else if (a->cell == GRU_RESET_AFTER) {
         multiply(c->d_masked_h, zeros, from_row(c->d_hn, row), c->w_hh[1], c->B, units, m->u0, m->u1);
     }
@@ -240,9 +239,9 @@ static void backward_member(void *data)
             int64_t t = time_of(c, k * c->chunk + s);
             backward_step(c, m, t, (t - chunk.time) * c->B);
         }
-        rnndrop_wait(&c->team, m->size); /* all of the chunk's x and previous_h are there */
+        rnndrop_wait(c->team, m->size); /* all of the chunk's x and previous_h are there */
         chunk_gradients(c, m, chunk, k < chunks - 1);
-        rnndrop_wait(&c->team, m->size);
+        rnndrop_wait(c->team, m->size);
     }
     from_blocks(a->d_h0, c->d_h, c->B, c->H, m->u0, m->u1);
     if (a->cell == LSTM)
@@ -254,18 +253,19 @@ static void backward_member(void *data)
 static void lay_out(struct call *c, struct arena *arena, int backward)
 {
     const struct arguments *a = c->arguments;
-    int64_t rows = c->chunk * c->B, all = c->T * c->B, saved = a->saved[0] ? all : rows, units = blocks_of(c->H) * BLOCK;
+    int64_t rows = c->chunk * c->B, all = c->T * c->B, units = blocks_of(c->H) * BLOCK;
     for (int k = 0; k < c->sets; k++) {
         int64_t features = c->set[k].count * units;
         c->w_hh[k] = backward ? take_matrix(arena, features, c->H) : take_matrix(arena, c->H, features);
         c->w_ih[k] = backward ? take_matrix(arena, features, a->d_x ? c->I : 0) : take_matrix(arena, c->I, features);
         c->bias[k] = take(arena, backward ? MAX(units, blocks_of(c->I) * BLOCK) : features);
         c->gates[k] = a->saved[0] ? (struct matrix){a->saved[k == 0 || a->cell == LSTM ? k : 1], stride_of(all)}
-                                  : take_matrix(arena, saved, backward ? 0 : features);
+                                  : take_matrix(arena, rows, backward ? 0 : features);
         c->d_gates[k] = take_matrix(arena, rows, backward ? features : 0);
     }
     int reset_after = a->cell == GRU_RESET_AFTER, gru = a->cell == GRU, lstm = a->cell == LSTM;
-    c->hn = a->saved[2] ? (struct matrix){a->saved[2], stride_of(all)} : take_matrix(arena, rows, reset_after ? c->H : 0);
+    c->hn = a->saved[2] ? (struct matrix){a->saved[2], stride_of(all)}
+                        : take_matrix(arena, rows, reset_after ? c->H : 0);
     c->cells = lstm && a->saved[1] ? (struct matrix){a->saved[1], stride_of(all + c->B)}
                                    : take_matrix(arena, c->B, lstm ? c->H : 0);
     c->x = take_matrix(arena, rows, c->I);
@@ -287,7 +287,8 @@ static void lay_out(struct call *c, struct arena *arena, int backward)
 
 static int run_pass(const struct arguments *a, int backward)
 {
-    struct call c = {.arguments = a, .threads = rnndrop_threads(a->threads), .relu = a->relu != 0,
+    struct team team = {0};
+    struct call c = {.arguments = a, .team = &team, .threads = rnndrop_threads(a->threads), .relu = a->relu != 0,
                      .T = a->time, .B = a->batch, .I = a->input, .H = a->hidden};
     c.sets = a->cell == LSTM || a->cell == RNN ? 1 : 2;
     c.set[0] = (struct gates){0, a->cell == LSTM ? 4 : a->cell == RNN ? 1 : 2};
