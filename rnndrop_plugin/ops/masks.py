@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops.context import values_are_known
+from rnndrop_plugin.ops.context import tracing, transformation, values_are_known
 
 SAMPLINGS = ("step", "sequence")
 SCALINGS = ("inverted", "expected")
@@ -137,9 +137,16 @@ def draw_mask(
 
 
 def _bernoulli(p: float, shape: tuple[int, ...], device, generator: torch.Generator | None) -> Tensor:
-    """True with probability ``p``; on a CPU faster than torch's bernoulli_, and exact to 2**-33."""
-    if not values_are_known():
+    """True with probability ``p``."""
+    if tracing() or transformation():
         return torch.rand(shape, device=device, generator=generator) < p
+    if not values_are_known() and generator is None:
+        return torch.ops.rnndrop.draw(p, shape, torch.empty((), device=device).device)
+    return _draw(p, shape, device, generator)
+
+
+def _draw(p: float, shape: tuple[int, ...], device, generator: torch.Generator | None = None) -> Tensor:
+    """True with probability ``p``; on a CPU faster than torch's bernoulli_, and exact to 2**-33."""
     keep = torch.empty(shape, dtype=torch.bool, device=device)
     if keep.device.type != "cpu":
         return keep.bernoulli_(p, generator=generator)
@@ -150,3 +157,14 @@ def _bernoulli(p: float, shape: tuple[int, ...], device, generator: torch.Genera
     # numpy compares with vector instructions where torch, which has to make bool of it, does not.
     np.less(bits.numpy(), min(round(p * values), values - 1) - values // 2, out=keep.numpy())
     return keep
+
+
+# As an operator, torch.compile draws what eager mode draws, and as fast.
+LIBRARY = torch.library.Library("rnndrop", "FRAGMENT")
+LIBRARY.define("draw(float p, SymInt[] shape, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
+LIBRARY.impl("draw", lambda p, shape, device: _draw(p, tuple(shape), device), "CompositeExplicitAutograd")
+
+
+@torch.library.register_fake("rnndrop::draw", lib=LIBRARY)
+def _(p, shape, device):
+    return torch.empty(shape, dtype=torch.bool, device=device)
