@@ -7,6 +7,8 @@ import rnndrop_plugin
 from rnndrop_plugin.cli.command import fail, fail_for_package
 from rnndrop_plugin.cli.fairseq_train import add_plugin_arguments, complete, hand_over
 
+BATCH_SIZE = "64"  # where fairseq-validate would ask for one; what our tasks log does not depend on it
+
 
 def evaluation_of(task: str) -> tuple[str, str]:
     """The command of fairseq that evaluates models of a task, and its flag for the split."""
@@ -33,8 +35,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Evaluate a checkpoint with this plugin, on the test split unless --gen-subset (fairseq-eval-lm, "
         "fairseq-generate) or --valid-subset (fairseq-validate) names another. A language model is evaluated by "
-        "fairseq-eval-lm, a translation model by fairseq-generate, others by fairseq-validate; --user-dir and, by the "
-        "checkpoint, --task are filled in.",
+        "fairseq-eval-lm, a translation model by fairseq-generate, others by fairseq-validate; --user-dir, by "
+        f"the checkpoint --task, and for fairseq-validate --batch-size {BATCH_SIZE} are filled in.",
         usage="%(prog)s DATA --path CHECKPOINT ...",
         epilog="All other arguments are those of fairseq's command, whose --help lists them.",
         allow_abbrev=False,
@@ -46,6 +48,9 @@ def main() -> None:
     task = args.task or task_of(args.path.split(":")[0])  # an ensemble's checkpoints are of one task
     command, split_flag = evaluation_of(task)
     arguments = complete(sys.argv[1:], task)
-    if not any(argument.partition("=")[0] == split_flag for argument in arguments):
+    flags = {argument.partition("=")[0] for argument in arguments}
+    if split_flag not in flags:
         arguments += [split_flag, "test"]
+    if command == "validate" and flags.isdisjoint(("--batch-size", "--max-sentences", "--max-tokens")):
+        arguments += ["--batch-size", BATCH_SIZE]
     hand_over(command, arguments)

@@ -102,8 +102,8 @@ def test_what_is_filled_in(given, filled_in):
     ("task", "flags", "command", "filled_in"),
     [
         ("rnndrop_language_modeling", [], "eval_lm", ["--gen-subset", "test"]),
-        ("rnndrop_tagging", [], "validate", ["--valid-subset", "test"]),
-        ("rnndrop_classification", ["--valid-subset=valid"], "validate", []),
+        ("rnndrop_tagging", [], "validate", ["--valid-subset", "test", "--batch-size", "64"]),
+        ("rnndrop_classification", ["--valid-subset=valid", "--max-tokens=9"], "validate", []),
         ("translation", ["--gen-subset", "valid"], "generate", []),
     ],
 )
