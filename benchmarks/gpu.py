@@ -196,7 +196,7 @@ def comparisons(shapes: list, dtypes: list[str], families: list[str]) -> Iterato
                 yield f"evaluation, {dtype}, {shape}", cases
     if "LSTM" in families:
         first = shapes[0]
-        for k, size in enumerate(("time", "batch")):
+        for k, size in {0: "time", 1: "batch", 3: "hidden"}.items():
             grown = tuple(2 * n if j == k else n for j, n in enumerate(first))
             cases = [Case("LSTM", LAYERS["LSTM"][0], shape, dtypes[0], True) for shape in (first, grown)]
             yield f"growth, {dtypes[0]}, twice the {size} of {first}: the ratio is to the layer's own figure", cases

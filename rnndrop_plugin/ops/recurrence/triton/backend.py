@@ -187,7 +187,7 @@ def forward(
     buffers = (gates, hs, hx, out, call.pointer(cs), call.pointer(extra))
     ends = (*map(call.pointer, (state[0], state[-1])), final[0], final[-1])
     outside = (call.pointer(weights.bias_hh), call.pointer(call.lengths))
-    with torch.no_grad(), torch.cuda.device_of(input):
+    with torch.cuda.device_of(input):
         if weights.bias_ih is None:
             torch.mm(input.flatten(0, 1), weights.ih.t(), out=gates.flatten(0, 1))
         else:

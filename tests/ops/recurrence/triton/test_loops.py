@@ -64,7 +64,7 @@ def constants(direction, cell, hidden, *, modes=(2, 0, 0), **flags) -> dict:
     names = {"CELL": cell, "RELU": False, "REVERSE": False, "BIAS": True, "LENGTHS": False, **flags}
     if direction == "backward":
         del names["BIAS"]
-    modes = (0, 2, 0) if cell == "rnn" else modes
+    modes = (0, modes[1] or 2 * any(modes), 0) if cell == "rnn" else modes
     padded = -(-hidden // backend.PADDING) * backend.PADDING
     return {**names, **dict(zip(("MU", "MH", "MC"), modes, strict=True)), "H": hidden, "LD": padded}
 
@@ -106,6 +106,25 @@ def test_compiles(tmp_path, direction, cell, batch, hidden, precision, capabilit
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_all_shapes_of_the_benchmark_compile(tmp_path, direction, cell, batch, hidden, precision, capability):
     check_loop(tmp_path, direction, cell, batch, hidden, precision, capability)
+
+
+VARIANTS = [
+    {"modes": (0, 0, 0), "RELU": True, "BIAS": False},
+    {"modes": (1, 1, 1), "LENGTHS": True},
+    {"modes": (2, 2, 2), "LENGTHS": True, "REVERSE": True},
+    {"modes": (0, 2, 0), "REVERSE": True},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_every_variant_compiles(tmp_path, direction, cell, variant):
+    """The interpreter does not ask that a variable keeps its type; the compiler does."""
+    check_loop(tmp_path, direction, cell, 16, 64, "half", 90, **variant)
+    names = constants(direction, cell, 33, **variant) | {"RESET": False, "BLOCK": backend.BLOCK}
+    compiled(getattr(steps, f"{direction}_step"), names, "fp16", 80)
 
 
 @pytest.mark.slow
