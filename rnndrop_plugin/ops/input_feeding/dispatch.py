@@ -8,8 +8,10 @@ from torch import Tensor
 
 from rnndrop_plugin.ops.context import in_autocast, tracing, transformation
 from rnndrop_plugin.ops.input_feeding import bptt, reference
+from rnndrop_plugin.ops.input_feeding.checks import check_input_feeding
 from rnndrop_plugin.ops.input_feeding.reference import Attention
-from rnndrop_plugin.ops.masks import IDENTITY, Mask, Masks
+from rnndrop_plugin.ops.masks import IDENTITY, Mask, Masks, check_choice
+from rnndrop_plugin.ops.recurrence.dispatch import BACKENDS
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
 
@@ -31,7 +33,15 @@ def input_feeding(
 
     The attention's weights that it gives have no gradient, and the gradient of the rest cannot be differentiated again:
     for both there is the reference. Under autocast the result has autocast's dtype.
+
+    Raises:
+        ValueError: an argument whose shape, dtype, device or value does not fit.
+        TypeError: an argument that is no tensor, no Weights or no mask.
     """
+    check_choice("backend", backend, BACKENDS)
+    masks, dropout_between, dropout_out = check_input_feeding(
+        cell, input, feed, states, weights, attention, masks, dropout_between, dropout_out, nonlinearity
+    )
     device = input.device.type
     if autocast := in_autocast(device):
         dtype = torch.get_autocast_dtype(device)

@@ -36,7 +36,7 @@ def check_recurrence(
     state = _check_state(cell, input, state, batch, hidden)
     if not isinstance(masks, Masks):
         raise TypeError(f"masks must be Masks, got {type(masks).__name__}")
-    masks = Masks(*(_check_mask(cell, kind, mask, input, hidden) for kind, mask in masks._asdict().items()))
+    masks = Masks(*(check_mask(cell, kind, mask, input, hidden) for kind, mask in masks._asdict().items()))
     if lengths is not None:
         lengths = check_lengths(lengths, batch, time, 0, input.device)
     return state, weights, masks, lengths
@@ -71,7 +71,13 @@ def _check_state(cell: str, input: Tensor, state: State, batch: int, hidden: int
     return tuple(state)
 
 
-def _check_mask(cell: str, kind: str, mask: Mask, input: Tensor, hidden: int) -> Mask:
+def check_mask(cell: str, kind: str, mask: Mask, input: Tensor, hidden: int) -> Mask:
+    """The mask as bool; ``kind`` is what it drops.
+
+    Raises:
+        ValueError: the cell has nothing of this kind, or a shape, dtype, device or value does not fit.
+        TypeError: it is no Mask.
+    """
     if not isinstance(mask, Mask):
         raise TypeError(f"the {kind} mask must be a Mask, got {type(mask).__name__}")
     keep, scale = mask

@@ -152,3 +152,25 @@ def test_only_the_reference_can_be_differentiated_twice():
         else:
             with pytest.raises(RuntimeError):
                 torch.autograd.grad(gradient.sum(), problem.feed)
+
+
+def test_arguments_that_do_not_fit():
+    problem = make("rnn", layers=2)
+    keys = problem.attention.keys
+    narrow = problem.weights[1]._replace(ih=problem.weights[1].ih[:, :-1])
+    for other, message in (
+        ({"states": problem.states[:1]}, "2 layers take as many states and masks"),
+        ({"dropout_between": []}, "2 masks and 0 between"),
+        ({"feed": problem.feed[:, 1:]}, "feed must be"),
+        ({"weights": [problem.weights[0], narrow]}, "weight ih must be"),
+        ({"masks": [Masks(update=Mask(None, 0.5)), Masks()]}, "an RNN has no update to drop"),
+        ({"dropout_out": Mask(torch.ones(2, 2) > 0)}, "mask must be"),
+        ({"attention": problem.attention._replace(values=keys[:, 1:])}, "values must be"),
+        ({"attention": problem.attention._replace(padding=problem.attention.padding.int())}, "padding must be bool"),
+        ({"cell": "lstmm"}, "cell must be one of"),
+    ):
+        for backend in ("auto", "reference"):
+            with pytest.raises(ValueError, match=message):
+                input_feeding(*problem._replace(**other), backend=backend)
+    with pytest.raises(ValueError, match="backend must be one of"):
+        input_feeding(*problem, backend="fast")

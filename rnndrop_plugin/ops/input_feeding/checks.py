@@ -1,0 +1,58 @@
+"""What goes into input feeding is checked here, so that both implementations refuse the same."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rnndrop_plugin.ops.checks import check_like, check_tensor
+from rnndrop_plugin.ops.input_feeding.reference import Attention
+from rnndrop_plugin.ops.masks import Mask, Masks
+from rnndrop_plugin.ops.recurrence.checks import check_mask, check_recurrence
+from rnndrop_plugin.ops.recurrence.reference import State, Weights
+
+
+def check_input_feeding(
+    cell: str,
+    input: Tensor,
+    feed: Tensor,
+    states: Sequence[State],
+    weights: Sequence[Weights],
+    attention: Attention,
+    masks: Sequence[Masks],
+    dropout_between: Sequence[Mask],
+    dropout_out: Mask,
+    nonlinearity: str,
+) -> tuple[list[Masks], list[Mask], Mask]:
+    """The masks of :func:`rnndrop_plugin.ops.input_feeding` as bool.
+
+    Raises:
+        ValueError: a shape, dtype, device or value that does not fit.
+        TypeError: something that is no tensor, no Weights or no mask.
+    """
+    layers = len(weights)
+    if layers == 0 or (len(states), len(masks), len(dropout_between)) != (layers, layers, layers - 1):
+        raise ValueError(
+            f"{layers} layers take as many states and masks, and a mask between any two, got {len(states)} states, "
+            f"{len(masks)} masks and {len(dropout_between)} between"
+        )
+    check_tensor("input", input)
+    if input.dim() != 3:
+        raise ValueError(f"the input must be (time, batch, input), got {tuple(input.shape)}")
+    time, batch, features = input.shape
+    hidden = weights[0].hh.size(-1)
+    checked = []
+    for k in range(layers):
+        read = input.new_empty(()).expand(time, batch, features + hidden if k == 0 else hidden)  # only its shape counts
+        checked.append(check_recurrence(cell, read, states[k], weights[k], masks[k], nonlinearity, None)[2])
+    check_like("feed", feed, (batch, hidden), "input", input)
+    check_tensor("keys", attention.keys)
+    source = attention.keys.size(1) if attention.keys.dim() == 3 else 0
+    for name in ("keys", "values"):
+        check_like(name, getattr(attention, name), (batch, source, hidden), "input", input)
+    check_like("attention's weight", attention.weight, (hidden, hidden), "input", input)
+    padding = attention.padding
+    if padding is not None and (padding.shape != (batch, source) or padding.dtype != torch.bool):
+        raise ValueError(f"the padding must be bool, ({batch}, {source}), got {padding.dtype}, {tuple(padding.shape)}")
+    between = [check_mask(cell, "hidden", mask, input, hidden) for mask in dropout_between]
+    return checked, between, check_mask(cell, "hidden", dropout_out, input, hidden)
