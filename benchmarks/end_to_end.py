@@ -16,8 +16,8 @@ from rnndrop_plugin.cli.plot import entries
 
 ROOT = Path(__file__).parents[1]
 BASELINE = "fairseq's lstm_lm, no dropout"
-OURS = f"--user-dir {ROOT / 'rnndrop_plugin'} --task rnndrop_language_modeling --arch lstm_rnndrop".split()
-OURS += ["--criterion", "rnndrop_cross_entropy"]
+OURS = ["--user-dir", str(ROOT / "rnndrop_plugin")]  # a path that may have blanks
+OURS += "--task rnndrop_language_modeling --arch lstm_rnndrop --criterion rnndrop_cross_entropy".split()
 UPDATE_DROPOUT = ["--update-dropout", "0.25"]
 INTERVAL = 10  # updates that one figure of the log is the mean of; the first interval is not counted
 
