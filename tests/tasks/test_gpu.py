@@ -53,8 +53,7 @@ def test_eval_lm_on_a_gpu_is_eval_lm_on_a_cpu(command, single_precision, stream_
     assert lines[0] == pytest.approx(lines[1], rel=2e-3)  # TF32 rounds to 2**-11
 
 
-@pytest.mark.parametrize("task, model", [("tagging", "tagger"), ("classification", "classifier")])
-@pytest.mark.parametrize("arch", ["lstm", "gru"])
+@pytest.mark.parametrize("task, model, arch", [("tagging", "tagger", "lstm"), ("classification", "classifier", "gru")])
 def test_a_small_model_learns(command, tagging_data, tmp_path, task, model, arch):
     log = command(
         "train",

@@ -73,7 +73,7 @@ class Problem:
             assert float((x - y).abs().max()) < tolerance * float(y.abs().max()), (x, y)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def problem():
     """Makes a :class:`Problem`."""
     return Problem
