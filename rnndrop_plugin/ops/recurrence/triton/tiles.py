@@ -9,7 +9,7 @@ GATES = {"lstm": 4, "gru": 3, "gru_reset_after": 3, "rnn": 1}
 COLUMNS = {"lstm": 4, "gru": 2, "gru_reset_after": 4, "rnn": 1}  # of a unit in the product of the forward pass
 STAGES = 5  # loads under way where the weights are read again at every step
 REGISTERS = 120  # of a thread's 255, for sums and operands
-RESERVED = 8 * 1024  # bytes of shared memory left to the compiler
+RESERVED = 1024  # bytes of shared memory left to the compiler
 
 
 #: The bytes of a number, and how many numbers it becomes: tf32x3 takes three products to be as exact as float32.
@@ -88,13 +88,16 @@ def choose(
     depths = _depths(direction, cell, hidden)
     for rows, units, split, warps, kept_kib in TABLE[direction, itemsize]:
         columns = units * (COLUMNS[cell] if direction == "forward" else 1)
+        size = itemsize * copies
         if kept_kib:
-            tiles = _keep(rows, units, columns, split, warps, depths, itemsize * copies)
-            used = _padded(depths, split * tiles.depth) * columns * itemsize * copies
-            fits = used <= min(shared - RESERVED, 1024 * kept_kib)
+            tiles = _keep(rows, units, columns, split, warps, depths, size)
+            kept = _padded(depths, split * tiles.depth) * columns * size
+            room = (shared - RESERVED - kept) // (rows * split * tiles.depth * size)  # for parts of the left operand
+            tiles = tiles._replace(group=min(tiles.group, room))
+            fits = room > 0 and kept <= 1024 * kept_kib
         else:
-            tiles = _stream(rows, units, columns, split, warps, depths, itemsize * copies)
-            fits = STAGES * tiles.depth * (rows + columns) * itemsize <= shared - RESERVED
+            tiles = _stream(rows, units, columns, split, warps, depths, size)
+            fits = STAGES * tiles.depth * (rows + columns) * size <= shared - RESERVED
         blocks, slices, _ = tiles.grid(batch, hidden)
         if fits and blocks * slices <= processors:
             return tiles

@@ -83,8 +83,7 @@ def check_loop(path, direction, cell, batch, hidden, precision, capability, **fl
     )
     assert code.metadata.shared <= shared
     assert code.metadata.launch_cooperative_grid
-    # Some kernels keep a few addresses that do not change in memory; sums or operands are never spilled.
-    assert spilled_in_loop(code, path / "kernel.cubin") < 0.03
+    assert spilled_in_loop(code, path / "kernel.cubin") < 0.04  # a few addresses, but no sums and no operands
 
 
 @pytest.mark.parametrize(
