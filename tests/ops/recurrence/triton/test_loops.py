@@ -157,6 +157,49 @@ def test_a_kernel_is_cut_so_that_all_blocks_are_resident():
     assert (16, 650) in chosen and (512, 4096) not in chosen
 
 
+class Recorder:
+    """Stands for a compiled kernel of any of ours."""
+
+    def __init__(self, kernel):
+        self.__name__, self.arg_names = kernel.__name__, kernel.arg_names
+        self.bound, self.direct = 0, 0
+
+    def __getitem__(self, grid):
+        def launch_and_bind(*arguments, **constants):
+            self.bound += 1
+            settings = {"num_warps", "num_stages", "launch_cooperative_grid", "enable_fp_fusion"}
+            names = [name for name in constants if name not in settings]
+            assert [*self.arg_names[: len(arguments)], *names] == self.arg_names
+            return {grid: self.launch}
+
+        return launch_and_bind
+
+    def launch(self, *arguments):
+        self.direct += 1
+        assert len(arguments) == len(self.arg_names)
+        for name, x in zip(self.arg_names, arguments, strict=True):
+            assert isinstance(x, torch.Tensor) == (name.islower() and name not in loops.NUMBERS + steps.NUMBERS), name
+
+
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("form", ["loops", "steps"])
+def test_a_second_launch_passes_all_arguments_in_the_kernels_order(monkeypatch, problem, cell, form):
+    module, names = (loops, ("forward", "backward")) if form == "loops" else (steps, ("forward_step", "backward_step"))
+    kernels = [Recorder(getattr(module, name)) for name in names]
+    for name, kernel in zip(names, kernels, strict=True):
+        monkeypatch.setattr(module, name, kernel)
+    for name in ("_launchers", "_tiles"):
+        monkeypatch.setattr(backend, name, {})
+    monkeypatch.setattr(backend, "device_limits", lambda device: LIMITS[90])
+    if form == "steps":
+        monkeypatch.setattr(backend, "choose", lambda *arguments: None)
+    for _ in range(2):
+        problem(cell, (3, 2, 4, 8), ("hidden",)).results(backend)
+    for kernel in kernels:
+        assert kernel.bound == (1 if form == "loops" or cell != "gru" else 2)
+        assert kernel.direct >= kernel.bound
+
+
 def test_types_agree_with_torchs_switch(monkeypatch):
     assert backend.precision(torch.bfloat16) == "half"
     before = torch.backends.cudnn.allow_tf32
