@@ -30,7 +30,7 @@ def cell_norms(model, tokens, training: bool) -> list[float]:
     with torch.no_grad():
         inputs = model.features(tokens).transpose(0, 1)
         time, batch, _ = inputs.shape
-        (masks,) = rnn._draw_masks(time, batch, inputs.device)
+        (masks,) = rnn.draw_masks(time, batch)
         state, norms = None, []
         for t in range(time):
             _, state = rnn(inputs[t : t + 1], state, masks=[masks.at(t)])

@@ -26,7 +26,7 @@ def test_norms(kind, scaling, sampling, training):
     torch.manual_seed(3)
     norms = plot_cell_norms.cell_norms(model, tokens, training)
     torch.manual_seed(3)
-    masks = model.rnn.train(training)._draw_masks(7, 5, tokens.device)
+    masks = model.rnn.train(training).draw_masks(7, 5)
     assert len(norms) == 7
     for steps in (1, 4, 7):
         inputs = embedding(tokens[:, :steps]).transpose(0, 1)
