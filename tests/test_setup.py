@@ -63,24 +63,15 @@ def test_a_compiler_that_fails(tree, monkeypatch, lines, reason):
         c_library.load.cache_clear()
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 def test_a_build_that_succeeds_takes_back_the_reason(tree):
     build(tree, "false")
     assert list(tree.rglob(c_library.FAILURE))
-    build(tree, "cc -O0")
+    writes_its_output = 'while [ "$1" != -o ]; do shift; done; : >"$2"; exit 0'
+    build(tree, write_compiler(tree, writes_its_output))
     assert list(tree.rglob("librecurrence.so")) and not list(tree.rglob(c_library.FAILURE))
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
-def test_the_library_depends_on_the_c_library_alone(tree, monkeypatch):
-    assert build(tree, "cc -O0").returncode == 0
-    (library,) = tree.rglob("librecurrence.so")
-    shutil.copytree(tree / "rnndrop_plugin" / "ops" / "csrc", library.parent / "csrc")
-    monkeypatch.setattr(c_library, "LIBRARY", library)
-    c_library.load.cache_clear()
-    try:
-        assert c_library.unavailable() is None
-    finally:
-        c_library.load.cache_clear()
+@pytest.mark.skipif(c_library.unavailable() is not None, reason=str(c_library.unavailable()))
+def test_the_library_depends_on_the_c_library_alone():
     names = [b"libgomp", b"libtorch", b"libpython", b"libm.so"]
-    assert not [name for name in names if name in library.read_bytes()]
+    assert not [name for name in names if name in c_library.LIBRARY.read_bytes()]

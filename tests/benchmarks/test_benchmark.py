@@ -18,6 +18,7 @@ def run(*args):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_figures(tmp_path):
     files = tmp_path / "figures.json", tmp_path / "figures.svg"
     done = run("--shapes", TINY, "--families", "LSTM", "--json", files[0], "--plot", files[1])

@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import struct
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import strategies as st
@@ -125,7 +124,7 @@ class Everything:
     """Stands for the task and the model of a checkpoint, and says the same of every word and text."""
 
     classes = ["O", "B-PER"]
-    cfg = SimpleNamespace(data="nowhere")
+    tokenization = None
     span_tags = SpanTags(classes)
 
     def decode(self, logits, lengths):

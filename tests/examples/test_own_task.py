@@ -5,7 +5,10 @@ import random
 from rnndrop_plugin.cli.splits import Sentence, write_splits
 from rnndrop_plugin.models import RecurrentTagger
 
-RUN = "--user-dir examples/own_task --cpu --seed 1 --optimizer adam --no-epoch-checkpoints --log-format json".split()
+RUN = (
+    "--user-dir examples/own_task --cpu --seed 1 --optimizer adam --no-epoch-checkpoints --log-format json "
+    "--num-workers 0"
+).split()
 
 
 def write_words(folder):

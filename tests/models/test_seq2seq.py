@@ -186,7 +186,13 @@ def training(data: Path, cell: str, *flags) -> tuple:
     return ("train", data, *plugin, *sizes, "--no-epoch-checkpoints", "--num-workers", 0, "--cpu", *flags)
 
 
-@pytest.mark.parametrize(("cell", "flags"), [("lstm", ()), ("gru", ("--no-input-feed",))], ids=["lstm", "gru-no-feed"])
+@pytest.mark.parametrize(
+    ("cell", "flags"),
+    [
+        pytest.param("lstm", (), id="lstm"),
+        pytest.param("gru", ("--no-input-feed",), id="gru-no-feed", marks=pytest.mark.slow),
+    ],
+)
 def test_learns_to_turn_sentences_round(command, data, tmp_path, cell, flags):
     bleu = ("--eval-bleu", "--eval-bleu-args", '{"beam": 2, "max_len_b": 10}', "--best-checkpoint-metric", "bleu")
     bleu += ("--maximize-best-checkpoint-metric",)
