@@ -39,12 +39,19 @@ def address(x: Tensor, keep_alive: list[Tensor]) -> int:
 
     Hooks of autograd may hand back what was saved in other strides and at any address. What the address is of is
     appended to ``keep_alive``, which must live until the library is done with it.
+
+    Raises:
+        RuntimeError: there are none: the tensor has only a shape, or its memory was freed.
     """
     x = x.contiguous().resolve_neg()  # imaginary parts of conjugates are negated when they are read
-    if x.data_ptr() % x.element_size():
+    address = x.data_ptr()
+    if address % x.element_size() or (not address and x._is_zerotensor()):  # zeros that have no memory yet
         x = x.clone()
+        address = x.data_ptr()
+    if not address and x.numel() > 0:
+        raise RuntimeError(f"a tensor of the shape {tuple(x.shape)} has no memory, or it was freed")
     keep_alive.append(x)
-    return x.data_ptr()
+    return address
 
 
 def source_digest(folder: Path) -> str:

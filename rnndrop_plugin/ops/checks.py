@@ -12,8 +12,8 @@ def check_tensor(name: str, x: Any) -> None:
     """Raise TypeError unless ``x`` is a tensor, ValueError unless it is a dense one."""
     if not isinstance(x, Tensor):
         raise TypeError(f"the {name} must be a tensor, got {type(x).__name__}")
-    if x.layout is not torch.strided:
-        raise ValueError(f"the {name} must be a dense tensor, got {x.layout}")
+    if x.layout is not torch.strided or x.is_nested:
+        raise ValueError(f"the {name} must be a dense tensor, got {'a nested one' if x.is_nested else x.layout}")
 
 
 def check_like(name: str, x: Any, shape: tuple[int, ...], of: str, like: Tensor) -> None:
@@ -46,9 +46,10 @@ def check_lengths(lengths: Any, batch: int, time: int, least: int, device: torch
     check_integers("lengths", lengths, (batch,))
     if lengths.device != device and lengths.device.type != "cpu":
         raise ValueError(f"the lengths are on {lengths.device}, the input on {device}: not on the same device")
+    lengths = lengths.long()  # torch finds no least one of some unsigned integers
     captured = lengths.is_cuda and torch.cuda.is_current_stream_capturing()  # a CUDA graph cannot wait for values
     if batch > 0 and not lengths.is_meta and not captured and values_are_known():
         low, high = map(int, lengths.aminmax())
         if low < least or high > time:
             raise ValueError(f"lengths must be from {least} to {time}, got {low if low < least else high}")
-    return lengths.to(device, torch.int64, non_blocking=True)
+    return lengths.to(device, non_blocking=True)

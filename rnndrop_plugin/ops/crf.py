@@ -37,10 +37,9 @@ def crf_nll(
     emissions, transitions, start, end, lengths = _checked(emissions, transitions, start, end, lengths)
     check_integers("tags", tags, emissions.shape[:2])
     check_device("tags", tags, "emissions", emissions)
-    tags = tags.long()
     time = emissions.size(1)
     inside = torch.arange(time, device=emissions.device) < lengths.unsqueeze(1)
-    tags = tags.where(inside, 0)
+    tags = tags.long().where(inside, 0)
     if values_are_known() and tags.numel() > 0 and not tags.is_meta:
         for extreme in map(int, tags.aminmax()):
             if not 0 <= extreme < len(start):

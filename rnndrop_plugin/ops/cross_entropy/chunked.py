@@ -51,7 +51,9 @@ def linear_cross_entropy(
         normaliser = largest - probs.amax(1, keepdim=True).log()
         chunk_nll = (normaliser - of_target).sum()
         nll += chunk_nll
-        loss += (1 - label_smoothing - share) * chunk_nll + share * (vocabulary * normaliser.sum() - sum_of_logits)
+        loss += (1 - label_smoothing - share) * chunk_nll
+        if share:
+            loss += share * (vocabulary * normaliser.sum() - sum_of_logits)
         if not any(wanted):
             continue
         grad = probs[:, :vocabulary]  # of the logits: the probabilities less those of the smoothed target

@@ -57,5 +57,6 @@ def linear_cross_entropy(
         raise MemoryError("not enough memory for the working storage of an output layer")
     normaliser = largest + sum_of_exp.log()
     nll = (normaliser - of_target).sum()
-    loss = (1 - label_smoothing - share) * nll + share * (classes * normaliser - sum_of_logits).sum()
-    return loss, nll, gradients
+    # without smoothing the sum of the logits counts for nothing; a class that cannot be makes it -inf
+    smoothing = share * (classes * normaliser - sum_of_logits).sum() if share else 0
+    return (1 - label_smoothing - share) * nll + smoothing, nll, gradients

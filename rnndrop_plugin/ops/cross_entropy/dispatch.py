@@ -61,20 +61,26 @@ def linear_cross_entropy_ref(
 ) -> tuple[Tensor, Tensor]:
     """:func:`linear_cross_entropy` in plain operations; any dtype, differentiable any number of times."""
     target = check_linear_cross_entropy(features, weight, bias, target, ignore_index, label_smoothing)
-    features, target = features.flatten(0, -2), target.flatten()
+    features, target = _in_rows(features, target)
     return reference.linear_cross_entropy(features, weight, bias, target, ignore_index, label_smoothing)
+
+
+def _in_rows(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Features ``(rows, features)`` and as many targets."""
+    return features.unsqueeze(0).flatten(0, -2), target.flatten()
 
 
 def _linear_cross_entropy(
     features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, ignore_index: int, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
     target = check_linear_cross_entropy(features, weight, bias, target, ignore_index, label_smoothing)
-    features, target = features.flatten(0, -2), target.flatten()
+    features, target = _in_rows(features, target)
     inputs = features, weight, bias
     arguments = *inputs, target, ignore_index, label_smoothing
     half = features.dtype not in (torch.float32, torch.float64)
     small = target.numel() * weight.size(0) <= SMALL
-    if half or small or in_autocast(features.device.type) or tracing() or transformation():
+    nothing = features.size(1) == 0
+    if half or small or nothing or in_autocast(features.device.type) or tracing() or transformation():
         return reference.linear_cross_entropy(*arguments)
     kernel = _run if is_plain((*inputs, target)) else _operator
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):

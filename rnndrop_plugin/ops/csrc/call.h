@@ -93,7 +93,7 @@ INLINE void read_mask(struct factors *f, const struct call *c, const struct mask
 
 INLINE vec drop(const struct factors *f, int part, vec x)
 {
-    return f->keep ? x * (load_bytes(f->keep + part * LANES) * f->scale) : x * f->scale;
+    return f->keep ? x * (load_bools(f->keep + part * LANES) * f->scale) : x * f->scale;
 }
 
 /* ---- storage -------------------------------------------------------------------------------------- */

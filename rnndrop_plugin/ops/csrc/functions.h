@@ -33,7 +33,12 @@ INLINE vec splat(REAL x) { return x - (vec){0}; }
 /* At any address: tensors need not begin where vectors would. */
 INLINE vec load(const REAL *x) { return *(const vec_anywhere *)x; }
 INLINE void store(REAL *x, vec v) { *(vec_anywhere *)x = v; }
-INLINE vec load_bytes(const uint8_t *x) { return __builtin_convertvector(*(const bytes_anywhere *)x, vec); }
+/* 1 where a byte is not 0, as torch reads a bool: a view of other bytes as bool may hold any. */
+INLINE vec load_bools(const uint8_t *x)
+{
+    bytes_anywhere bytes = *(const bytes_anywhere *)x;
+    return __builtin_convertvector((bytes_anywhere)(bytes != 0) & 1, vec);
+}
 
 INLINE vec choose(ivec condition, vec yes, vec no) { return (vec)((condition & (ivec)yes) | (~condition & (ivec)no)); }
 

@@ -9,7 +9,7 @@
 
 enum { LSTM, GRU, GRU_RESET_AFTER, RNN };
 
-/* d(x) = scale * keep * x; keep is bytes of 0 or 1, (batch, hidden) at each step, NULL to scale only. */
+/* d(x) = scale * keep * x; keep is bytes, 0 where a unit is dropped, (batch, hidden) at each step, NULL to scale only. */
 struct mask {
     const uint8_t *keep;
     int64_t step; /* elements from one time step to the next, 0 for one mask for all steps */

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops.checks import check_like, check_tensor
+from rnndrop_plugin.ops.checks import check_device, check_like, check_tensor
 from rnndrop_plugin.ops.input_feeding.reference import Attention
 from rnndrop_plugin.ops.masks import Mask, Masks
 from rnndrop_plugin.ops.recurrence.checks import check_mask, check_recurrence
@@ -40,7 +40,12 @@ def check_input_feeding(
     if input.dim() != 3:
         raise ValueError(f"the input must be (time, batch, input), got {tuple(input.shape)}")
     time, batch, features = input.shape
-    hidden = weights[0].hh.size(-1)
+    if not isinstance(weights[0], Weights):
+        raise TypeError(f"weights must be Weights, one a layer, got {type(weights[0]).__name__}")
+    if not isinstance(attention, Attention):
+        raise TypeError(f"the attention must be an Attention, got {type(attention).__name__}")
+    check_tensor("weight hh", weights[0].hh)
+    hidden = weights[0].hh.size(-1) if weights[0].hh.dim() > 0 else 0
     checked = []
     for k in range(layers):
         read = input.new_empty(()).expand(time, batch, features + hidden if k == 0 else hidden)  # only its shape counts
@@ -52,7 +57,11 @@ def check_input_feeding(
         check_like(name, getattr(attention, name), (batch, source, hidden), "input", input)
     check_like("attention's weight", attention.weight, (hidden, hidden), "input", input)
     padding = attention.padding
-    if padding is not None and (padding.shape != (batch, source) or padding.dtype != torch.bool):
-        raise ValueError(f"the padding must be bool, ({batch}, {source}), got {padding.dtype}, {tuple(padding.shape)}")
+    if padding is not None:
+        check_tensor("padding", padding)
+        if padding.shape != (batch, source) or padding.dtype != torch.bool:
+            got = f"{padding.dtype}, {tuple(padding.shape)}"
+            raise ValueError(f"the padding must be bool, ({batch}, {source}), got {got}")
+        check_device("padding", padding, "input", input)
     between = [check_mask(cell, "hidden", mask, input, hidden) for mask in dropout_between]
     return checked, between, check_mask(cell, "hidden", dropout_out, input, hidden)

@@ -4,7 +4,9 @@ The sizes are those of the input and of ``weights.hh``; all else has to fit them
 """
 
 import math
+from collections.abc import Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,8 +65,8 @@ def _check_weights(cell: str, input: Tensor, weights: Weights, features: int) ->
 
 def _check_state(cell: str, input: Tensor, state: State, batch: int, hidden: int) -> State:
     names = ("h", "c") if cell == "lstm" else ("h",)
-    if isinstance(state, Tensor) or len(state) != len(names):
-        got = "a tensor" if isinstance(state, Tensor) else len(state)
+    if not isinstance(state, Sequence) or len(state) != len(names):
+        got = len(state) if isinstance(state, Sequence) else type(state).__name__
         raise ValueError(f"the state of the cell {cell} must be a tuple of {len(names)}: {', '.join(names)}; got {got}")
     for name, s in zip(names, state, strict=True):
         check_like(f"state {name}", s, (batch, hidden), "input", input)
@@ -81,14 +83,15 @@ def check_mask(cell: str, kind: str, mask: Mask, input: Tensor, hidden: int) -> 
     if not isinstance(mask, Mask):
         raise TypeError(f"the {kind} mask must be a Mask, got {type(mask).__name__}")
     keep, scale = mask
-    if keep is None and scale == 1:
-        return mask
+    number = _as_float(scale)
+    if keep is None and number == 1:
+        return Mask(None)
     if cell == "rnn" and kind != "hidden":
         raise ValueError(f"an RNN has no {kind} to drop: it takes only a hidden mask (Eq. 2)")
-    if not isinstance(scale, Real) or not math.isfinite(scale):
+    if not math.isfinite(number):
         raise ValueError(f"the scale of the {kind} mask must be a finite number, got {scale!r}")
     if keep is None:
-        return mask
+        return Mask(None, number)
     check_tensor(f"{kind} mask", keep)
     time, batch, _ = input.shape
     if keep.shape != (time, batch, hidden) and keep.shape != (batch, hidden):
@@ -96,7 +99,15 @@ def check_mask(cell: str, kind: str, mask: Mask, input: Tensor, hidden: int) -> 
             f"the {kind} mask must be ({batch}, {hidden}) or ({time}, {batch}, {hidden}), got {tuple(keep.shape)}"
         )
     check_device(f"{kind} mask", keep, "input", input)
-    return mask if keep.dtype == torch.bool else Mask(_as_bool(kind, keep), scale)
+    return Mask(keep if keep.dtype == torch.bool else _as_bool(kind, keep), number)
+
+
+def _as_float(scale: Any) -> float:
+    """The scale of a mask; NaN if it is none."""
+    try:
+        return float(scale) if isinstance(scale, Real) else math.nan
+    except OverflowError:
+        return math.inf
 
 
 def _as_bool(kind: str, keep: Tensor) -> Tensor:

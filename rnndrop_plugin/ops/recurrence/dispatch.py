@@ -163,7 +163,7 @@ def _recurrence(options: Options, input: Tensor, state: State, weights: Weights,
     half_on_cpu = device == "cpu" and dtype.itemsize < 4 and backend != "reference"
     input, state, weights = _cast(input, state, weights, torch.float32 if half_on_cpu else dtype)
     with torch.autocast(device, enabled=False) if autocast else nullcontext():
-        if backend == "reference" or batch == 0:
+        if backend == "reference" or 0 in input.shape:
             output, state = by_reference(options, input, state, weights)
         elif backend == "vendor":
             output, state = torch_nn.forward(options, input, state, weights)

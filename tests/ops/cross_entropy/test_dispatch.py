@@ -270,3 +270,20 @@ def test_targets_of_other_integers(chunks, dtype):
 def test_one_class_costs_nothing(chunks):
     loss, _ = linear_cross_entropy(F_, W_[:1], B_[:1], T_ * 0)
     assert loss == 0
+
+
+def test_a_class_that_cannot_be(chunks):
+    """A bias of -inf takes a class away."""
+    features, weight, bias, target = problem()
+    bias = torch.where(torch.arange(len(bias)) == 0, -torch.inf, bias.detach()).requires_grad_()
+    found = gradients(linear_cross_entropy, features, weight, bias, target)
+    expected = gradients(linear_cross_entropy_ref, features, weight, bias, target)
+    assert found[0].isfinite()
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_one_row_and_no_features(chunks):
+    features, weight, bias, target = problem(padding=False)
+    for case in ((features[0, 0], weight, bias, target[0, 0]), (features[..., :0], weight[:, :0], bias, target)):
+        torch.testing.assert_close(linear_cross_entropy(*case, PAD), linear_cross_entropy_ref(*case, PAD))

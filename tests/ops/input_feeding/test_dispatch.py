@@ -167,10 +167,15 @@ def test_arguments_that_do_not_fit():
         ({"dropout_out": Mask(torch.ones(2, 2) > 0)}, "mask must be"),
         ({"attention": problem.attention._replace(values=keys[:, 1:])}, "values must be"),
         ({"attention": problem.attention._replace(padding=problem.attention.padding.int())}, "padding must be bool"),
+        ({"attention": problem.attention._replace(padding=problem.attention.padding.to("meta"))}, "the same device"),
+        ({"attention": problem.attention._replace(padding=problem.attention.padding.to_sparse())}, "a dense tensor"),
         ({"cell": "lstmm"}, "cell must be one of"),
     ):
         for backend in ("auto", "reference"):
             with pytest.raises(ValueError, match=message):
                 input_feeding(*problem._replace(**other), backend=backend)
+    for other in ({"attention": tuple(problem.attention)}, {"weights": [tuple(w) for w in problem.weights]}):
+        with pytest.raises(TypeError, match="must be (an Attention|Weights, one a layer), got tuple"):
+            input_feeding(*problem._replace(**other))
     with pytest.raises(ValueError, match="backend must be one of"):
         input_feeding(*problem, backend="fast")

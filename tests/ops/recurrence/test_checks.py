@@ -1,6 +1,8 @@
 """What does not fit is refused before a backend is chosen: by all of them, in the same words."""
 
 import math
+import warnings
+from fractions import Fraction
 
 import pytest
 import torch
@@ -12,6 +14,9 @@ BACKENDS = ["auto", "reference", "torch", "vendor"] + ["cpu"] * (c_library.unava
 X = torch.linspace(-1, 1, TIME * BATCH * INPUT).view(TIME, BATCH, INPUT)
 H = torch.zeros(BATCH, HIDDEN)
 KEEP = torch.arange(BATCH * HIDDEN).view(BATCH, HIDDEN) % 3 > 0
+
+with warnings.catch_warnings(action="ignore"):  # that they may change
+    NESTED = torch.nested.nested_tensor([H[0], H[1]])
 
 
 def make_weights(gates=4, hidden=HIDDEN):
@@ -45,10 +50,12 @@ BAD = {
     "bias-length": ({"weights": W._replace(bias_hh=torch.ones(8))}, r"the bias hh must be \(32,\), got \(8,\)"),
     "one-bias": ({"weights": W._replace(bias_hh=None)}, "one bias alone was given"),
     "one-state": ({"state": (H,)}, "the state of the cell lstm must be a tuple of 2: h, c; got 1"),
-    "state-tensor": ({"cell": "rnn", "state": H, "weights": make_weights(1)}, "must be a tuple of 1: h; got a tensor"),
+    "state-tensor": ({"cell": "rnn", "state": H, "weights": make_weights(1)}, "must be a tuple of 1: h; got Tensor"),
+    "state-none": ({"state": None}, "must be a tuple of 2: h, c; got NoneType"),
     "state-batch": ({"state": (H, H[:1])}, r"the state c must be \(2, 8\), got \(1, 8\)"),
     "state-dtype": ({"state": (H, H.half())}, "the state c is of torch.float16, the input of torch.float32"),
     "state-device": ({"state": (H.to("meta"), H)}, "the state h is on meta, .* not on the same device"),
+    "state-nested": ({"state": (NESTED, H)}, "the state h must be a dense tensor, got a nested one"),
     "lengths-list": ({"lengths": [5, 5]}, "the lengths must be a tensor, got list"),
     "lengths-number": ({"lengths": torch.tensor([5])}, r"the lengths must be \(2,\), got \(1,\)"),
     "lengths-float": ({"lengths": torch.tensor([5.0, 5.0])}, "the lengths must be of an integer dtype, got .*float32"),
@@ -79,6 +86,8 @@ BAD = {
         {"masks": Masks(Mask(None, torch.tensor(2.0)))},
         "update mask must be a finite number, got tensor",
     ),
+    "scale-tensors": ({"masks": Masks(Mask(None, torch.ones(2)))}, "update mask must be a finite number, got tensor"),
+    "scale-huge": ({"masks": Masks(Mask(KEEP, 10**400))}, "update mask must be a finite number, got 1000"),
 }
 
 
@@ -103,7 +112,7 @@ def test_masks_of_other_dtypes_are_those_of_bool(backend, dtype):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_lengths_of_other_integers(backend):
-    for dtype in (torch.int32, torch.int16, torch.uint8):
+    for dtype in (torch.int32, torch.int16, torch.uint8, torch.uint16, torch.uint64):
         lengths = torch.tensor([3, 5], dtype=dtype)
         output, _ = call(lengths=lengths, backend=backend)
         assert torch.equal(output, call(lengths=lengths.long(), backend=backend)[0])
@@ -130,3 +139,29 @@ def test_a_tensor_that_is_negated_when_it_is_read(backend):
     """As the imaginary part of a conjugate is."""
     negated = torch._neg_view(X)
     assert negated.is_neg() and torch.equal(call(input=negated, backend=backend)[0], call(input=-X, backend=backend)[0])
+
+
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "vendor"])
+def test_bools_of_other_bytes_and_scales_of_other_types(backend):
+    """A view of bytes as bool may hold other numbers than 0 and 1; torch reads them as True."""
+    strange = Masks(*(Mask((KEEP.byte() * byte).view(torch.bool), Fraction(3, 2)) for byte in (255, 2, 128)))
+    expected = call(masks=Masks(*[Mask(KEEP, 1.5)] * 3), backend=backend)[0]
+    assert torch.equal(call(masks=strange, backend=backend)[0], expected)
+
+
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "vendor"])
+def test_an_input_of_no_features(backend):
+    weights = W._replace(ih=W.ih[:, :0])
+    output, _ = call(input=X[..., :0], weights=weights, backend=backend)
+    expected, _ = call(input=torch.zeros_like(X), backend=backend)
+    torch.testing.assert_close(output, expected)
+
+
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="needs the compiled recurrence")
+def test_tensors_without_memory():
+    expected = call(backend="cpu")[0]
+    assert torch.equal(call(state=(torch._efficientzerotensor(BATCH, HIDDEN), H), backend="cpu")[0], expected)
+    freed = X.clone()
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match=r"a tensor of the shape \(5, 2, 6\) has no memory"):
+        call(input=freed, backend="cpu")
