@@ -30,7 +30,8 @@ class SpanTags:
     """
 
     def __init__(self, tags: Iterable[str]):
-        tags = [tag for tag in tags if not _is_outside(tag)]
+        every = list(tags)
+        tags = [tag for tag in every if not _is_outside(tag)]
         if not tags:
             raise ValueError("there is none but O")
         others = [[tag for tag in tags if not form.fullmatch(tag)] for form in (_TYPE_LAST, _TYPE_FIRST)]
@@ -41,7 +42,9 @@ class SpanTags:
         letters = {letter for letter, _ in split}
         if not any(letters <= set(scheme) for scheme in _SCHEMES):
             raise ValueError(f"{', '.join(sorted(letters))} are not the letters of one scheme")
-        if not letters & {"B", "I"}:  # E and S alone may stand for anything
+        # E and S alone may stand for anything, but S-PER beside O are IOBES where each entity is one word
+        single = self._form is _TYPE_LAST and all(type for _, type in split) and len(tags) < len(every)
+        if not letters & {"B", "I"} and not (single and letters <= {"S", "U", "W"}):
             raise ValueError("there is no tag with B or I")
         self.types = sorted({type for _, type in split})
 

@@ -19,6 +19,9 @@ class CRF(nn.Module):
         self.start = nn.Parameter(torch.zeros(tags))
         self.end = nn.Parameter(torch.zeros(tags))
 
+    def __prepare_scriptable__(self) -> None:
+        raise RuntimeError("torch.jit.script cannot compile CRF: use torch.compile, torch.export or torch.jit.trace")
+
     def forward(self, emissions: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
         """The negative log-likelihood of each path, see :func:`rnndrop_plugin.ops.crf_nll`."""
         return crf_nll(emissions, self.transitions, self.start, self.end, tags, lengths)

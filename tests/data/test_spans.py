@@ -23,6 +23,8 @@ from rnndrop_plugin.data.spans import SpanTags
         ("b-per i-per o b-per b-per", {("per", 0, 1), ("per", 3, 3), ("per", 4, 4)}),
         ("B-PER I-PER E-PER S-PER S-LOC", {("PER", 0, 2), ("PER", 3, 3), ("LOC", 4, 4)}),
         ("B-PER I-PER L-PER U-PER B-PER L-PER", {("PER", 0, 2), ("PER", 3, 3), ("PER", 4, 5)}),
+        ("O S-PER S-PER", {("PER", 1, 1), ("PER", 2, 2)}),  # every one of a single word
+        ("U_PER O U_LOC", {("PER", 0, 0), ("LOC", 2, 2)}),
         ("B M E S B E", {("", 0, 2), ("", 3, 3), ("", 4, 5)}),  # Chinese words
     ],
 )
@@ -52,6 +54,8 @@ def test_any_order_of_tags_marks_what_conlleval_reads(letters):
         ("B-PER L-PER E-PER", "B, E, L are not the letters of one scheme"),
         ("N-S V-S", "there is no tag with B or I"),
         ("S O", "there is no tag with B or I"),
+        ("S-1 S-2", "there is no tag with B or I"),
+        ("E-PER O", "there is no tag with B or I"),
     ],
 )
 def test_other_tags_mark_none(tags, reason):

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils.checkpoint import checkpoint
 
-from rnndrop_plugin.modules import GRU, LSTM, RNN, LSTMCell
+from rnndrop_plugin.modules import CRF, GRU, LSTM, RNN, LSTMCell
 from rnndrop_plugin.ops import Mask, Masks, Weights, c_library, recurrence
 
 TIME, BATCH, INPUT, HIDDEN = 4, 3, 2, 5
@@ -156,6 +156,8 @@ def test_export_to_onnx(dynamo, x, tmp_path):
 def test_script_is_refused_with_the_way_out(make):
     with pytest.raises(RuntimeError, match="torch.jit.script cannot compile LSTM.*use torch.compile or torch.export"):
         torch.jit.script(make())
+    with pytest.raises(RuntimeError, match="torch.jit.script cannot compile CRF: use torch.compile"):
+        torch.jit.script(CRF(3))
 
 
 @pytest.fixture

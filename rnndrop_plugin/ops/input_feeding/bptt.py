@@ -4,14 +4,16 @@ The cells' steps are those of :mod:`rnndrop_plugin.ops.recurrence.bptt`. The pro
 product, and so is the gradient of each weight and of what is attended to.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from rnndrop_plugin.ops.gradients import need_reference, reference_gradients
+from rnndrop_plugin.ops.input_feeding import reference
 from rnndrop_plugin.ops.input_feeding.reference import Attention
 from rnndrop_plugin.ops.masks import Mask, Masks
 from rnndrop_plugin.ops.recurrence.autograd import Options
@@ -103,12 +105,16 @@ class InputFeeding(torch.autograd.Function):
         return output, scores, *(s for state in final for s in state)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_output: Tensor, _, *grad_final: Tensor):
         """The gradients of what ``apply`` takes."""
         settings, layers = ctx.settings, len(ctx.sizes)
-        given = ctx.saved_tensors[: -3 - sum(ctx.sizes)]
-        output, outputs, scores, *saved = ctx.saved_tensors[-3 - sum(ctx.sizes) :]
+        tensors = ctx.saved_tensors  # read once, since a checkpoint gives them once
+        given = tensors[: -3 - sum(ctx.sizes)]
+        incoming = grad_output, *grad_final
+        if need_reference(incoming):
+            function = functools.partial(_by_reference, settings)
+            return None, *reference_gradients(function, given, ctx.needs_input_grad[1:], incoming)
+        output, outputs, scores, *saved = tensors[-3 - sum(ctx.sizes) :]
         input, feed, _, weights, attention = _unflatten(settings, given)
         (time, _, features), h_size = input.shape, feed.size(1)
         steps, cells = settings.cells(time, weights)
@@ -158,6 +164,19 @@ class InputFeeding(torch.autograd.Function):
             grad_weights += [d_ih, d_hh, d_bias_ih, d_bias_hh]
             grad_states += cell.grad_state(dh[k])
         return None, d_input, d_feed, d_keys, d_values, d_weight, *grad_states, *grad_weights
+
+
+def _by_reference(settings: Settings, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    """What ``apply`` gives but for the attention's weights."""
+    output, _, states = reference.input_feeding(
+        settings.cell,
+        *_unflatten(settings, tensors),
+        settings.masks,
+        settings.dropout_between,
+        settings.dropout_out,
+        nonlinearity=settings.nonlinearity,
+    )
+    return output, *(s for state in states for s in state)
 
 
 def _unflatten(settings: Settings, tensors: Sequence[Tensor | None]):

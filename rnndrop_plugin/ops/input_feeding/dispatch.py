@@ -6,7 +6,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops.context import in_autocast, tracing, transformation
+from rnndrop_plugin.ops.context import in_autocast, intercepted, tracing, transformation
 from rnndrop_plugin.ops.input_feeding import bptt, reference
 from rnndrop_plugin.ops.input_feeding.checks import check_input_feeding
 from rnndrop_plugin.ops.input_feeding.reference import Attention
@@ -31,8 +31,8 @@ def input_feeding(
 ) -> tuple[Tensor, Tensor, list[State]]:
     """:func:`rnndrop_plugin.ops.input_feeding.reference.input_feeding`, faster unless ``backend`` is ``"reference"``.
 
-    The attention's weights that it gives have no gradient, and the gradient of the rest cannot be differentiated again:
-    for both there is the reference. Under autocast the result has autocast's dtype.
+    The attention's weights that it gives have no gradient: for that there is the reference. Under autocast the result
+    has autocast's dtype.
 
     Raises:
         ValueError: an argument whose shape, dtype, device or value does not fit.
@@ -52,7 +52,8 @@ def input_feeding(
         input, feed, attention = input.to(dtype), feed.to(dtype), cast(attention)
         states, weights = [tuple(s.to(dtype) for s in state) for state in states], [cast(w) for w in weights]
     with torch.autocast(device, enabled=False) if autocast else nullcontext():
-        if backend == "reference" or transformation() or tracing():
+        recorded = torch.compiler.is_compiling() or tracing() or intercepted()  # which wants plain operations
+        if backend == "reference" or transformation() or recorded:
             return reference.input_feeding(
                 cell,
                 input,

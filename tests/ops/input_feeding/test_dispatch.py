@@ -5,6 +5,8 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
 
 from rnndrop_plugin.ops import Attention, Mask, Masks, State, Weights, attend, draw_mask, input_feeding
 
@@ -142,16 +144,17 @@ def test_half_precision():
     torch.testing.assert_close(brain.double(), expected, rtol=0.2, atol=0.2)
 
 
-def test_only_the_reference_can_be_differentiated_twice():
+def test_second_derivatives_and_batched_gradients():
     problem = make("lstm")
+    found = []
     for backend in ("reference", "auto"):
         output, *_ = input_feeding(*problem, backend=backend)
-        (gradient,) = torch.autograd.grad(output.sum(), problem.input, create_graph=True)
-        if backend == "reference":
-            assert torch.autograd.grad(gradient.sum(), problem.feed)[0].any()
-        else:
-            with pytest.raises(RuntimeError):
-                torch.autograd.grad(gradient.sum(), problem.feed)
+        (gradient,) = torch.autograd.grad(output.square().sum(), problem.input, create_graph=True)
+        (second,) = torch.autograd.grad(gradient.square().sum(), problem.feed, retain_graph=True)
+        (batched,) = torch.autograd.grad(output, problem.feed, torch.stack([output, -output]), is_grads_batched=True)
+        assert second.any()
+        found.append((second, batched))
+    torch.testing.assert_close(found[1], found[0])
 
 
 def test_arguments_that_do_not_fit():
@@ -179,3 +182,21 @@ def test_arguments_that_do_not_fit():
             input_feeding(*problem._replace(**other))
     with pytest.raises(ValueError, match="backend must be one of"):
         input_feeding(*problem, backend="fast")
+
+
+def test_transformations():
+    """Checkpoints, torch.compile and make_fx of what has a backward pass of its own."""
+    problem = make("lstm")
+
+    def function(input):
+        return input_feeding(*problem._replace(input=input))[0]
+
+    def gradient(function):
+        return torch.autograd.grad(function(problem.input).sum(), problem.input)[0]
+
+    expected = gradient(function)
+    recomputed = gradient(lambda input: checkpoint(function, input, use_reentrant=False))
+    assert torch.equal(recomputed, expected)
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(gradient(compiled), expected)
+    torch.testing.assert_close(make_fx(function)(problem.input)(2 * problem.input), function(2 * problem.input))
