@@ -24,12 +24,12 @@ def describe(sentences: list[Tagged], kept: set[str], path: Path) -> str:
     words = [word for sentence in sentences for word in sentence.words]
     entities = Counter(tag[2:] for sentence in sentences for tag in sentence.tags if tag.startswith("B-"))
     published = PUBLISHED.get(path.name.removesuffix(".gz"))
-    remark = ""
+    comparison = ""
     if published:
         same = published == (len(sentences), len(words), entities)
-        remark = "; as published" if same else f"; the published file has {counts(*published)}"
+        comparison = "; as published" if same else f"; the published file has {counts(*published)}"
     unknown = sum(word not in kept for word in words)
-    return f"{counts(len(sentences), len(words), entities)}; {unknown:,} words are {UNK}{remark}; from {path}"
+    return f"{counts(len(sentences), len(words), entities)}; {unknown:,} words are {UNK}{comparison}; from {path}"
 
 
 def entity_tags(splits: dict[str, list[Tagged]], training: Path) -> list[str]:

@@ -25,7 +25,7 @@ def sentences(path: Path, level: str) -> list[Sentence]:
     return [Sentence(f"{path}, line {number}", re.sub(r"\s", "_", line.strip())) for number, line in lines]
 
 
-def remark(path: Path, counts: Counts, published: tuple[int, int]) -> str:
+def compare_with_published(path: Path, counts: Counts, published: tuple[int, int]) -> str:
     """How the counts of a file compare with the published ones, if it is or claims to be the published file."""
     if counts[:2] == published:
         return "; as published"
@@ -70,5 +70,6 @@ def main() -> None:
         sizes = {split: text_sizes(line.strip() for line in read_lines(path)) for split, path in paths.items()}
         Tokenization("characters" if args.level == "char" else None, splits=sizes).save(folder)
     for split, path in paths.items():
-        print(f"{split}: {counts[split]}{remark(path, counts[split], PUBLISHED[args.level][split])}; from {path}")
+        comparison = compare_with_published(path, counts[split], PUBLISHED[args.level][split])
+        print(f"{split}: {counts[split]}{comparison}; from {path}")
     print(f"{args.dest}: dictionary of {entries:,} entries, <s>, <pad>, </s> and <unk> among them")

@@ -163,26 +163,26 @@ def select(messages: list[Message], evaluation: list[Message]) -> tuple[list[Mes
         else:
             kept[message.id] = message
     if not kept:
-        raise ValueError(f"{messages[0].place} and all after it: nothing to train on, {listed(dropped)}")
+        raise ValueError(f"{messages[0].place} and all after it: nothing to train on, {format_counts(dropped)}")
     return list(kept.values()), dropped
 
 
-def listed(counts: Counter[str]) -> str:
+def format_counts(counts: Counter[str]) -> str:
     """Counts in words, such as "3 repeated, 2 without words"."""
     return ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "none"
 
 
-def described(messages: list[Message]) -> str:
+def format_messages(messages: list[Message]) -> str:
     """How many messages there are, and of which label."""
     labels = Counter(message.label for message in messages)
-    return f"{len(messages):,} messages ({listed(Counter({label: labels[label] for label in LABELS}))})"
+    return f"{len(messages):,} messages ({format_counts(Counter({label: labels[label] for label in LABELS}))})"
 
 
-def remark(split: str, messages: list[Message]) -> str:
+def compare_with_published(split: str, messages: list[Message]) -> str:
     """How the counts of a split compare with the published ones."""
     labels = Counter(message.label for message in messages)
     published = Counter(dict(zip(LABELS, PUBLISHED[split], strict=True)))
-    return "as published" if labels == published else f"published: {published.total():,} ({listed(published)})"
+    return "as published" if labels == published else f"published: {published.total():,} ({format_counts(published)})"
 
 
 def main() -> None:
@@ -231,11 +231,12 @@ def main() -> None:
 
         held_out = [message for messages in evaluation.values() for message in messages]
         kept, dropped = select(train, held_out)
-        lines = [f"{paths[TRAIN]}: {described(train)}, {remark('train', train)}; left out: {listed(dropped)}"]
+        read = f"{format_messages(train)}, {compare_with_published('train', train)}"
+        lines = [f"{paths[TRAIN]}: {read}; left out: {format_counts(dropped)}"]
         weak_kept: list[Message] = []
         if weak:
             weak_kept, dropped = select(weak, held_out)
-            lines.append(f"{args.weak}: {described(weak)}; left out: {listed(dropped)}")
+            lines.append(f"{args.weak}: {format_messages(weak)}; left out: {format_counts(dropped)}")
         training = kept + weak_kept
 
         vectors = {}
@@ -265,6 +266,6 @@ def main() -> None:
         print(line)
     for name, messages in splits.items():
         size = counts[name].tokens - len(messages)
-        line = f"{name}: {described(messages)}, {size:,} words, {counts[name].unknown:,} of them {UNK}"
-        print(f"{line}; {remark(name, messages)}" if name in evaluation else line)
+        line = f"{name}: {format_messages(messages)}, {size:,} words, {counts[name].unknown:,} of them {UNK}"
+        print(f"{line}; {compare_with_published(name, messages)}" if name in evaluation else line)
     print(f"{args.dest}: dictionary of {entries:,} entries, <s>, <pad>, </s> and <unk> among them")

@@ -116,7 +116,7 @@ def _open(path: Path) -> Iterator[tuple[BinaryIO, int]]:
 def _entries(file: BinaryIO, total: int, name: str) -> tuple[dict, Iterator[tuple[bytes, bytes]]]:
     """What stands before the vectors, and each word with its numbers as they stand in the file."""
     head = file.read(1000).partition(b',"words":')[0] + b"}"
-    described = json.loads(head)
+    header = json.loads(head)
     file.seek(0)
 
     def entries() -> Iterator[tuple[bytes, bytes]]:
@@ -134,4 +134,4 @@ def _entries(file: BinaryIO, total: int, name: str) -> tuple[dict, Iterator[tupl
                 if len(rest) > LONGEST:
                     raise ValueError("no vectors where they should be")
 
-    return described, entries()
+    return header, entries()
