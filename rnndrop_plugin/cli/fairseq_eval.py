@@ -17,17 +17,24 @@ def evaluation_of(task: str) -> tuple[str, str]:
     return ("generate", "--gen-subset") if task.startswith("translation") else ("validate", "--valid-subset")
 
 
-def task_of(path: str) -> str:
-    """The task of a checkpoint; ends the command if it cannot be read."""
+def task_of(path: str, user_dir: str | None) -> str:
+    """The task of a checkpoint; ends the command if it cannot be read or is of a task that is not known here.
+
+    Args:
+        user_dir: where a task of the user's own is, which fairseq will load.
+    """
     try:
-        from fairseq import checkpoint_utils  # takes seconds: not for --help
+        from fairseq import checkpoint_utils, tasks  # takes seconds: not for --help
     except ModuleNotFoundError as error:
         fail_for_package(error)
     rnndrop_plugin.register()
     try:
-        return checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"].task._name
+        task = checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"].task._name
     except (OSError, ValueError) as error:
         fail(error)
+    if user_dir is None and task not in tasks.TASK_REGISTRY:
+        fail(f"{path}: a checkpoint of the task {task}, which is not known here (--user-dir names it)")
+    return task
 
 
 def main() -> None:
@@ -45,7 +52,7 @@ def main() -> None:
     add_plugin_arguments(parser, "checkpoint")
     args, _ = parser.parse_known_args()
 
-    task = args.task or task_of(args.path.split(":")[0])  # an ensemble's checkpoints are of one task
+    task = args.task or task_of(args.path.split(":")[0], args.user_dir)  # an ensemble's checkpoints are of one task
     command, split_flag = evaluation_of(task)
     arguments = complete(sys.argv[1:], task)
     flags = {argument.partition("=")[0] for argument in arguments}

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -122,11 +123,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def read_from(path: Path, folder: Path) -> bool:
+    """Whether ``path`` is ``folder`` or a file in it."""
+    path = os.path.realpath(path)
+    return os.path.realpath(folder) in (path, os.path.dirname(path))
+
+
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """End with a message if flags exclude or need each other."""
     named = check_split_arguments(parser, args)
     if named and "train" not in named and not args.dictionary:
         parser.error("--train is needed to make a dictionary, unless --dictionary names one")
+    if args.dictionary and args.dest.is_dir() and read_from(args.dictionary, args.dest):
+        parser.error("--dest is the folder of --dictionary, whose training text would be lost")
     if args.dictionary and (args.min_count or args.vocab_size):
         parser.error("--dictionary sets the vocabulary: it goes with neither --min-count nor --vocab-size")
     if args.sentencepiece and (args.min_count or args.vocab_size):

@@ -49,6 +49,21 @@ class Pretrained:
         """The tokens of ``text``, which may be cut already."""
         return self.tokenization.tokenize(text) if isinstance(text, str) else list(text)
 
+    def words_of_all(self, texts: Sequence[str | Sequence[str]]) -> list[list[str]]:
+        """The tokens of each text.
+
+        Raises:
+            TypeError: ``texts`` is a single text, which would be read as a list of its characters, or one of them is
+                neither a text nor a list of tokens.
+        """
+        if isinstance(texts, str):
+            raise TypeError("expected a list of texts, got a single one: write [text]")
+        for text in texts:
+            tokens = [text] if isinstance(text, str) else text
+            if not isinstance(tokens, Sequence) or not all(isinstance(token, str) for token in tokens):
+                raise TypeError(f"a text must be a string or a list of tokens, got {text!r}")
+        return [self.words(text) for text in texts]
+
 
 class Score(NamedTuple):
     """How probable a text is.
@@ -87,10 +102,13 @@ class PretrainedLanguageModel(Pretrained):
         Args:
             texts: sentences, or lists of their tokens. ``</s>`` follows each.
             carry_state: read them as one stream, as fairseq-eval-lm reads a split. Otherwise each is read by itself.
+
+        Raises:
+            TypeError: a single text, or no text.
         """
         dictionary, scores = self.task.dictionary, []
-        for i, text in enumerate(texts):
-            targets = [*prediction.encode(self.words(text), dictionary).tolist(), dictionary.eos()]
+        for i, words in enumerate(self.words_of_all(texts)):
+            targets = [*prediction.encode(words, dictionary).tolist(), dictionary.eos()]
             log_probs = self._log_probs(
                 [dictionary.eos(), *targets[:-1]], starts_stream=i == 0 if carry_state else None
             )
@@ -113,8 +131,10 @@ class PretrainedLanguageModel(Pretrained):
             seed: of the draws, for the same continuation each time.
 
         Raises:
-            ValueError: a temperature of 0 or below.
+            ValueError: a temperature of 0 or below, or a negative number of tokens.
         """
+        if max_tokens < 0:
+            raise ValueError(f"max_tokens must not be negative, got {max_tokens}")
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         dictionary, generator = self.task.dictionary, torch.Generator()
@@ -160,8 +180,11 @@ class PretrainedTagger(Pretrained):
         Args:
             sentences: texts, which are cut into words (:attr:`tokenization`), or lists of words.
             batch_size: sentences at a time at most, which changes the speed alone.
+
+        Raises:
+            TypeError: a single text, or no text.
         """
-        words = [self.words(sentence) for sentence in sentences]
+        words = self.words_of_all(sentences)
         rows = prediction.predict(self.task, self.model, words, batch_size, self.model.decode)
         return [[self.task.classes[i] for i in row[: len(w)]] for row, w in zip(rows, words, strict=True)]
 
@@ -185,8 +208,11 @@ class PretrainedClassifier(Pretrained):
         Args:
             texts: texts, which are cut into words (:attr:`tokenization`), or lists of words.
             batch_size: texts at a time at most, which changes the speed alone.
+
+        Raises:
+            TypeError: a single text, or no text.
         """
-        words = [self.words(text) for text in texts]
+        words = self.words_of_all(texts)
         softmax = lambda logits, _: logits.float().softmax(dim=1)  # noqa: E731
         rows = prediction.predict(self.task, self.model, words, batch_size, softmax)
         return [dict(zip(self.task.classes, row, strict=False)) for row in rows]  # not strict: a text without words

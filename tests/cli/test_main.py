@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -110,9 +111,22 @@ def test_what_is_filled_in(given, filled_in):
     ],
 )
 def test_evaluation_by_the_task_of_the_checkpoint(rnndrop, monkeypatch, task, flags, command, filled_in):
-    monkeypatch.setattr(fairseq_eval, "task_of", lambda path: {"model.pt": task}[path])
+    monkeypatch.setattr(fairseq_eval, "task_of", lambda path, user_dir: {"model.pt": task}[path])
     called = []
     monkeypatch.setattr(fairseq_eval, "hand_over", lambda *args: called.append(args))
     given = ["data", "--path", "model.pt", *flags]
     assert rnndrop("eval", *given)[0] == 0
     assert called == [(command, [*given, "--user-dir", PACKAGE, "--task", task, *filled_in])]
+
+
+def test_evaluation_of_a_task_that_is_not_known(rnndrop, monkeypatch):
+    """fairseq would print all its flags and all its tasks."""
+    state = {"cfg": SimpleNamespace(task=SimpleNamespace(_name="own"))}
+    monkeypatch.setattr("fairseq.checkpoint_utils.load_checkpoint_to_cpu", lambda path: state)
+    called = []
+    monkeypatch.setattr(fairseq_eval, "hand_over", lambda *args: called.append(args))
+    status, _, err = rnndrop("eval", "data", "--path", "model.pt")
+    reason = "model.pt: a checkpoint of the task own, which is not known here (--user-dir names it)"
+    assert (status, err) == (2, f"rnndrop eval: error: {reason}\n")
+    assert rnndrop("eval", "data", "--path", "model.pt", "--user-dir", "mine")[0] == 0
+    assert len(called) == 1

@@ -214,3 +214,15 @@ def test_flags_that_do_not_go_together(call, tmp_path, write, monkeypatch, args,
     assert (status, out) == (2, "")
     assert words in err.splitlines()[-1]
     assert not (tmp_path / "dest").exists()
+
+
+@pytest.mark.parametrize("dictionary", ["dest", "dest/dict.txt"])
+def test_the_folder_of_the_dictionary_is_not_replaced(call, tmp_path, write, monkeypatch, dictionary):
+    """It has the text that the model was trained on."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "text.txt", "a b\n" * 20)
+    assert call(prepare_text, "text.txt", "--dest", "dest")[0] == 0
+    status, _, err = call(prepare_text, "text.txt", "--dictionary", dictionary, "--dest", "dest")
+    assert status == 2
+    assert "--dest is the folder of --dictionary" in err.splitlines()[-1]
+    assert (tmp_path / "dest" / "train.bin").exists()

@@ -83,6 +83,19 @@ def test_samples(language_model):
         assert tokens[i] == words[int(torch.stack(following).argmax())]
     with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
         model.sample("w1", temperature=0)
+    with pytest.raises(ValueError, match="max_tokens must not be negative, got -1"):
+        model.sample("w1", max_tokens=-1)
+
+
+def test_a_single_text_is_refused(language_model):
+    """Its characters would be read as texts. Taggers and classifiers read texts by the same method."""
+    model = RecurrentLanguageModel.from_pretrained(language_model)
+    with pytest.raises(TypeError, match="expected a list of texts, got a single one"):
+        model.score("w1 w2")
+    with pytest.raises(TypeError, match="must be a string or a list of tokens, got 3"):
+        model.score(["w1", 3])
+    with pytest.raises(TypeError, match="must be a string or a list of tokens, got .'w1', 3."):
+        model.score([["w1", 3]])
 
 
 def test_the_data_say_how_texts_are_cut(command, language_model, stream_data, tmp_path):
