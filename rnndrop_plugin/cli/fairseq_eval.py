@@ -60,4 +60,6 @@ def main() -> None:
         arguments += [split_flag, "test"]
     if command == "validate" and flags.isdisjoint(("--batch-size", "--max-sentences", "--max-tokens")):
         arguments += ["--batch-size", BATCH_SIZE]
+    if command == "generate" and "--required-batch-size-multiple" not in flags:
+        arguments += ["--required-batch-size-multiple", "1"]  # with 8, the default, fairseq may lose the last batch
     hand_over(command, arguments)

@@ -107,7 +107,7 @@ def test_what_is_filled_in(given, filled_in):
         ("rnndrop_language_modeling", [], "eval_lm", ["--gen-subset", "test"]),
         ("rnndrop_tagging", [], "validate", ["--valid-subset", "test", "--batch-size", "64"]),
         ("rnndrop_classification", ["--valid-subset=valid", "--max-tokens=9"], "validate", []),
-        ("translation", ["--gen-subset", "valid"], "generate", []),
+        ("translation", ["--gen-subset", "valid"], "generate", ["--required-batch-size-multiple", "1"]),
     ],
 )
 def test_evaluation_by_the_task_of_the_checkpoint(rnndrop, monkeypatch, task, flags, command, filled_in):
