@@ -1,12 +1,14 @@
 """Flags that fairseq ends with a traceback for, or finds out about too late."""
 
 import ast
+import dataclasses
 import functools
+import re
 
 from fairseq import options, utils
 from fairseq.logging import metrics
-from fairseq.models import ARCH_MODEL_REGISTRY
-from fairseq.tasks import TASK_REGISTRY
+from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
+from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 
 from rnndrop_plugin.compat import versions
 from rnndrop_plugin.compat.errors import end
@@ -32,6 +34,10 @@ def parse_args_and_arch(parser, input_args=None, *args, **kwargs):
             parser.set_defaults(task=task)
     elif given.task is None:
         end("give the task that the model was trained for by --task")
+    if "path" not in given:
+        task = parser.parse_known_args(input_args)[0].task
+        if missing := find_missing_setting(given.arch, task):
+            end(f"--arch {given.arch} does not fit --task {task}, which has no --{missing.replace('_', '-')}")
     parsed = upstream_parse(parser, input_args, *args, **kwargs)
     options_parsed = parsed[0] if isinstance(parsed, tuple) else parsed
     if utils.xm is None and "tpu" in options_parsed:
@@ -46,6 +52,17 @@ def find_task(architecture: str) -> str | None:
         if issubclass(model, getattr(task, "model_class", ())):
             return name
     return None
+
+
+def find_missing_setting(architecture: str, task: str) -> str | None:
+    """A setting of the task that the architecture reads and this task does not have: omegaconf's error, otherwise."""
+    model = MODEL_DATACLASS_REGISTRY.get(ARCH_MODEL_NAME_REGISTRY.get(architecture))
+    own = TASK_DATACLASS_REGISTRY.get(task)
+    if model is None or own is None:
+        return None
+    defaults = [str(field.default) for field in dataclasses.fields(model)]
+    read = [match[1] for text in defaults if (match := re.fullmatch(r"\$\{task\.(\w+)\}", text))]
+    return next((name for name in read if name not in own.__dataclass_fields__), None)
 
 
 def check_flags(cfg) -> None:

@@ -56,7 +56,9 @@ def load_checkpoint(cfg, trainer, **kwargs):
     forget_scores()
     source = _find_source(cfg, trainer.checkpoint_suffix)
     extra_state, epoch_itr = _load_newest_undamaged(cfg, trainer, source, **kwargs)
-    if extra_state is not None:
+    if extra_state is None:
+        _warn_of_other_checkpoints(source)
+    else:
         if source.flag == "--finetune-from-model":
             _check_dictionaries(trainer.task, extra_state)
         elif source.own:
@@ -138,6 +140,17 @@ def _find_source(cfg, suffix: str) -> Source:
     if not PathManager.isfile(path):
         raise InputError(f"{flag} {path}: no such file")
     return Source(flag, path, own=os.path.realpath(os.path.dirname(path)) == os.path.realpath(cfg.save_dir))
+
+
+def _warn_of_other_checkpoints(source: Source) -> None:
+    """fairseq begins anew where checkpoint_last.pt is missing, and replaces the other checkpoints of its folder."""
+    path = Path(source.path)
+    others = [other.name for other in path.parent.glob("checkpoint*.pt")]
+    if others:
+        logger.warning(
+            f"{path.parent} has {min(others)}, but no {path.name}: the run begins anew and replaces such checkpoints; "
+            "to go on from one, give it by --restore-file"
+        )
 
 
 def _load_newest_undamaged(cfg, trainer, source: Source, **kwargs):

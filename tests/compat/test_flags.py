@@ -79,6 +79,20 @@ def test_the_task_follows_from_the_architecture(command, stream_data, tagging_da
     assert flags_.find_task("lstm_lm") is None
 
 
+def test_settings_that_an_architecture_reads_of_its_task(command, tagging_data, tmp_path, refuse):
+    """fairseq/models/transformer_lm.py reads task.tokens_per_sample."""
+    flags = (tagging_data, "--task", "rnndrop_tagging", "--arch", "transformer_lm", "--optimizer", "sgd", "--lr", 1)
+    line = refuse("train", *flags, "--save-dir", tmp_path / "run")
+    assert "--arch transformer_lm does not fit --task rnndrop_tagging, which has no --" in line
+    for task, arch in (
+        ("language_modeling", "lstm_rnndrop"),
+        ("translation", "lstm_rnndrop_seq2seq"),
+        ("rnndrop_tagging", "lstm_rnndrop_tagger"),
+        ("rnndrop_language_modeling", "lstm_rnndrop_ptb_word"),
+    ):
+        assert flags_.find_missing_setting(arch, task) is None
+
+
 @pytest.mark.parametrize(
     ("flag", "line"),
     [("--optimizer", "give the optimizer by --optimizer"), ("--arch", "give the architecture by --arch")],

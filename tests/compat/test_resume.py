@@ -100,6 +100,14 @@ def change(path: Path) -> None:
     path.write_bytes(content)
 
 
+def test_checkpoints_without_the_last_one_are_told_of(command, training, tmp_path):
+    arguments = (*training, "--lr", 1, "--tokens-per-sample", 7, "--save-dir", tmp_path, "--max-update", 1)
+    assert "begins anew and replaces" not in command(*arguments).text()
+    (tmp_path / "checkpoint_last.pt").rename(tmp_path / "checkpoint_9.pt")
+    logged = command(*arguments).text()
+    assert f"{tmp_path} has checkpoint" in logged and "but no checkpoint_last.pt: the run begins anew" in logged
+
+
 @pytest.mark.parametrize("damage", [cut, change])
 def test_a_run_goes_on_from_the_newest_checkpoint_that_loads(command, training, tmp_path, damage, refuse, unpatch):
     flags = ("--lr", 1, "--tokens-per-sample", 7, "--save-interval-updates", 2, "--save-dir")
