@@ -11,7 +11,7 @@ from rnndrop_plugin.ops.recurrence.autograd import Options
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
 BLOCK = 16  # the kernel computes units in multiples of this, and gives them to threads
-WORTH_A_THREAD = 1_000_000  # operations a step; with fewer, threads wait for each other longer than they compute
+WORTH_A_THREAD = 700_000  # operations a step; with fewer, threads wait for each other longer than they compute
 STREAMED = 3  # rows: reading the weights takes as long as computing with them for so many
 
 _CELLS = {"lstm": 0, "gru": 1, "gru_reset_after": 2, "rnn": 3}
