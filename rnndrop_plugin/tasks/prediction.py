@@ -16,7 +16,7 @@ from rnndrop_plugin.data.sequence_dataset import Sequences, batch_iterator, spel
 from rnndrop_plugin.data.text import normalize
 from rnndrop_plugin.models.sequence_model import SequenceModel
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
-from rnndrop_plugin.tasks.sequence_task import CAPITALISATION, CHARACTERS, SequencesTask
+from rnndrop_plugin.tasks.sequence_task import CAPITALISATION, CHARACTERS, WORD, SequencesTask
 
 BATCH_WORDS = 4096  # of a batch at most, padding included, unless one sequence has more: memory grows with them
 
@@ -42,7 +42,7 @@ def load(path: str | Path, data: str | Path | None, expected: type[RnndropTask])
     if not issubclass(task_class, expected):
         raise ValueError(f"{path}: a checkpoint of the task {cfg._name}, expected {task_name(expected)}")
     folders = [Path(data)] if data else [Path(cfg.data), Path(path).parent]
-    folder = next((f for f in folders if any(f.glob("**/dict.txt"))), None)
+    folder = next((f for f in folders if any((f / name / "dict.txt").is_file() for name in ("", WORD))), None)
     if folder is None:
         hint = "" if data else f"; {path} was trained on it, --data says where it is now"
         raise FileNotFoundError(f"{folders[0]}: no such folder{hint}")
