@@ -8,7 +8,7 @@ from rnndrop_plugin.cli.arguments import add_column_arguments, add_vectors_argum
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.splits import RESERVED, SPLITS, UNK, Sentence, write_splits
 from rnndrop_plugin.data.capitalisation import CAPITALISATIONS, capitalisation
-from rnndrop_plugin.data.columns import Tagged, check_types, read_sentences, tag_scheme, to_iob2
+from rnndrop_plugin.data.columns import Tagged, check_types, read_sentences, tag_scheme, to_iob2, to_iobes
 from rnndrop_plugin.data.text import find_file
 
 # (sentences, words, entities of each type) of the CoNLL-2003 shared task, -DOCSTART- lines not counted
@@ -22,7 +22,7 @@ PUBLISHED = {
 def describe(sentences: list[Tagged], kept: set[str], path: Path) -> str:
     """The counts of a split, and how they compare with the published ones if it is or claims to be such a file."""
     words = [word for sentence in sentences for word in sentence.words]
-    entities = Counter(tag[2:] for sentence in sentences for tag in sentence.tags if tag.startswith("B-"))
+    entities = Counter(tag[2:] for sentence in sentences for tag in sentence.tags if tag[0] in "BS")
     published = PUBLISHED.get(path.name.removesuffix(".gz"))
     comparison = ""
     if published:
@@ -32,8 +32,11 @@ def describe(sentences: list[Tagged], kept: set[str], path: Path) -> str:
     return f"{counts(len(sentences), len(words), entities)}; {unknown:,} words are {UNK}{comparison}; from {path}"
 
 
-def entity_tags(splits: dict[str, list[Tagged]], training: Path) -> list[str]:
-    """All tags in IOB2 of the training file's types, which may not occur.
+def entity_tags(splits: dict[str, list[Tagged]], training: Path, letters: str) -> list[str]:
+    """All tags of the training file's types, which may not occur.
+
+    Args:
+        letters: those of the scheme.
 
     Raises:
         ValueError: there is no entity, or another split has one of another type.
@@ -43,7 +46,7 @@ def entity_tags(splits: dict[str, list[Tagged]], training: Path) -> list[str]:
         raise ValueError(f"{training}: has no entity, all tags are O; --plain-tags reads tags that mark none")
     for split in SPLITS[1:]:
         check_types(splits[split], types, training)
-    return ["O", *(f"{prefix}-{name}" for name in types for prefix in "BI")]
+    return ["O", *(f"{prefix}-{name}" for name in types for prefix in letters)]
 
 
 def plain_tags(splits: dict[str, list[Tagged]], training: Path) -> list[str]:
@@ -84,9 +87,9 @@ def main() -> None:
         "fairseq: writes the words, their characters, their capitalisation and the tags to DIR/word, DIR/characters, "
         "DIR/capitalisation and DIR/tag (dict.txt and {train,valid,test}.{bin,idx} in each), and with --vectors the "
         "words' vectors to DIR/vectors.txt. A blank line ends a sentence; lines that begin with -DOCSTART- are left "
-        "out. The tags may be IOB1, IOB2 (BIO) or IOBES, which the training file tells, and become IOB2. Words that "
-        "are neither in the training file nor have a vector, those that are fairseq's own symbols, such as <pad>, and "
-        "characters that the training file does not have twice become <unk>.",
+        "out. The tags may be IOB1, IOB2 (BIO) or IOBES, which the training file tells, and become IOB2, or IOBES "
+        "with --iobes. Words that are neither in the training file nor have a vector, those that are fairseq's own "
+        "symbols, such as <pad>, and characters that the training file does not have twice become <unk>.",
     )
     parser.add_argument(
         "--source", type=Path, required=True, metavar="DIR", help="folder with the files, each as it is or as .gz"
@@ -97,7 +100,14 @@ def main() -> None:
             f"--{split}", default=name, metavar="NAME", help=f"file for {split} in --source (default: %(default)s)"
         )
     add_column_arguments(parser)
-    parser.add_argument(
+    tags_as = parser.add_mutually_exclusive_group()
+    tags_as.add_argument(
+        "--iobes",
+        action="store_true",
+        help="write the tags of entities in IOBES, which also tells an entity's last word and entities of one word. "
+        "Such a model's predictions are given in IOB2 all the same",
+    )
+    tags_as.add_argument(
         "--plain-tags",
         action="store_true",
         help="take each tag as it is, as for parts of speech: the tags mark no entities. Of CoNLL-U, --separator '\\t' "
@@ -127,7 +137,14 @@ def main() -> None:
         else:
             scheme = tag_scheme(splits["train"])
             splits = {split: [to_iob2(sentence, scheme) for sentence in part] for split, part in splits.items()}
-            tags, what = entity_tags(splits, paths["train"]), f"tags of {scheme} as IOB2"
+            name, letters = "IOB2", "BI"
+            if args.iobes:
+                splits = {
+                    split: [sentence._replace(tags=to_iobes(sentence.tags)) for sentence in part]
+                    for split, part in splits.items()
+                }
+                name, letters = "IOBES", "BIES"
+            tags, what = entity_tags(splits, paths["train"], letters), f"tags of {scheme} as {name}"
 
         words = {split: [word for sentence in part for word in sentence.words] for split, part in splits.items()}
         vectors, coverages = {}, []

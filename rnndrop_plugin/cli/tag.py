@@ -34,13 +34,14 @@ def as_columns(*columns: list[str]) -> str:
     return "".join(f"{' '.join(row)}\n" for row in zip(*columns, strict=True)) + "\n"
 
 
-def true_tags(sentences: list[Tagged], classes: list[str]) -> list[list[str]]:
-    """The tags of each sentence, in IOB2 where the model's ``classes`` are.
+def true_tags(sentences: list[Tagged], classes: list[str], span_tags: "SpanTags | None") -> list[list[str]]:
+    """The tags of each sentence, in IOB2 where the model's predictions are: where its ``classes`` are IOB2 or IOBES.
 
     Raises:
         ValueError: they are of no scheme, or of several.
     """
-    if not all(re.fullmatch(r"O|[BI]-\S+", name) for name in classes):
+    iobes = span_tags is not None and span_tags.iobes
+    if not iobes and not all(re.fullmatch(r"O|[BI]-\S+", name) for name in classes):
         return [sentence.tags for sentence in sentences]
     for sentence in sentences:
         for i, own in enumerate(sentence.tags):
@@ -162,7 +163,7 @@ def main() -> None:
         words = [tokenization.tokenize(line) for line in lines]
     classes, span_tags = tagger.task.classes, tagger.task.span_tags
     if args.gold:
-        gold = true_tags(sentences, classes)
+        gold = true_tags(sentences, classes, span_tags)
     tags = tagger.predict(words, args.batch_size)
     if args.json:
         write("".join(as_json(*pair, span_tags) for pair in zip(words, tags, strict=True)))

@@ -176,6 +176,12 @@ def to_iob2(sentence: Tagged, scheme: str, scheme_of: str = "the training file")
     return sentence._replace(tags=tags[:-1])
 
 
+def to_iobes(tags: Sequence[str]) -> list[str]:
+    """Tags of IOB2 in IOBES: the last tag of an entity is E-, that of an entity of one word S-."""
+    ends = {"B": "S", "I": "E", "O": "O"}
+    return [(tag[0] if after[0] == "I" else ends[tag[0]]) + tag[1:] for tag, after in pairwise((*tags, "O"))]
+
+
 def check_types(sentences: list[Tagged], types: Sequence[str], training: Path) -> None:
     """Raise ValueError if a tag's entity type is not among those of the training file."""
     for sentence in sentences:

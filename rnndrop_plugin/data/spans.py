@@ -24,6 +24,7 @@ class SpanTags:
 
     Attributes:
         types: the types of spans that the tags can mark, in order.
+        iobes: whether the tags are such as B-PER, I-PER, E-PER and S-PER.
 
     Raises:
         ValueError: the tags do not mark spans; it says why.
@@ -47,6 +48,7 @@ class SpanTags:
         if not letters & {"B", "I"} and not (single and letters <= {"S", "U", "W"}):
             raise ValueError("there is no tag with B or I")
         self.types = sorted({type for _, type in split})
+        self.iobes = bool(letters & {"E", "S"}) and all(re.fullmatch(r"[BIES]-\S+", tag) for tag in tags)
 
     def spans(self, tags: Sequence[str]) -> set[Span]:
         """The spans that the tags of a sentence mark, as conlleval reads them.
@@ -67,6 +69,13 @@ class SpanTags:
                 found.add((type, begin, place))
                 current = None
         return found
+
+    def to_iob2(self, tags: Sequence[str]) -> list[str]:
+        """The spans of a sentence in IOB2, such as B-PER and I-PER, whatever the tags' own scheme."""
+        own = ["O"] * len(tags)
+        for type, first, last in self.spans(tags):
+            own[first : last + 1] = [f"B-{type}", *[f"I-{type}"] * (last - first)]
+        return own
 
     def count(self, sentences: Iterable[tuple[Sequence[str], Sequence[str]]]) -> tuple[Counter, Counter, Counter]:
         """Of each type, how many spans are correct, predicted and there. A span is correct where its type and both

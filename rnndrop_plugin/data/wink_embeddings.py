@@ -31,7 +31,11 @@ NUMBER_WORDS = dict(
         strict=True,
     )
 )
-_NUMERAL = re.compile(r"[-+]?\d[\d.,:/-]*%?")
+_NUMERAL = re.compile(r"[-+]?\.?\d[\d.,:/-]*%?")
+
+# Nor has it single letters and words that begin with an apostrophe. These are frequent, and each gets another's vector.
+SAME_AS = {"a": "an", "i": "me", "u.s.": "usa", "n't": "not", "'s": "its", "'re": "are", "'m": "am", "'ve": "have"}
+SAME_AS |= {"'ll": "will", "'d": "would", "--": "-", "...": "…"}
 
 
 def find(source: str) -> Path | None:
@@ -63,7 +67,8 @@ def read(path: Path, words: Collection[str]) -> dict[str, Tensor]:
     """The vectors ``(100,)`` of ``words`` in the package, float32.
 
     Numerals, which it lacks, get those of :data:`NUMBER_WORDS`: "3" that of "three", any other ("1996", "3.5", "10%")
-    the mean of all of them.
+    the mean of all of them. Of other words that it lacks, some get that of a word like them (:data:`SAME_AS`,
+    "corp." that of "corp"), and one with hyphens the mean of its parts' vectors where each has one.
 
     Args:
         path: what :func:`find` found.
@@ -71,7 +76,7 @@ def read(path: Path, words: Collection[str]) -> dict[str, Tensor]:
     Raises:
         ValueError: it is not there, is damaged, or has none of the words.
     """
-    wanted = {*words, *NUMBER_WORDS.values()}
+    wanted = {*words, *NUMBER_WORDS.values(), *(part for word in words for part in _parts(word))}
     found: dict[str, Tensor] = {}
     count = 0
     try:
@@ -92,12 +97,28 @@ def read(path: Path, words: Collection[str]) -> dict[str, Tensor]:
         raise ValueError(f"{path}: {announced:,} words announced, {count:,} found; is the file whole?")
     vectors = {word: found[word] for word in words if word in found}
     named = [found[word] for word in NUMBER_WORDS.values() if word in found]
-    for word in words:
-        if word not in vectors and named and _NUMERAL.fullmatch(word):
-            vectors[word] = found.get(NUMBER_WORDS.get(word, ""), torch.stack(named).mean(0))
+
+    def stand_in(word: str) -> Tensor | None:
+        if named and _NUMERAL.fullmatch(word):
+            return found.get(NUMBER_WORDS.get(word, ""), torch.stack(named).mean(0))
+        return found.get(word)
+
+    for word in set(words) - vectors.keys():
+        of_parts = [stand_in(part) for part in _parts(word)]
+        if all(vector is not None for vector in of_parts):
+            vectors[word] = torch.stack(of_parts).mean(0)
     if not vectors:
         raise ValueError(f"{path}: no word of the data is among its {count:,}")
     return vectors
+
+
+def _parts(word: str) -> list[str]:
+    """The words whose mean stands for one that the package lacks: itself, another spelling, or what hyphens join."""
+    if word in SAME_AS:
+        return [SAME_AS[word]]
+    if _NUMERAL.fullmatch(word):
+        return [word]
+    return [SAME_AS.get(part, re.sub("[.']", "", part)) for part in word.split("-")]
 
 
 @contextlib.contextmanager

@@ -175,7 +175,7 @@ class PretrainedTagger(Pretrained):
     tokenizer = "moses"
 
     def predict(self, sentences: Sequence[str | Sequence[str]], batch_size: int = 64) -> list[list[str]]:
-        """The tag of each word.
+        """The tag of each word. The spans of a model of IOBES tags are given in IOB2.
 
         Args:
             sentences: texts, which are cut into words (:attr:`tokenization`), or lists of words.
@@ -186,7 +186,9 @@ class PretrainedTagger(Pretrained):
         """
         words = self.words_of_all(sentences)
         rows = prediction.predict(self.task, self.model, words, batch_size, self.model.decode)
-        return [[self.task.classes[i] for i in row[: len(w)]] for row, w in zip(rows, words, strict=True)]
+        tags = [[self.task.classes[i] for i in row[: len(w)]] for row, w in zip(rows, words, strict=True)]
+        span_tags = self.task.span_tags
+        return [span_tags.to_iob2(own) for own in tags] if span_tags is not None and span_tags.iobes else tags
 
 
 class PretrainedClassifier(Pretrained):

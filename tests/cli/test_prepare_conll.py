@@ -103,6 +103,24 @@ def test_dictionaries_have_all_tags_and_classes(prepare, tmp_path):
         assert set((tmp_path / "dest" / stream / "dict.txt").read_text().split()[::2]) == symbols
 
 
+def test_iobes(prepare, tmp_path, read):
+    """The counts are those of the entities, whatever the scheme."""
+    status, out, err = prepare("--iobes")
+    assert (status, err) == (0, "")
+    assert read("tag", "train") == ["S-ORG O S-MISC S-MISC O", "B-PER E-PER"]
+    assert read("tag", "test") == ["S-PER", "S-PER O"]
+    tags = {f"{letter}-{type}" for letter in "BIES" for type in ("MISC", "ORG", "PER")}
+    assert set((tmp_path / "dest" / "tag" / "dict.txt").read_text().split()[::2]) == {"O", *tags}
+    assert "train: 2 sentences, 7 words, 4 entities (2 MISC, 1 ORG, 1 PER)" in out
+    assert "tags of IOB1 as IOBES" in out
+
+
+def test_iobes_with_tags_as_they_are(prepare, tmp_path):
+    status, out, err = prepare("--iobes", "--plain-tags")
+    assert (status, out) == (2, "") and "not allowed with argument" in err
+    assert not (tmp_path / "dest").exists()
+
+
 @real_data
 def test_published_counts(call, tmp_path, read_split):
     status, out, err = call(prepare_conll, "--source", CONLL, "--dest", tmp_path / "dest")
@@ -231,12 +249,13 @@ chunks = st.lists(st.tuples(kinds | st.just("O"), st.integers(1, 4)), min_size=1
 @given(st.lists(st.tuples(chunks, st.booleans()), min_size=1, max_size=5), st.sampled_from(["IOB1", "IOB2", "IOBES"]))
 @example([([("PER", 2), ("PER", 1)], False), ([("O", 1), ("LOC", 1)], True)], "IOB1")  # as CoNLL-2003 has it
 def test_schemes(sentences, scheme):
-    """Whatever the scheme, the entities are kept, and the tags become those of IOB2."""
+    """Whatever the scheme, the entities are kept, and the tags become those of IOB2, and of these those of IOBES."""
     encoded = [tagged(encode(chunks, scheme, deviate)) for chunks, deviate in sentences]
     detected = columns.tag_scheme(encoded)
     for (chunks, _), sentence in zip(sentences, encoded, strict=True):
         converted = columns.to_iob2(sentence, detected)
         assert converted.tags == encode(chunks, "IOB2")
+        assert columns.to_iobes(converted.tags) == encode(chunks, "IOBES")
         assert get_entities(converted.tags) == get_entities(sentence.tags)
     entities = any(kind != "O" for chunks, _ in sentences for kind, _ in chunks)
     starts = [encode(chunks, scheme, deviate)[0][0] for chunks, deviate in sentences]

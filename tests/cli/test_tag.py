@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rnndrop_plugin.cli import tag
+from rnndrop_plugin.data.columns import read_sentences
 from rnndrop_plugin.data.spans import SpanTags
 
 COMMON = ("--user-dir", "rnndrop_plugin", "--task", "rnndrop_tagging", "--cpu")
@@ -163,6 +164,19 @@ def test_columns_in_other_places(call, checkpoint, tmp_path):
         [["W1x", "B-PER"], ["W2x", "I-PER"]],
     ]
     assert err.startswith("processed 4 tokens with 2 phrases;")
+
+
+def test_true_tags_are_compared_in_iob2(gold_file):
+    """Where the model's tags are IOB2 or IOBES, for its predictions are IOB2 then; others are left as they are."""
+    gold = read_sentences(gold_file, "utf-8", None, 0, -1)
+    iob2 = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    iobes = ["O", *(f"{letter}-{type}" for letter in "BIES" for type in ("PER", "LOC"))]
+    expected = [SpanTags(iob2).to_iob2(sentence.tags) for sentence in gold]
+    for classes in (iob2, iobes):
+        assert tag.true_tags(gold, classes, SpanTags(classes)) == expected
+    as_they_are = [sentence.tags for sentence in gold]
+    assert as_they_are != expected
+    assert tag.true_tags(gold, ["NN", "E-x", "O"], None) == as_they_are
 
 
 def test_a_data_folder_that_was_moved(call, checkpoint, tagging_data, tag_texts, tmp_path):

@@ -2,6 +2,7 @@ import pytest
 import torch
 from seqeval.metrics.sequence_labeling import get_entities
 
+from rnndrop_plugin.data.columns import Tagged, tag_scheme
 from rnndrop_plugin.data.spans import SpanTags
 
 
@@ -43,6 +44,25 @@ def test_any_order_of_tags_marks_what_conlleval_reads(letters):
         for row in torch.randint(len(tags), (200, length)).tolist():
             sentence = [tags[i] for i in row]
             assert spans.spans(sentence) == set(get_entities(sentence)), sentence
+            iob2 = spans.to_iob2(sentence)
+            assert spans.spans(iob2) == spans.spans(sentence), sentence
+            assert tag_scheme([Tagged(None, [], [], iob2)]) == "IOB2"
+
+
+@pytest.mark.parametrize(
+    ("tags", "iobes"),
+    [
+        ("O B-PER I-PER E-PER S-PER", True),
+        ("O S-PER", True),
+        ("O B-PER I-PER", False),
+        ("B I E S", False),
+        ("O PER-B PER-E", False),
+        ("O b-per e-per", False),
+        ("O B-PER I-PER L-PER U-PER", False),
+    ],
+)
+def test_which_tags_are_iobes(tags, iobes):
+    assert SpanTags(tags.split()).iobes == iobes
 
 
 @pytest.mark.parametrize(

@@ -57,11 +57,35 @@ def test_vectors(archive, monkeypatch, chunk):
 
 def test_numerals(archive):
     """One has the vector of its word, another the mean of those of the words that name numbers."""
-    vectors = lookup(str(archive()), ["3", "100", "1996", "-3.5", "10%", "1996-08-22", "f-15", "3rd", "."])
-    assert list(vectors) == ["3", "100", "1996", "-3.5", "10%", "1996-08-22"]
+    vectors = lookup(str(archive()), ["3", "100", "1996", "-3.5", "10%", ".5", "1996-08-22", "f-15", "3rd", "."])
+    assert list(vectors) == ["3", "100", "1996", "-3.5", "10%", ".5", "1996-08-22"]
     assert (vectors["3"].tolist(), vectors["100"].tolist()) == (vector(4), vector(7))
     mean = torch.tensor([vector(i) for i in (4, 5, 6, 7)]).mean(0)
-    assert all(torch.equal(vectors[word], mean) for word in ("1996", "-3.5", "10%", "1996-08-22"))
+    assert all(torch.equal(vectors[word], mean) for word in ("1996", "-3.5", "10%", ".5", "1996-08-22"))
+
+
+def test_words_that_stand_for_others(archive):
+    """Words that the package lacks: single letters, with apostrophes or periods, and joined by hyphens."""
+    known = ["an", "usa", "not", "corp", "obrien", "mid", "norway", "three", "of-the"]
+    words = [
+        "A",
+        "U.S.",
+        "n't",
+        "Corp.",
+        "O'Brien",
+        "mid-Norway",
+        "3-U.S.",
+        "of-the",
+        "f-16",
+        "mid-x",
+        "mid-",
+        "-",
+        "B.",
+    ]
+    vectors = lookup(str(archive(content(known))), words)
+    rows = {word: values.tolist() for word, values in vectors.items()}
+    expected = {"A": 0, "U.S.": 1, "n't": 2, "Corp.": 3, "O'Brien": 4, "mid-Norway": 5.5, "3-U.S.": 4, "of-the": 8}
+    assert rows == {word: vector(i) for word, i in expected.items()}
 
 
 def test_where_it_is(archive, tmp_path, monkeypatch):

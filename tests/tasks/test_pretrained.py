@@ -130,6 +130,21 @@ def test_tags(tagger):
     assert model.predict([text.split() for text in texts], batch_size=1) == tags
 
 
+def test_spans_of_a_model_of_iobes_tags_are_given_in_iob2(command, tagging_data, tmp_path):
+    """The tags that the model chooses, read as conlleval reads them."""
+    data = shutil.copytree(tagging_data, tmp_path / "data")
+    dictionary = data / "tag" / "dict.txt"
+    dictionary.write_text(re.sub(r"^I-", "E-", dictionary.read_text(), flags=re.MULTILINE))  # two words at most
+    model = RecurrentTagger.from_pretrained(train(command, data, tmp_path / "model", "_tagger"))
+    assert {"B-PER", "E-PER"} < set(model.task.classes)
+    texts = ["W1x W2x w3y W2y", "W1x w2x W1y W2y W3y"]
+    for row in model.predict(texts):
+        assert {tag[0] for tag in row} <= set("OBI")
+    model.model.decode = lambda logits, lengths: torch.tensor([[model.task.classes.index(tag) for tag in chosen]])
+    chosen = ["O", "E-PER", "E-PER", "B-PER", "E-PER", "E-LOC"]
+    assert model.predict(["a b c d e f"]) == [["O", "B-PER", "B-PER", "B-PER", "I-PER", "B-LOC"]]
+
+
 def test_probabilities_of_labels(classifier):
     model = RecurrentClassifier.from_pretrained(classifier)
     first, none = model.predict(["W1x w2y W3y W3y", ""])
