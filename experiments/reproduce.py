@@ -8,11 +8,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from experiments import table1, table5
+from experiments import table1, table4, table5
 from experiments.runs import Runs, write_text
 from rnndrop_plugin.cli.arguments import positive
 
-TABLES = {"table1": table1.EXPERIMENT, "table5": table5.EXPERIMENT}
+TABLES = {"table1": table1.EXPERIMENT, "table4": table4.EXPERIMENT, "table5": table5.EXPERIMENT}
 
 
 def write(args: argparse.Namespace, runs: Runs) -> str:
@@ -44,12 +44,19 @@ def main() -> None:
         description="Run an experiment of the paper and write its table beside the paper's, as Markdown and JSON. When "
         "the command is given again, a run that is finished is not done again and one that was interrupted goes on.",
     )
-    parser.add_argument("table", choices=TABLES, help="table1: Temporal Order; table5: Twitter sentiment (arXiv v2)")
+    parser.add_argument(
+        "table",
+        choices=TABLES,
+        help="table1: Temporal Order; table4: named entities (COLING); table5: Twitter sentiment (arXiv v2)",
+    )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the runs and the table (default: outputs/TABLE)"
     )
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="table5: the folder made by prepare_semeval.py (table1 makes its data)"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="table4: the folder made by prepare_conll.py; table5: by prepare_semeval.py (table1 makes its data)",
     )
     parser.add_argument(
         "--cells", nargs="+", metavar="NAME", help="these cells alone, and what they need; may have * (default: all)"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import experiment, plot_cell_norms, reproduce, runs, table1, table5
+from experiments import experiment, plot_cell_norms, reproduce, runs, table1, table4, table5
 
 FAKE = Path(__file__).with_name("fake_fairseq.py")
 
@@ -195,6 +195,8 @@ def test_damaged_result(plan, run_table1, tmp_path):
         (["table1", "--cells", "15-none", "16-none"], "table1 has no cell 16-none; --list prints them"),
         (["table5"], "table5 needs --data, a folder made by prepare_semeval.py with --weak and --vectors"),
         (["table5", "--data", "nowhere"], "nowhere/word/dict.txt: no such file"),
+        (["table4"], "table4 needs --data, a folder made by rnndrop prepare conll with --vectors"),
+        (["table4", "--data", "nowhere"], "nowhere/word/dict.txt: no such file"),
         (["table9"], "table9"),
         (["table1", "--budget", "0"], "'0' is not a number above 0"),
         (["table1", "--seeds", "-1"], "'-1' is not a whole number"),
@@ -219,6 +221,9 @@ def test_list(call, tmp_path, monkeypatch):
     status, out, _ = call(reproduce, "table5", "--list")
     assert status == 0
     assert len(out.splitlines()) == 2 * 6
+    status, out, _ = call(reproduce, "table4", "--list")
+    assert status == 0
+    assert len(set(out.splitlines())) == len(out.splitlines()) == 2 * (1 + 3 * 2 * 2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -275,6 +280,32 @@ def test_table5(call, plan, tmp_path, result):
     assert f"| GRU | 0.25 | ours |{f' {epochs}.00 ± 0.00 |' * 6} 2 |" in table
     assert "| GRU | 0.25 | paper | 69.04 | 72.10 | 60.34 | 69.65 | 65.73 | 54.77 |  |" in table
     assert "| RNN | 0 | ours |  |  |  |  |  |  | 0 |" in table
+
+
+def test_table4(call, plan, tmp_path, result):
+    """The flags that a cell's name says, and the figures of both splits in its row."""
+    for folder in ("word", "tag"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        (tmp_path / "data" / folder / "dict.txt").touch()
+    (tmp_path / "data" / "vectors.txt").touch()
+    plan({"*": [50]})
+    folders = ("--data", tmp_path / "data", "--out", tmp_path / "out")
+    cells = ("plain-none", "plain-cell-sequence-0.5", "forward-update-step-0.25")
+    assert call(reproduce, "table4", *folders, "--cells", *cells, "--seeds", "1", "2")[0] == 0
+    update, cell, none = (
+        " ".join(result(name)["train"])
+        for name in ("forward-update-step-0.25/seed2", "plain-cell-sequence-0.5/seed1", "plain-none/seed1")
+    )
+    assert "--decoder-dropout-in 0.2 --decoder-dropout-out 0.5" in update
+    assert "--update-dropout 0.25 --recurrent-dropout-sampling step --seed 2" in update
+    assert "--cell-dropout 0.5 --recurrent-dropout-sampling sequence --seed 1" in cell
+    assert "--decoder-dropout-in" not in cell and "dropout" not in none
+    table = (tmp_path / "out" / "table4.md").read_text()
+    row = "| update (the paper's) | per step | 0.25 | 91.02 | 50.00 ± 0.00 | 87.03 | 50.00 ± 0.00 | 2 |"
+    assert row in table.partition("## With forward dropout")[2]
+    assert "| none |  |  | 88.56 | 50.00 ± 0.00 | 84.46 | 50.00 ± 0.00 | 2 |" in table
+    assert "| hidden (Gal) | per sequence | 0.5 | 90.76 |  | 86.68 |  | 0 |" in table
+    assert all(len(cells) == 13 for cells in table4.PAPER.values())
 
 
 def test_spread():
