@@ -2,13 +2,13 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
+from experiments.origin import ROOT
 from experiments.runs import Run
 
-ROOT = Path(__file__).parents[1]
+WHOSE = {"update": "update (the paper's)", "hidden": "hidden (Gal)", "cell": "cell (Moon et al.)"}
 LOGGING = "--log-format json --log-interval 1000000".split()  # what an epoch has, nothing between
 
 
@@ -42,11 +42,16 @@ def of_cell(results: dict[str, dict], cell: str) -> list[dict]:
     return [result for name, result in results.items() if name.rsplit("/", 1)[0] == cell]
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], digits: int = 2) -> str:
     """Mean ± standard deviation."""
     if not values:
         return ""
-    return f"{mean(values):.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def all_of(results: dict[str, dict], key: str) -> list[str]:
+    """What the results have under ``key`` ("commits" or "devices"), each once."""
+    return [*dict.fromkeys(value for result in results.values() for value in result.get(key, []))]
 
 
 def row(cells: Sequence[str]) -> str:

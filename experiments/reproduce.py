@@ -3,26 +3,32 @@
 import argparse
 import fnmatch
 import json
-import platform
 import shlex
 import sys
 from pathlib import Path
 
-from experiments import table1, table4, table5
+from experiments import table1, table2, table4, table5
+from experiments.experiment import all_of
 from experiments.runs import Runs, write_text
 from rnndrop_plugin.cli.arguments import positive
 
-TABLES = {"table1": table1.EXPERIMENT, "table4": table4.EXPERIMENT, "table5": table5.EXPERIMENT}
+TABLES = {
+    "table1": table1.EXPERIMENT,
+    "table2": table2.EXPERIMENT,
+    "table4": table4.EXPERIMENT,
+    "table5": table5.EXPERIMENT,
+}
 
 
 def write(args: argparse.Namespace, runs: Runs) -> str:
     """Write the results so far, earlier commands' too, as Markdown and JSON, and return the Markdown."""
     results = runs.results_so_far()
     command = shlex.join(["python", "scripts/reproduce.py", *sys.argv[1:]])
-    machine = f"{platform.processor() or platform.machine()}, one thread a run, {args.jobs} at a time"
-    text = f"{TABLES[args.table].markdown(results)}\nMade by `{command}` ({machine}).\n"
+    commits, devices = (all_of(results, key) for key in ("commits", "devices"))
+    by = "".join(f", {word} {', '.join(names)}" for word, names in (("commit", commits), ("on", devices)) if names)
+    text = f"{TABLES[args.table].markdown(results)}\nMade by `{command}`{by}.\n"
     figures = {name: {key: r[key] for key in r if key not in ("train", "checkpoint")} for name, r in results.items()}
-    content = {"command": command, "machine": machine, "runs": figures}
+    content = {"command": command, "commits": commits, "devices": devices, "jobs": args.jobs, "runs": figures}
     write_text(args.out / f"{args.table}.json", json.dumps(content, indent=2) + "\n")
     write_text(args.out / f"{args.table}.md", text)
     return text
@@ -47,7 +53,8 @@ def main() -> None:
     parser.add_argument(
         "table",
         choices=TABLES,
-        help="table1: Temporal Order; table4: named entities (COLING); table5: Twitter sentiment (arXiv v2)",
+        help="table1: Temporal Order; table2: words; table4: named entities (COLING); table5: Twitter sentiment (arXiv "
+        "v2)",
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the runs and the table (default: outputs/TABLE)"
@@ -56,7 +63,8 @@ def main() -> None:
         "--data",
         type=Path,
         metavar="DIR",
-        help="table4: the folder made by prepare_conll.py; table5: by prepare_semeval.py (table1 makes its data)",
+        help="table2: the folder made by prepare_ptb.py; table4: by prepare_conll.py; table5: by prepare_semeval.py "
+        "(table1 makes its data)",
     )
     parser.add_argument(
         "--cells", nargs="+", metavar="NAME", help="these cells alone, and what they need; may have * (default: all)"
@@ -68,6 +76,9 @@ def main() -> None:
         default=20,
         metavar="FACTOR",
         help="table1: give a run up after this many times the updates of the net without dropout (default: 20)",
+    )
+    parser.add_argument(
+        "--epochs", type=positive, metavar="N", help="table2: at most so many for each run (default: the paper's)"
     )
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at a time (default: 1)")
     parser.add_argument("--list", action="store_true", help="print the cells and do nothing else")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+from experiments import origin
 from rnndrop_plugin.cli.plot import entries
 from rnndrop_plugin.files import atomic_write
 
@@ -32,9 +33,11 @@ class Run(NamedTuple):
         test: arguments of fairseq-validate but for the checkpoint and the splits.
         splits: what to test on, nothing if empty.
         metric: what to report, as the log calls it.
-        target: the training is stopped once the metric on the training data is at least this in two epochs in a row,
-            and the checkpoint of the second is tested; None to train to the end.
+        ends: whether the training is over, given the statistics of its epochs so far; it is then stopped, and the
+            checkpoint of that epoch is tested, if there is one of each. None to leave the end to fairseq's flags.
         checkpoint: which one is tested otherwise.
+        more_metrics: further ones to test.
+        more_checkpoints: further ones to test.
         needs: the run that must be finished before this one starts.
         more: further arguments of fairseq-train, given the result of that run.
     """
@@ -44,8 +47,10 @@ class Run(NamedTuple):
     test: list[str]
     splits: Sequence[str]
     metric: str
-    target: float | None = None
+    ends: Callable[[list[dict]], bool] | None = None
     checkpoint: str = "checkpoint_best.pt"
+    more_metrics: Sequence[str] = ()
+    more_checkpoints: Sequence[str] = ()
     needs: str | None = None
     more: Callable[[dict], list[str]] = lambda needed: []
 
@@ -75,11 +80,15 @@ def read_json(path: Path) -> dict:
 
 
 def epochs(log: Path) -> list[dict]:
-    """The statistics of the epochs that a log of fairseq-train has, in the order of their updates."""
+    """The statistics of the epochs that a log of fairseq-train has, validations too, in the order of their updates."""
     if not log.exists() or not log.stat().st_size:
         return []
-    found = {int(entry["train_num_updates"]): entry for entry in entries(log) if "train_num_updates" in entry}
-    return [found[updates] for updates in sorted(found)]
+    found: dict[int, dict] = {}
+    for entry in entries(log):
+        for prefix in ("valid_", "train_"):  # two lines an epoch
+            if f"{prefix}num_updates" in entry:
+                found.setdefault(int(entry[f"{prefix}num_updates"]), {}).update(entry)
+    return [found[updates] for updates in sorted(found) if "train_num_updates" in found[updates]]
 
 
 def seconds(done: list[dict]) -> float:
@@ -92,19 +101,18 @@ def seconds(done: list[dict]) -> float:
     return total
 
 
-def epochs_to_target(run: Run, done: list[dict]) -> int | None:
-    """How many epochs it took to reach the target twice in a row, None if it was not reached."""
-    if run.target is not None:
-        reached = [float(entry[f"train_{run.metric}"]) >= run.target for entry in done]
-        for number in range(2, len(done) + 1):
-            if all(reached[number - 2 : number]):
+def epochs_needed(run: Run, done: list[dict]) -> int | None:
+    """After how many epochs the training was over by ``run.ends``, None if it is not."""
+    if run.ends is not None:
+        for number in range(1, len(done) + 1):
+            if run.ends(done[:number]):
                 return number
     return None
 
 
 def is_trained(run: Run, arguments: list[str], done: list[dict]) -> bool:
-    """Whether a training has reached its target or its --max-update."""
-    if epochs_to_target(run, done):
+    """Whether a training is over, or has made its --max-update."""
+    if epochs_needed(run, done):
         return True
     if not done or "--max-update" not in arguments:
         return False
@@ -121,7 +129,7 @@ def without_limit(arguments: list[str]) -> list[str]:
 
 def summary(result: dict) -> str:
     """A result in a line."""
-    outcome = {None: "trained", True: "solved", False: "not solved"}[result["solved"]]
+    outcome = {None: "trained", True: "ended", False: "at its limit"}[result["solved"]]
     parts = [f"{outcome} after {result['updates']:,} updates in {result['seconds']:.0f} s"]
     parts += [f"training {result['metric']} {result['training']:.2f}"]
     parts += [f"{split} {value:.2f}" for split, value in result["test"].items()]
@@ -131,9 +139,10 @@ def summary(result: dict) -> str:
 class Runs:
     """The runs of an experiment, each in a folder of its own below ``out``.
 
-    A finished run has a result.json there: its arguments ("train"), "updates" and "seconds" of the training, the
-    name of the "metric", its value on the "training" data in the last epoch, "solved" (whether the target was
-    reached; None without one), the "checkpoint" and the metric on the splits it was tested on ("test").
+    A finished run has a result.json there: its arguments ("train"), "epochs", "updates" and "seconds" of the training,
+    the name of the "metric", its value on the "training" data in the last epoch, "solved" (whether the training was
+    over by ``ends``; None without it), the "checkpoint" and the metric on the splits it was tested on ("test"), all
+    metrics by checkpoint and split ("tests"), the "commits" and "devices" that it was performed by.
 
     Attributes:
         results: of the runs performed, by their names.
@@ -232,52 +241,68 @@ class Runs:
         """
         folder = self.out / run.name
         arguments = [*run.train, "--save-dir", str(folder), *run.more(self.results.get(run.needs, {}))]
-        started = read_json(folder / "run.json").get("train", arguments)
-        if without_limit(started) != without_limit(arguments):
+        started = read_json(folder / "run.json")
+        if without_limit(started.get("train", arguments)) != without_limit(arguments):
             raise ValueError(f"{folder}: has a run of other flags (see run.json); remove it or use another --out")
         result = read_json(folder / "result.json")
         if result and (result["solved"] or result["train"] == arguments):
             return result
 
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "run.json", json.dumps({"train": arguments}, indent=2) + "\n")
+        by = {"commits": origin.commit(), "devices": origin.device(cpu="--cpu" in arguments)}
+        by = {key: [*dict.fromkeys([*started.get(key, []), *([now] if now else [])])] for key, now in by.items()}
+        write_text(folder / "run.json", json.dumps({"train": arguments, **by}, indent=2) + "\n")
         log = folder / "train.log"
         if not is_trained(run, arguments, epochs(log)):
             self._command([*TRAIN, *arguments], log, lambda: self._look(run, log))
         done = epochs(log)
         if not done:
             raise ValueError(f"{log}: has no epoch's statistics")
-        number = epochs_to_target(run, done)
-        last = done[:number][-1]
-        checkpoint = folder / (f"checkpoint{last['epoch']}.pt" if number else run.checkpoint)
+        number = epochs_needed(run, done)
+        checkpoint = folder / run.checkpoint
+        if number and "--no-epoch-checkpoints" not in arguments:  # epochs that came after it do not count
+            done = done[:number]
+            checkpoint = folder / f"checkpoint{done[-1]['epoch']}.pt"
+        last = done[-1]
+        tests = self._test(run, folder, checkpoint) if run.splits else {}
         result = {
             "train": arguments,
+            "epochs": int(last["epoch"]),
             "updates": int(last["train_num_updates"]),
-            "seconds": seconds(done[:number]),
+            "seconds": seconds(done),
             "metric": run.metric,
             "training": float(last[f"train_{run.metric}"]),
-            "solved": None if run.target is None else number is not None,
+            "solved": None if run.ends is None else number is not None,
             "checkpoint": str(checkpoint),
-            "test": self._test(run, folder / "test.log", checkpoint) if run.splits else {},
+            "test": {split: found[run.metric] for split, found in tests.get(checkpoint.name, {}).items()},
+            "tests": tests,
+            **by,
         }
         write_text(folder / "result.json", json.dumps(result, indent=2) + "\n")
         return result
 
     def _look(self, run: Run, log: Path) -> bool:
-        """Note how far a training is, and whether it has reached its target."""
+        """Note how far a training is, and whether it is over."""
         done = epochs(log)
         if done:
             self._status[run.name] = f"epoch {done[-1]['epoch']} {run.metric} {done[-1][f'train_{run.metric}']}"
-        return epochs_to_target(run, done) is not None
+        return epochs_needed(run, done) is not None
 
-    def _test(self, run: Run, log: Path, checkpoint: Path) -> dict[str, float]:
-        """The metric on each of the splits."""
+    def _test(self, run: Run, folder: Path, checkpoint: Path) -> dict[str, dict[str, dict[str, float]]]:
+        """The metrics by checkpoint and split."""
         self._status[run.name] = "testing"
-        log.unlink(missing_ok=True)
-        arguments = [*run.test, "--path", str(checkpoint), "--valid-subset", ",".join(run.splits)]
-        self._command([*VALIDATE, *arguments], log)
-        found = {name: value for entry in entries(log) for name, value in entry.items()}
-        return {split: float(found[f"{split}_{run.metric}"]) for split in run.splits}
+        tests = {}
+        for path in (checkpoint, *(folder / name for name in run.more_checkpoints)):
+            log = folder / f"test_{path.stem}.log"
+            log.unlink(missing_ok=True)
+            arguments = [*run.test, "--path", str(path), "--valid-subset", ",".join(run.splits)]
+            self._command([*VALIDATE, *arguments], log)
+            found = {name: value for entry in entries(log) for name, value in entry.items()}
+            tests[path.name] = {
+                split: {metric: float(found[f"{split}_{metric}"]) for metric in (run.metric, *run.more_metrics)}
+                for split in run.splits
+            }
+        return tests
 
     def _command(self, command: list[str], log: Path, look: Callable[[], bool] = lambda: False) -> None:
         """Run a command to its end, or until ``look``, which is called when its log has grown, is True.

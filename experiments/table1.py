@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-from experiments.experiment import ROOT, Experiment, common_flags, of_cell, row
+from experiments.experiment import WHOSE, Experiment, common_flags, of_cell, row
+from experiments.origin import ROOT
 from experiments.runs import Run
 
 DATA_SEED = 1
@@ -28,7 +29,6 @@ PAPER = {
     ("cell", "step"): {15: ("100", "100"), 30: ("25", "25")},
     ("cell", "sequence"): {15: ("100", "25"), 30: ("100", "<25")},
 }
-WHOSE = {"update": "update (the paper's)", "hidden": "hidden (Gal)", "cell": "cell (Moon et al.)"}
 
 
 def data_folder(args: argparse.Namespace, length: int) -> Path:
@@ -45,6 +45,11 @@ def prepare(args: argparse.Namespace) -> None:
             done = subprocess.run([sys.executable, script, *given], capture_output=True, text=True)
             if done.returncode:
                 raise ValueError(done.stderr.strip().splitlines()[-1])
+
+
+def is_solved(done: list[dict]) -> bool:
+    """Whether the last two epochs have reached the target."""
+    return len(done) > 1 and all(float(entry["train_accuracy"]) >= TARGET for entry in done[-2:])
 
 
 def cell_name(length: int, kind: str, sampling: str, scaling: str) -> str:
@@ -67,7 +72,7 @@ def runs(args: argparse.Namespace) -> list[Run]:
                 "test": [*shared, "--batch-size", "100"],
                 "splits": ["test"],
                 "metric": "accuracy",
-                "target": TARGET,
+                "ends": is_solved,
                 "checkpoint": "checkpoint_last.pt",
             }
             none = f"{length}-none/seed{seed}"

@@ -1,7 +1,9 @@
 """Stands in for fairseq-train and fairseq-validate in test_reproduce.py: their arguments, logs and checkpoints.
 
-plan.json beside ARGUMENT 1 has the training accuracy of each epoch by cell ("*" for the others), the last of which goes
-on for ever; "fail" and "hang" do that. A checkpoint holds the number of its epoch, which is also its test accuracy.
+ARGUMENT 1, plan.json, has for each epoch by cell ("*" for the others) the training accuracy, or the validation loss and
+the learning rate; the last goes on for ever; "fail" and "hang" do that. A checkpoint holds the number of its epoch,
+which is also its test accuracy and perplexity. checkpoint_best.pt is that of the last epoch but of a loss, if it is no
+better.
 """
 
 import json
@@ -17,13 +19,15 @@ def value(flag, default=None):
 if sys.argv[2] == "validate":
     accuracy = Path(value("--path")).read_text()
     for split in value("--valid-subset").split(","):
-        print(json.dumps({f"{split}_accuracy": accuracy, f"{split}_f1": accuracy}))
+        names = ("accuracy", "f1", "ppl", "nll_loss", "ppl_batch_mean")
+        print(json.dumps({f"{split}_{name}": accuracy for name in names}))
     sys.exit()
 folder = Path(value("--save-dir"))
 plan = json.loads(Path(sys.argv[1]).read_text())
 plan = plan.get(folder.parent.name, plan.get("*"))
 last = folder / "checkpoint_last.pt"
 start = epoch = int(last.read_text()) if last.exists() else 0
+best = None
 print(f"starts from epoch {epoch}; finetune {value('--finetune-from-model')}", flush=True)
 while epoch < int(value("--max-epoch", 10**9)) and 200 * epoch < int(value("--max-update", 10**9)):
     epoch += 1
@@ -34,11 +38,18 @@ while epoch < int(value("--max-epoch", 10**9)) and 200 * epoch < int(value("--ma
     if accuracy == "hang":
         (folder / "hangs").touch()
         time.sleep(60)
-    for name in (f"checkpoint{epoch}.pt", "checkpoint_last.pt", "checkpoint_best.pt"):
+    loss, rate = accuracy if isinstance(accuracy, list) else (-epoch, 1)
+    names = [f"checkpoint{epoch}.pt", "checkpoint_last.pt"]
+    if best is None or loss < best:
+        best = loss
+        names.append("checkpoint_best.pt")
+    for name in names:
         (folder / name).write_text(str(epoch))
+    print(json.dumps({"epoch": epoch, "valid_nll_loss": f"{loss}", "valid_num_updates": f"{200 * epoch}"}))
     line = {
-        "accuracy": f"{accuracy}",
-        "f1": f"{accuracy}",
+        **{name: f"{loss}" if isinstance(accuracy, list) else f"{accuracy}" for name in ("accuracy", "f1")},
+        **{name: f"{loss}" for name in ("ppl", "nll_loss")},
+        "lr": f"{rate}",
         "num_updates": f"{200 * epoch}",
         "wall": 2 * (epoch - start),
     }

@@ -1,0 +1,145 @@
+"""What the tables of the language models share: their cells, their flags and their layout."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from experiments.experiment import WHOSE, common_flags, of_cell, row, spread
+from experiments.runs import Run
+from rnndrop_plugin.data.tokenization import Tokenization
+
+FORWARD = "--decoder-dropout-in 0.2 --decoder-dropout-out 0.5".split()
+TITLES = {False: "Without forward dropout", True: "With forward dropout, 0.2 on the inputs and 0.5 on the outputs"}
+CHECKPOINTS = {"best": "checkpoint_best.pt", "last": "checkpoint_last.pt"}
+SPLITS = ["valid", "test"]
+
+
+class LanguageModels(NamedTuple):
+    """A table of language models.
+
+    Attributes:
+        title: its heading.
+        level: of its tokens, "word" or "char".
+        batch: flags of the batches, of training and tests.
+        train: flags of the training.
+        limit: the paper's number of epochs, which a training has at most.
+        ends: whether a training is over, as in ``Run``.
+        metrics: what is tested, as the log calls it, and its heading. The last one is the paper's.
+        digits: of the figures, behind the point.
+        paper: validation and test figures by the cell's name, in the order of the table.
+        notes: what is to be said of the protocol and the figures.
+    """
+
+    title: str
+    level: str
+    batch: list[str]
+    train: list[str]
+    limit: int
+    ends: Callable[[list[dict]], bool] | None
+    metrics: dict[str, str]
+    digits: int
+    paper: dict[str, tuple[float, float]]
+    notes: Sequence[str]
+
+    def prepare(self, args: argparse.Namespace) -> None:
+        """Check that there are data."""
+        made = f"rnndrop prepare ptb --level {self.level}"
+        if args.data is None:
+            raise ValueError(f"{args.table} needs --data, a folder made by {made}")
+        for name in ("dict.txt", *(f"{split}.{ending}" for split in ("train", *SPLITS) for ending in ("bin", "idx"))):
+            if not (args.data / name).is_file():
+                raise FileNotFoundError(f"{args.data / name}: no such file; {made} makes it")
+        tokenization = Tokenization.load(args.data)
+        if tokenization and (tokenization.tokenizer == "characters") != (self.level == "char"):
+            raise ValueError(f"{args.data}: its tokens are not those of {made}, which {args.table} needs")
+
+    def runs(self, args: argparse.Namespace) -> list[Run]:
+        """For each seed all cells of the paper."""
+        shared = [
+            str(args.data or "DATA"),
+            *common_flags("rnndrop_language_modeling"),
+            *self.batch,
+        ]  # --list needs none
+        train = [*shared, *self.train, "--max-epoch", str(args.epochs or self.limit)]
+        metric, *more_metrics = self.metrics
+        best, *more_checkpoints = CHECKPOINTS.values()
+        return [
+            Run(
+                f"{cell}/seed{seed}",
+                [*train, *dropout_flags(cell), "--seed", str(seed)],
+                shared,
+                SPLITS,
+                metric,
+                ends=self.ends,
+                checkpoint=best,
+                more_metrics=more_metrics,
+                more_checkpoints=more_checkpoints,
+            )
+            for seed in args.seeds
+            for cell in self.paper
+        ]
+
+    def markdown(self, results: dict[str, dict]) -> str:
+        """The table beside the paper's, and each run's length and origin."""
+        lines = [f"# {self.title}", "", self._protocol(results), ""]
+        heads = ["dropout", "rate", "sampling", "checkpoint"]
+        heads += [f"{title}: {split}" for title in self.metrics.values() for split in SPLITS]
+        heads += ["paper: valid / test", "ratio to it", "seeds"]
+        for forward, title in TITLES.items():
+            lines += [f"## {title}", "", row(heads), row(["---"] * len(heads))]
+            for cell in self.paper:
+                if cell.startswith("forward") == forward:
+                    lines += self._rows(cell, of_cell(results, cell))
+            lines.append("")
+        heads = ["run", "epochs", "ended by", "updates", "minutes", "commit", "device"]
+        lines += ["## Runs", "", row(heads), row(["---"] * len(heads))]
+        for name, result in results.items():
+            end = "its rule" if result["solved"] else "the limit"
+            figures = [f"{result['epochs']}", end, f"{result['updates']:,}", f"{result['seconds'] / 60:.1f}"]
+            lines.append(row([name, *figures, ", ".join(result["commits"]), ", ".join(result["devices"])]))
+        return "\n".join([*lines, "", *self.notes]) + "\n"
+
+    def _protocol(self, results: dict[str, dict]) -> str:
+        """Which protocol was run."""
+        for result in results.values():
+            limit = result["train"][result["train"].index("--max-epoch") + 1]
+            if int(limit) != self.limit:
+                return f"**A shortened protocol**: at most {limit} of the paper's {self.limit} epochs."
+        return f"The paper's protocol: at most {self.limit} epochs."
+
+    def _rows(self, cell: str, results: list[dict]) -> list[str]:
+        """The rows of a cell: one for each checkpoint, or one of the paper's figures alone."""
+        kind, rate, sampling = split_name(cell)
+        start = [WHOSE.get(kind, kind), rate, f"per {sampling}" if sampling else ""]
+        paper = [f"{figure:.{1 if self.level == 'word' else 3}f}" for figure in self.paper[cell]]
+        lines = []
+        for checkpoint, file in CHECKPOINTS.items() if results else [("", "")]:
+            columns = [
+                [result["tests"][file][split][metric] for result in results]
+                for metric in self.metrics
+                for split in SPLITS
+            ]
+            ours = [spread(values, self.digits) for values in columns]
+            ratios = [
+                f"{sum(values) / len(values) / figure:.3f}"
+                for values, figure in zip(columns[-len(SPLITS) :], self.paper[cell], strict=True)
+                if values
+            ]
+            end = [" / ".join(paper), " / ".join(ratios), str(len(results))]
+            lines.append(row([*start, checkpoint, *ours, *end]))
+        return lines
+
+
+def split_name(cell: str) -> tuple[str, str, str]:
+    """The kind, the rate and the sampling of a cell's recurrent dropout, "none" and twice nothing without it."""
+    parts = cell.removeprefix("forward").strip("-").split("-")
+    return (parts[0], parts[1], parts[2]) if len(parts) == 3 else ("none", "", "")
+
+
+def dropout_flags(cell: str) -> list[str]:
+    """The flags that a cell's name stands for."""
+    kind, rate, sampling = split_name(cell)
+    flags = FORWARD if cell.startswith("forward") else []
+    if kind != "none":
+        flags = [*flags, f"--{kind}-dropout", rate, "--recurrent-dropout-sampling", sampling]
+    return flags

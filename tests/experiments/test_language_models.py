@@ -1,0 +1,165 @@
+import json
+import subprocess
+
+import pytest
+
+from experiments import language_models, origin, reproduce, table2
+from rnndrop_plugin.data.tokenization import Tokenization
+
+
+@pytest.fixture
+def run_table(call, stream_data, tmp_path):
+    """Runs a table in ``tmp_path / "out"`` (the fake trainer reads no data)."""
+    return lambda table, *args: call(reproduce, table, "--data", stream_data, "--out", tmp_path / "out", *args)
+
+
+def result(tmp_path, name):
+    return json.loads((tmp_path / "out" / name / "result.json").read_text())
+
+
+def after(losses, rates):
+    """What an epoch's end leaves in the log, for each of these."""
+    return [{"valid_nll_loss": f"{x}", "train_lr": f"{y}"} for x, y in zip(losses, rates, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "rates", "over"),
+    [
+        ([7, 6, 6, 6.1, 6.2, 6.3, 6.4], [1, 1, 1, 1, 1, 1, 0.04], True),  # 6 again is not better
+        ([7, 6, 6, 6.1, 6.2, 6.3, 6.4], [1, 1, 1, 1, 1, 1, 0.05], False),
+        ([7, 6, 6, 6.1, 6.2, 6.3], [0.04] * 6, False),  # the best is four epochs old
+        ([7, 6.5, 6.6, 6.6, 6.6, 6.6, 6.4], [0.04] * 7, False),  # it is the last one
+        ([7], [0.01], False),
+    ],
+)
+def test_end_of_training(losses, rates, over):
+    assert table2.is_over(after(losses, rates)) is over
+
+
+def test_table2(plan, run_table, tmp_path):
+    """The best and the last checkpoint of a training that its rule ends, and of one that the limit ends."""
+    falling = [[9, 1], [8, 1], [7, 1]]
+    plan({"none": [*falling, [8, 0.04], [8, 0.04], [8, 0.04], [8, 0.04], [8, 0.04], "hang"], "*": falling})
+    cells = ("--cells", "none", "forward-update-0.25-step")
+    status, out, err = run_table("table2", *cells, "--jobs", "2")
+    assert (status, err) == (0, "")
+    none, update = result(tmp_path, "none/seed1"), result(tmp_path, "forward-update-0.25-step/seed1")
+    assert (none["epochs"], none["solved"], none["updates"], none["seconds"]) == (8, True, 1600, 16)
+    assert (update["epochs"], update["solved"]) == (100, False)
+    same = {split: {"ppl": 3.0, "ppl_batch_mean": 3.0} for split in ("valid", "test")}
+    assert none["tests"]["checkpoint_best.pt"] == same
+    assert none["tests"]["checkpoint_last.pt"]["valid"]["ppl"] == 8
+    assert none["test"] == {"valid": 3, "test": 3}
+    assert (none["commits"], none["devices"]) == (["c0ffee"], ["a device, True"])
+    table = (tmp_path / "out" / "table2.md").read_text()
+    assert table in out
+    for row in (
+        "| none |  |  | best | 3.00 | 3.00 | 3.00 | 3.00 | 130.0 / 125.2 | 0.023 / 0.024 | 1 |",
+        "| none |  |  | last | 8.00 | 8.00 | 8.00 | 8.00 | 130.0 / 125.2 | 0.062 / 0.064 | 1 |",
+        "| update (the paper's) | 0.25 | per step | last | 100.00 | 100.00 | 100.00 | 100.00 | 91.6 / 87.0 |",
+        "| hidden (Gal) | 0.5 | per sequence |  |  |  |  |  | 125.2 / 117.9 |  | 0 |",
+        "| none/seed1 | 8 | its rule | 1,600 | 0.3 | c0ffee | a device, True |",
+        "The paper's protocol: at most 100 epochs.",
+    ):
+        assert row in table
+    assert "commit c0ffee, on a device, True" in table
+
+    plan({"*": ["fail"]})
+    status, out, _ = run_table("table2", *cells)  # which are finished
+    assert status == 0
+
+
+def test_seeds_and_shortened(plan, run_table, tmp_path):
+    """A run of another limit is another run."""
+    plan({"*": [[9, 1], [8, 1]]})
+    assert run_table("table2", "--cells", "none", "--seeds", "1", "2", "--epochs", "3")[0] == 0
+    table = (tmp_path / "out" / "table2.md").read_text()
+    assert "**A shortened protocol**: at most 3 of the paper's 100 epochs." in table
+    assert f"| none |  |  | last |{' 3.00 ± 0.00 |' * 4} 130.0 / 125.2 | 0.023 / 0.024 | 2 |" in table
+    status, _, err = run_table("table2", "--cells", "none", "--epochs", "4")
+    assert status == 1
+    assert "has a run of other flags" in err
+
+
+def test_resumed(plan, run_table, tmp_path, monkeypatch):
+    """A run that goes on under another commit names both."""
+    plan({"*": [[9, 1], "fail"]})
+    assert run_table("table2", "--cells", "none", "--epochs", "2")[0] == 1
+    monkeypatch.setattr(origin, "commit", lambda: "decade")
+    plan({"*": [[9, 1], [8, 1]]})
+    assert run_table("table2", "--cells", "none", "--epochs", "2")[0] == 0
+    assert "starts from epoch 1" in (tmp_path / "out" / "none" / "seed1" / "train.log").read_text()
+    assert result(tmp_path, "none/seed1")["commits"] == ["c0ffee", "decade"]
+    assert result(tmp_path, "none/seed1")["epochs"] == 2
+
+
+def test_table2_flags(plan, run_table, tmp_path):
+    """Section 4.2's numbers, and the dropout that a cell's name says."""
+    plan({"*": [[9, 1]]})
+    assert run_table("table2", "--cells", "forward-cell-0.5-sequence", "none", "--seeds", "3", "--epochs", "1")[0] == 0
+    none, cell = (result(tmp_path, f"{name}/seed3")["train"] for name in ("none", "forward-cell-0.5-sequence"))
+    arguments = " ".join(none)
+    for flags in (
+        "--arch lstm_rnndrop_ptb_word ",
+        "--batch-size 32 --tokens-per-sample 35 ",
+        "--optimizer sgd --lr 1 --clip-norm 10 ",
+        "--sentence-avg ",
+        "--no-epoch-checkpoints ",
+        "--seed 3",
+    ):
+        assert flags in arguments
+    assert "-dropout" not in arguments.replace("rnndrop", "")
+    forward = "--decoder-dropout-in 0.2 --decoder-dropout-out 0.5"
+    assert f" {forward} --cell-dropout 0.5 --recurrent-dropout-sampling sequence --seed 3" in " ".join(cell)
+
+
+def test_cells():
+    """12 kinds of recurrent dropout and none, without and with forward dropout."""
+    names = list(table2.TABLE.paper)
+    assert len(names) == 2 * 13
+    upper = names[:13]
+    assert names[13:] == ["forward", *(f"forward-{name}" for name in upper[1:])]
+    assert len({language_models.split_name(name) for name in upper}) == 13
+    assert language_models.dropout_flags("none") == []
+    assert table2.TABLE.paper["forward-update-0.25-step"] == (91.6, 87.0)
+
+
+def test_bad_data(call, tmp_path, stream_data):
+    """Each ends in one line, and leaves nothing."""
+    out = tmp_path / "out"
+    for args, words in (
+        ([], "table2 needs --data, a folder made by rnndrop prepare ptb --level word"),
+        (["--data", "nowhere"], "nowhere/dict.txt: no such file; rnndrop prepare ptb --level word makes it"),
+    ):
+        status, text, err = call(reproduce, "table2", "--out", out, *args)
+        assert (status, text, err.count("\n")) == (2, "", 1)
+        assert words in err
+    characters = tmp_path / "characters"
+    characters.mkdir()
+    for file in stream_data.iterdir():
+        (characters / file.name).symlink_to(file)
+    Tokenization("characters").save(characters)
+    status, _, err = call(reproduce, "table2", "--out", out, "--data", characters)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "its tokens are not those of rnndrop prepare ptb --level word, which table2 needs" in err
+    assert not out.exists()
+
+
+def test_commit(tmp_path, monkeypatch):
+    """That of the checkout alone, and with a word of its changes."""
+    inner = tmp_path / "repository" / "inner"
+    inner.mkdir(parents=True)
+    git = ["git", "-c", "user.name=N", "-c", "user.email=E", "-C", str(inner.parent)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (inner.parent / "file").write_text("1")
+    subprocess.run([*git, "add", "file"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "M"], check=True)
+    monkeypatch.setattr(origin, "ROOT", inner)
+    assert origin.commit() is None
+    monkeypatch.setattr(origin, "ROOT", inner.parent)
+    commit = origin.commit()
+    assert int(commit, 16)
+    (inner.parent / "file").write_text("2")
+    assert origin.commit() == f"{commit}-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert origin.commit() is None
