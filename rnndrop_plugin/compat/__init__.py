@@ -50,6 +50,7 @@ def apply() -> None:
 
     FairseqTask.get_batch_iterator = batches.get_batch_iterator
     FairseqTask.build_model = embeddings.build_model
+    Trainer._prepare_sample = batches.prepare_sample
 
     options.parse_args_and_arch = flags.parse_args_and_arch
     distributed_utils.call_main = commands.call_main

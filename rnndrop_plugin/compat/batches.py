@@ -1,10 +1,12 @@
-"""Which examples make a batch: FairseqTask.get_batch_iterator."""
+"""Which examples make a batch, and what of it stays on the CPU."""
 
 import functools
 
 from fairseq.tasks import FairseqTask
+from fairseq.trainer import Trainer
 
 upstream = FairseqTask.get_batch_iterator
+upstream_prepare_sample = Trainer._prepare_sample
 
 
 @functools.wraps(upstream)
@@ -19,3 +21,15 @@ def get_batch_iterator(task, dataset, *args, epoch=1, **kwargs):
     iterator.epoch = epoch
     dataset.set_epoch(epoch)
     return iterator
+
+
+@functools.wraps(upstream_prepare_sample)
+def prepare_sample(trainer, sample, *args, **kwargs):
+    """fairseq/trainer.py, Trainer._prepare_sample, moves the lengths of sequences to the GPU with all else of a batch.
+    To pack a batch the host has to read them, and it would wait for the GPU at every step: in training, models with
+    ``lengths_on_host`` find them on the CPU."""
+    prepared, is_dummy = upstream_prepare_sample(trainer, sample, *args, **kwargs)
+    model = trainer.get_model()
+    if sample and model.training and getattr(model, "lengths_on_host", False):
+        prepared["net_input"]["src_lengths"] = sample["net_input"]["src_lengths"]
+    return prepared, is_dummy

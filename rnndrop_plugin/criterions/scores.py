@@ -30,14 +30,21 @@ def ratio(part: float, whole: float) -> float:
     return 100 * part / whole if whole else 0.0
 
 
-def count_classes(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
+def count_classes(predicted: Tensor, target: Tensor, classes: int, counted: Tensor | None = None) -> Tensor:
     """``(classes, 3)``: how often each class is correct, predicted and there.
+
+    torch.bincount and a selection of items would have the host wait for a GPU.
 
     Args:
         predicted, target: classes, ``(items,)``.
+        counted: bool, ``(items,)``, False for items to leave out, whose target may be anything; None to take all.
     """
-    some = (target[predicted == target], predicted, target)
-    return torch.stack([torch.bincount(c, minlength=classes) for c in some], dim=1)
+    counted = torch.ones_like(target, dtype=torch.bool) if counted is None else counted
+    target = target.where(counted, 0)
+    counts = target.new_zeros(classes, 3)
+    for column, found, which in ((0, target, predicted == target), (1, predicted, counted), (2, target, counted)):
+        counts[:, column].scatter_add_(0, found, (counted & which).to(counts.dtype))
+    return counts
 
 
 def mean_f1(counts: Tensor) -> float:

@@ -66,8 +66,8 @@ class RnndropTagging(FairseqCriterion):
     def count(self, predicted: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
         """``(types, 3)`` or ``(tags, 3)``: the spans or tags that are correct, predicted and there in a batch."""
         if self.span_tags is None:
-            inside = target != NO_TARGET
-            return count_classes(predicted[inside], target[inside], len(self.tags))
+            predicted, target = predicted.flatten(), target.flatten()
+            return count_classes(predicted, target, len(self.tags), target != NO_TARGET)
         rows = zip(predicted.tolist(), target.tolist(), lengths.tolist(), strict=True)
         counters = self.span_tags.count(
             ([self.tags[i] for i in tags[:length]] for tags in (own, gold)) for own, gold, length in rows

@@ -9,12 +9,10 @@ from typing import NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
-from fairseq import utils
 from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoder, FairseqEncoderDecoderModel, FairseqIncrementalDecoder
 from fairseq.tasks.translation import TranslationTask
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import (
@@ -31,6 +29,7 @@ from rnndrop_plugin.models.config import (
 from rnndrop_plugin.modules import Dropout, EmbeddingDropout
 from rnndrop_plugin.ops import Attention, State, attend, draw_mask, input_feeding
 from rnndrop_plugin.ops.masks import check_rate
+from rnndrop_plugin.ops.packing import pack, pad
 
 
 @dataclass
@@ -134,11 +133,12 @@ class RecurrentEncoder(FairseqEncoder):
         """Read sources ``(batch, source)``, padded at either side."""
         padding_idx = self.dictionary.pad()
         left = src_tokens.ne(padding_idx).int().argmax(1)
-        src_tokens = utils.convert_padding_direction(src_tokens, padding_idx, left_to_right=True)
+        # fairseq's convert_padding_direction would have the host wait for a GPU.
+        places = torch.arange(src_tokens.size(1), device=left.device) + left.unsqueeze(1)
+        src_tokens = src_tokens.gather(1, places % src_tokens.size(1))
         x = self.dropout_in(self.embed_dropout(self.embed_tokens(src_tokens), src_tokens))
-        packed = pack_padded_sequence(x, src_lengths.cpu(), batch_first=True, enforce_sorted=False)
-        x, state = self.rnn(packed)
-        x, _ = pad_packed_sequence(x, batch_first=True, total_length=src_tokens.size(1))
+        x, state = self.rnn(pack(x, src_lengths, batch_first=True))
+        x = pad(x, batch_first=True, total_length=src_tokens.size(1))
         x = self.dropout_out(x)
         state = state if isinstance(state, tuple) else (state,)
         if self.rnn.bidirectional:
@@ -301,6 +301,7 @@ class RecurrentSeq2Seq(CheckedLoading, FairseqEncoderDecoderModel):
     """A recurrent encoder, and a recurrent decoder that attends to it."""
 
     rnn_class: type[nn.Module]
+    lengths_on_host = True  # see rnndrop_plugin.compat.batches
 
     @classmethod
     def build_model(cls, cfg: Seq2SeqConfig, task):

@@ -4,7 +4,6 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.models import BaseFairseqModel
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnndrop_plugin import modules
 from rnndrop_plugin.data.indexed import count_made_up, real_symbols
@@ -18,6 +17,7 @@ from rnndrop_plugin.models.config import (
 )
 from rnndrop_plugin.models.from_pretrained import FromPretrained
 from rnndrop_plugin.modules import CharacterCNN, Dropout, EmbeddingDropout
+from rnndrop_plugin.ops.packing import pack, pad
 
 
 class WordFeatures(nn.Module):
@@ -64,7 +64,7 @@ class WordFeatures(nn.Module):
         if self.characters is not None:
             x.append(self.characters(characters))
         if self.kinds:
-            kinds = torch.tensor(self.kinds, device=src_tokens.device)
+            kinds = torch.arange(self.kinds.start, self.kinds.stop, device=src_tokens.device)
             x.append((capitalisation.unsqueeze(2) == kinds).to(x[0]))
         return torch.cat(x, dim=2)
 
@@ -81,6 +81,7 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
 
     rnn_class: type[nn.Module]  # of rnndrop_plugin.modules
     task_name: str  # the task that trains it
+    lengths_on_host = True  # see rnndrop_plugin.compat.batches
 
     @classmethod
     def check_task(cls, task) -> None:
@@ -129,7 +130,8 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
 
         Args:
             src_tokens: ``(batch, time)``, ids, padded at the right.
-            src_lengths: ``(batch,)``, the steps that the recurrence takes of each sequence.
+            src_lengths: ``(batch,)``, the steps that the recurrence takes of each sequence; best on the CPU, since the
+                host reads them.
             starts: ``(batch,)``, the word that it begins with, the first if None.
             features: those of the words that the data have, see :class:`WordFeatures`.
 
@@ -144,9 +146,8 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
             steps = starts.unsqueeze(1) + torch.arange(int(src_lengths.max()), device=x.device)
             steps = steps.clamp(max=x.size(1) - 1).unsqueeze(2)  # past an extract's end anything, it is not read
             x = x.gather(1, steps.expand(-1, -1, x.size(2)))
-        x = pack_padded_sequence(self.dropout_in(x), src_lengths.cpu(), batch_first=True, enforce_sorted=False)
-        output, state = self.rnn(x)
-        output, _ = pad_packed_sequence(output, batch_first=True)
+        output, state = self.rnn(pack(self.dropout_in(x), src_lengths, batch_first=True))
+        output = pad(output, batch_first=True)
         h = state[0] if isinstance(state, tuple) else state
         return self.dropout_out(output), self.dropout_out(h[-1])
 

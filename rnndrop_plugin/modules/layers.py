@@ -5,13 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from rnndrop_plugin.modules.dropout import dropout
 from rnndrop_plugin.modules.recurrent_dropout import GRUForm, RecurrentDropout
 from rnndrop_plugin.ops import NONLINEARITIES, SAMPLINGS, Masks, State, Weights, choose_backend, draw_mask, recurrence
 from rnndrop_plugin.ops.context import in_autocast
 from rnndrop_plugin.ops.masks import check_choice, check_rate
+from rnndrop_plugin.ops.packing import pad_sorted
 from rnndrop_plugin.ops.recurrence.autograd import gradient_is_wanted
 
 
@@ -123,6 +124,8 @@ class _Layer(RecurrentDropout, nn.RNNBase):
                 f"masks must be {len(self._all_weights)} Masks, one for each layer and direction, "
                 f"got {', '.join(type(m).__name__ for m in masks) or 'none'}"
             )
+        elif isinstance(input, PackedSequence) and input.sorted_indices is not None:
+            masks = [mask.of_examples(input.sorted_indices) for mask in masks]
 
         directions = 2 if self.bidirectional else 1
         final_states = []
@@ -196,11 +199,14 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         )
 
     def _unpack(self, input, hx) -> tuple[Tensor, Tensor | None, State]:
-        """The input as ``(time, batch, input)``, its lengths, and the state as a tuple, in the caller's order."""
+        """The input as ``(time, batch, input)``, its lengths, and the state as a tuple.
+
+        A packed batch stays in its own order, the longest sequence first: the host knows its lengths in no other.
+        """
         lengths = None
         if isinstance(input, PackedSequence):
             self.check_input(input.data, input.batch_sizes)
-            sequence, lengths = pad_packed_sequence(input)
+            sequence, lengths = pad_sorted(input)
             unbatched = False
         else:
             if input.dim() not in (2, 3):
@@ -219,13 +225,17 @@ class _Layer(RecurrentDropout, nn.RNNBase):
             self.check_hidden_size(s, (size[0], size[2]) if unbatched else size)
             if s.dtype != sequence.dtype and not in_autocast(s.device.type):
                 raise ValueError(f"hx is of {s.dtype}, the input of {sequence.dtype}: they must be the same")
-        return sequence, lengths, tuple(s.unsqueeze(1) for s in state) if unbatched else state
+        if unbatched:
+            state = tuple(s.unsqueeze(1) for s in state)
+        elif isinstance(input, PackedSequence) and input.sorted_indices is not None:
+            state = tuple(s.index_select(1, input.sorted_indices) for s in state)
+        return sequence, lengths, state
 
     def _repack(self, sequence: Tensor, state: State, input) -> tuple:
         """Undo ``_unpack`` for the output and the final state."""
         if isinstance(input, PackedSequence):
-            if input.sorted_indices is not None:
-                sequence = sequence.index_select(1, input.sorted_indices)
+            if input.unsorted_indices is not None:
+                state = tuple(s.index_select(1, input.unsorted_indices) for s in state)
             # Found where the batch sizes are, on the CPU, so that nothing waits for a GPU.
             batch = torch.arange(sequence.size(1), device=input.batch_sizes.device)
             running = (batch < input.batch_sizes.unsqueeze(1)).flatten().nonzero().squeeze(1)

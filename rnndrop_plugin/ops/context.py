@@ -33,6 +33,11 @@ def values_are_known() -> bool:
     return not (torch.compiler.is_compiling() or intercepted() or tracing() or transformation())
 
 
+def readable(x: Tensor) -> bool:
+    """Whether the values of ``x`` can be read at once. For those on a GPU the host would have to wait."""
+    return x.device.type == "cpu" and values_are_known()
+
+
 def is_plain(tensors: Iterable[Tensor | None]) -> bool:
     """Whether compiled code may be called directly: nothing intercepts the operations on these tensors.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rnndrop_plugin.ops.checks import check_device, check_integers, check_lengths, check_tensor
-from rnndrop_plugin.ops.context import is_plain, tracing, transformation, values_are_known
+from rnndrop_plugin.ops.context import is_plain, readable, tracing, transformation
 from rnndrop_plugin.ops.recurrence.triton import availability
 
 
@@ -32,7 +32,8 @@ def crf_nll(
     Raises:
         ValueError: a shape, dtype, device or length that does not fit.
         TypeError: something that is no tensor.
-        IndexError: a tag that the scores do not have.
+        IndexError: a tag that the scores do not have. On a GPU, whose values are not read, it ends in torch's
+            device-side assertion.
     """
     emissions, transitions, start, end, lengths = _checked(emissions, transitions, start, end, lengths)
     check_integers("tags", tags, emissions.shape[:2])
@@ -40,7 +41,7 @@ def crf_nll(
     time = emissions.size(1)
     inside = torch.arange(time, device=emissions.device) < lengths.unsqueeze(1)
     tags = tags.long().where(inside, 0)
-    if values_are_known() and tags.numel() > 0 and not tags.is_meta:
+    if readable(tags) and tags.numel() > 0:
         for extreme in map(int, tags.aminmax()):
             if not 0 <= extreme < len(start):
                 raise IndexError(f"tag {extreme} is out of bounds: there are {len(start)} tags")

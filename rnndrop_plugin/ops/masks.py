@@ -37,6 +37,12 @@ class Mask(NamedTuple):
             return Mask(self.keep[t], self.scale)
         return self
 
+    def of_examples(self, order: Tensor) -> "Mask":
+        """The mask of the examples in ``order`` ``(batch,)``; itself if it does not fit, for checks to refuse."""
+        if isinstance(self.keep, Tensor) and self.keep.dim() in (2, 3) and self.keep.size(-2) == len(order):
+            return Mask(self.keep.index_select(-2, order), self.scale)
+        return self
+
     def __call__(self, x: Tensor) -> Tensor:
         """Apply d to ``x`` of shape ``(batch, hidden)``."""
         if self.keep is not None:
@@ -63,6 +69,10 @@ class Masks(NamedTuple):
     def at(self, t: int) -> "Masks":
         """The masks of step ``t``."""
         return Masks(*(mask.at(t) for mask in self))
+
+    def of_examples(self, order: Tensor) -> "Masks":
+        """The masks of the examples in ``order`` ``(batch,)``."""
+        return Masks(*(mask.of_examples(order) for mask in self))
 
 
 NO_MASKS = Masks()

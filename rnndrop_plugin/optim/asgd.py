@@ -50,6 +50,9 @@ class AveragedSGD(FairseqOptimizer):
             raise InputError(f"--asgd-nonmonotone must not be negative, got {cfg.asgd_nonmonotone}")
         if cfg.weight_decay < 0:
             raise InputError(f"--weight-decay must not be negative, got {cfg.weight_decay}")
+        params = list(params)
+        # torch reads a state that is on a GPU at every step, and waits for it, unless it is to be capturable.
+        self.capturable = all(parameter.is_cuda for parameter in params)
         self._optimizer = torch.optim.ASGD(params, t0=math.inf, **self.optimizer_config)
         self.validations: list[float] = []
         self.model_has_averages = False
@@ -57,7 +60,8 @@ class AveragedSGD(FairseqOptimizer):
     @property
     def optimizer_config(self) -> dict:
         """What a resume takes from the command line instead of the checkpoint."""
-        return {"lr": self.cfg.lr[0], "lambd": 0.0, "weight_decay": self.cfg.weight_decay}
+        settings = {"lr": self.cfg.lr[0], "lambd": 0.0, "weight_decay": self.cfg.weight_decay}
+        return {**settings, "capturable": self.capturable}
 
     @property
     def averaging(self) -> bool:

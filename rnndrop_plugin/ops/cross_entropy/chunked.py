@@ -16,12 +16,17 @@ def linear_cross_entropy(
     target: Tensor,
     label_smoothing: float,
     wanted: tuple[bool, bool, bool],
+    counted: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """The loss, the negative log-likelihood and the gradients that are wanted of the first three arguments.
 
-    See :func:`rnndrop_plugin.ops.linear_cross_entropy`; here ``features`` is ``(rows, features)``, and every row
-    counts.
+    See :func:`rnndrop_plugin.ops.linear_cross_entropy`; here ``features`` is ``(rows, features)``.
+
+    Args:
+        counted: bool, ``(rows,)``, False for rows that count for nothing; None where all count.
     """
+    if counted is not None:
+        features, target = features.masked_fill(~counted.unsqueeze(1), 0), target.where(counted, 0)
     vocabulary = weight.size(0)
     grad_features = torch.empty_like(features) if wanted[0] else None
     grad_weight = torch.zeros_like(weight) if wanted[1] else None
@@ -32,7 +37,7 @@ def linear_cross_entropy(
     rows = math.ceil(len(target) / max(chunks, 1)) or 1
     # A product is up to a third slower where the rows of its result do not begin at cache lines of 64 bytes.
     padded = features.new_empty(rows, math.ceil(vocabulary / 16) * 16)
-    ones = features.new_ones(rows)
+    ones = features.new_ones(len(target)) if counted is None else counted.to(features.dtype)
     for start in range(0, len(target), rows):
         chunk = slice(start, start + rows)
         x, y = features[chunk], target[chunk].unsqueeze(1)
@@ -44,16 +49,17 @@ def linear_cross_entropy(
         else:
             torch.addmm(bias, x, weight.t(), out=logits)
         of_target = logits.gather(1, y)
-        sum_of_logits = logits.sum() if label_smoothing else 0.0
+        sums_of_logits = logits.sum(1, keepdim=True) if label_smoothing else 0.0
         largest = whole_rows.amax(1, keepdim=True)
         probs = torch.softmax(whole_rows, dim=1, out=whole_rows)
         # log(sum(exp(logits))), from a probability that is never small
         normaliser = largest - probs.amax(1, keepdim=True).log()
-        chunk_nll = (normaliser - of_target).sum()
+        here = None if counted is None else counted[chunk].unsqueeze(1)
+        chunk_nll = _sum(normaliser - of_target, here)
         nll += chunk_nll
         loss += (1 - label_smoothing - share) * chunk_nll
         if share:
-            loss += share * (vocabulary * normaliser.sum() - sum_of_logits)
+            loss += share * _sum(vocabulary * normaliser - sums_of_logits, here)
         if not any(wanted):
             continue
         grad = probs[:, :vocabulary]  # of the logits: the probabilities less those of the smoothed target
@@ -65,5 +71,11 @@ def linear_cross_entropy(
         if grad_weight is not None:
             grad_weight.addmm_(grad.t(), x)
         if grad_bias is not None:
-            grad_bias.addmv_(grad.t(), ones[: len(x)])
+            grad_bias.addmv_(grad.t(), ones[chunk])
+    if counted is not None and grad_features is not None:
+        grad_features.masked_fill_(~counted.unsqueeze(1), 0)
     return loss, nll, [grad_features, grad_weight, grad_bias]
+
+
+def _sum(x: Tensor, counted: Tensor | None) -> Tensor:
+    return x.sum() if counted is None else x.where(counted, 0).sum()

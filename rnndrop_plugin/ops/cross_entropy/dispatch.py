@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from rnndrop_plugin.ops import c_library
-from rnndrop_plugin.ops.context import in_autocast, is_plain, tracing, transformation
+from rnndrop_plugin.ops.context import in_autocast, is_plain, readable, tracing, transformation
 from rnndrop_plugin.ops.cross_entropy import chunked, compiled, operators, reference
 from rnndrop_plugin.ops.cross_entropy.checks import check_linear_cross_entropy
 from rnndrop_plugin.ops.gradients import need_reference, reference_gradients
@@ -43,7 +43,8 @@ def linear_cross_entropy(
     Raises:
         ValueError: a shape, dtype, device or number that does not fit.
         TypeError: something that is no tensor.
-        IndexError: a target that is no class.
+        IndexError: a target that is no class. On a GPU, whose values are not read, it ends in torch's device-side
+            assertion.
     """
     arguments = features, weight, bias, target, ignore_index, label_smoothing
     if torch.compiler.is_compiling():
@@ -100,6 +101,8 @@ def _run(
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """The loss, the negative log-likelihood and the gradients that are wanted of the first three arguments."""
     counted = target != ignore_index
+    if not readable(counted):  # how many count is not known
+        return chunked.linear_cross_entropy(features, weight, bias, target, label_smoothing, wanted, counted)
     everything = bool(counted.all())
     rows, target = (features, target) if everything else (features[counted], target[counted])
     in_c = features.device.type == "cpu" and c_library.unavailable() is None and len(rows) > 0
@@ -135,6 +138,6 @@ class _LinearCrossEntropy(torch.autograd.Function):
             gradients = reference_gradients(loss, inputs, ctx.needs_input_grad[1:4], (grad_loss,))
         elif not is_plain((grad_loss,)):
             gradients = [None if g is None else g * grad_loss for g in gradients]
-        elif grad_loss != 1:
+        elif not readable(grad_loss) or grad_loss != 1:
             gradients = [None if g is None else g.mul_(grad_loss) for g in gradients]
         return None, *gradients, None, None, None

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rnndrop_plugin.ops.context import values_are_known
+from rnndrop_plugin.ops.context import readable
 
 
 def linear_cross_entropy(
@@ -15,7 +15,7 @@ def linear_cross_entropy(
     Any dtype, differentiable any number of times.
     """
     counted = target != ignore_index
-    if not values_are_known():  # the number of rows that count is not known, either
+    if not readable(counted):  # the number of rows that count is not known, either
         features = features.masked_fill(~counted.unsqueeze(1), 0)
     elif not counted.all():
         features, target, counted = features[counted], target[counted], counted[counted]

@@ -1,10 +1,12 @@
 """What the backends with a backward pass of their own share: one autograd function around them."""
 
+from contextlib import nullcontext
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from rnndrop_plugin.ops.context import in_autocast
 from rnndrop_plugin.ops.gradients import need_reference, reference_gradients
 from rnndrop_plugin.ops.masks import Mask, Masks
 from rnndrop_plugin.ops.recurrence import reference
@@ -84,7 +86,8 @@ class _Recurrence(torch.autograd.Function):
 
             return None, None, *reference_gradients(function, inputs, ctx.needs_input_grad[2:], grad_outputs)
         input, weights, state = inputs[0], Weights(*inputs[1:5]), inputs[5:]
-        with torch.autocast(input.device.type, enabled=False):
+        device = input.device.type
+        with torch.autocast(device, enabled=False) if in_autocast(device) else nullcontext():
             grad_input, grad_state, grad_weights = ctx.kernel.backward(
                 options, input, state, weights, saved, grad_output, grad_state, ctx.needs_input_grad[2]
             )

@@ -142,6 +142,7 @@ def recurrence(
 
 def _recurrence(options: Options, input: Tensor, state: State, weights: Weights, backend: str) -> tuple[Tensor, State]:
     cell, masks, nonlinearity, lengths, reverse = options
+    given = lengths
     state, weights, masks, lengths = check_recurrence(cell, input, state, weights, masks, nonlinearity, lengths)
     options = Options(cell, masks, nonlinearity, lengths, bool(reverse))
     device = input.device.type
@@ -166,7 +167,7 @@ def _recurrence(options: Options, input: Tensor, state: State, weights: Weights,
         if backend == "reference" or 0 in input.shape:
             output, state = by_reference(options, input, state, weights)
         elif backend == "vendor":
-            output, state = torch_nn.forward(options, input, state, weights)
+            output, state = torch_nn.forward(options._replace(lengths=given), input, state, weights)
         else:
             kernel = KERNELS[backend] if is_plain((input, *state, *weights)) else operators.Operator(backend)
             output, state = run(kernel, options, input, state, weights)

@@ -9,9 +9,9 @@ They have no recurrent dropout, so they serve what drops nothing. Two more they 
 
 import torch
 from torch import _VF, Tensor
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from rnndrop_plugin.ops.masks import IDENTITY, Masks
+from rnndrop_plugin.ops.packing import pack, pad
 from rnndrop_plugin.ops.recurrence.autograd import Options
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
@@ -37,8 +37,9 @@ def obstacle(cell: str, masks: Masks, nonlinearity: str) -> str | None:
 
 
 def forward(options: Options, input: Tensor, state: State, weights: Weights) -> tuple[Tensor, State]:
-    """Run torch's kernel, differentiable once (on a CPU twice)."""
+    """Run torch's kernel, differentiable once (on a CPU twice). Lengths are read by the host: best on the CPU."""
     time, batch, _ = input.shape
+    lengths = None if options.lengths is None else options.lengths.to(input.device, torch.int64, non_blocking=True)
     keep = options.masks.update.keep
     if keep is not None:
         offset = torch.where(keep, 0.0, CLOSED).to(input.dtype).expand(time, batch, -1)
@@ -50,7 +51,7 @@ def forward(options: Options, input: Tensor, state: State, weights: Weights) -> 
         weights = weights._replace(hh=weights.hh * options.masks.hidden.scale)
     index = None
     if options.reverse:
-        index = _reversal(time, batch, options.lengths, input.device)
+        index = _reversal(time, batch, lengths, input.device)
         input = _take(input, index)
 
     flat = [w for w in weights if w is not None]
@@ -59,17 +60,17 @@ def forward(options: Options, input: Tensor, state: State, weights: Weights) -> 
         flat = [piece.view(w.shape) for piece, w in zip(pieces, flat, strict=True)]
     settings = (weights.bias_ih is not None, 1, 0.0, True, False)  # bias, layers, dropout, train, bidirectional
     initial = tuple(s.unsqueeze(0).contiguous() for s in state)
-    if options.lengths is None:
+    if lengths is None:
         output, *final = _function(options)(input, _hx(initial), flat, *settings, False)
     else:
         # A packed batch has no sequence without a step; what those compute is put right below.
-        packed = pack_padded_sequence(input, options.lengths.clamp(min=1).cpu(), enforce_sorted=False)
+        packed = pack(input, options.lengths.clamp(min=1))
         sort, unsort = packed.sorted_indices, packed.unsorted_indices
         initial = tuple(s.index_select(1, sort) for s in initial)
         data, *final = _function(options)(packed.data, packed.batch_sizes, _hx(initial), flat, *settings)
-        output, _ = pad_packed_sequence(packed._replace(data=data), total_length=time)
+        output = pad(packed._replace(data=data), total_length=time)
         final = [s.index_select(1, unsort) for s in final]
-        started = (options.lengths > 0).unsqueeze(1)
+        started = (lengths > 0).unsqueeze(1)
         output = output * started
         final = [torch.where(started, s, old) for s, old in zip(final, state, strict=True)]
     if index is not None:

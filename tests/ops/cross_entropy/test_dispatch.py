@@ -14,16 +14,18 @@ TOLERANCES = {torch.float32: 2e-6, torch.float64: 1e-14}
 needs_library = pytest.mark.skipif(c_library.unavailable() is not None, reason=f"{c_library.unavailable()}")
 
 
-@pytest.fixture(params=["torch", pytest.param("compiled", marks=needs_library)])
+@pytest.fixture(params=["torch", "on a GPU", pytest.param("compiled", marks=needs_library)])
 def form(request, monkeypatch):
-    """Which of the two forms runs."""
+    """Which of the forms runs. On a GPU it is that in torch operations, on all rows, as no value is read."""
     if request.param == "torch":
         monkeypatch.setattr(c_library, "unavailable", lambda: "a test of the form in torch operations")
+    if request.param == "on a GPU":
+        monkeypatch.setattr(dispatch, "readable", lambda x: False)
 
 
 @pytest.fixture
 def chunks(form, monkeypatch):
-    """Both forms, the one in torch operations in chunks of three rows at the sizes below, and no way around them."""
+    """All forms, the one in torch operations in chunks of three rows at the sizes below, and no way around them."""
     monkeypatch.setattr(dispatch, "SMALL", 0)
     monkeypatch.setattr(chunked, "ROWS", 1)
     monkeypatch.setattr(chunked, "CHUNK", 40)
