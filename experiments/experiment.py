@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
@@ -13,17 +14,21 @@ LOGGING = "--log-format json --log-interval 1000000".split()  # what an epoch ha
 
 
 class Experiment(NamedTuple):
-    """A table of the paper.
+    """A table or a figure of the paper.
 
     Attributes:
         runs: its runs, given the command line. A run's name is its cell's and "/seedN".
         prepare: makes or checks the data, given the command line.
         markdown: the table, given the results by the runs' names.
+        folder: of its runs below outputs, where it is not the experiment's own name.
+        picture: draws a picture, given the results, of which there is one at least, and the folder of the runs.
     """
 
     runs: Callable[[argparse.Namespace], list[Run]]
     prepare: Callable[[argparse.Namespace], None]
     markdown: Callable[[dict[str, dict]], str]
+    folder: str | None = None
+    picture: Callable[[dict[str, dict], Path], None] | None = None
 
 
 def device() -> list[str]:

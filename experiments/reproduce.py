@@ -1,4 +1,4 @@
-"""Run an experiment of the paper and write its table beside the paper's figures."""
+"""Run an experiment of the paper and write its table beside the paper's figures, or draw its figure."""
 
 import argparse
 import fnmatch
@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from experiments import table1, table2, table4, table5
+from experiments import figure2, table1, table2, table3, table4, table5
 from experiments.experiment import all_of
 from experiments.runs import Runs, write_text
 from rnndrop_plugin.cli.arguments import positive
@@ -15,8 +15,10 @@ from rnndrop_plugin.cli.arguments import positive
 TABLES = {
     "table1": table1.EXPERIMENT,
     "table2": table2.EXPERIMENT,
+    "table3": table3.EXPERIMENT,
     "table4": table4.EXPERIMENT,
     "table5": table5.EXPERIMENT,
+    "figure2": figure2.EXPERIMENT,
 }
 
 
@@ -26,7 +28,10 @@ def write(args: argparse.Namespace, runs: Runs) -> str:
     command = shlex.join(["python", "scripts/reproduce.py", *sys.argv[1:]])
     commits, devices = (all_of(results, key) for key in ("commits", "devices"))
     by = "".join(f", {word} {', '.join(names)}" for word, names in (("commit", commits), ("on", devices)) if names)
-    text = f"{TABLES[args.table].markdown(results)}\nMade by `{command}`{by}.\n"
+    experiment = TABLES[args.table]
+    if experiment.picture and results:
+        experiment.picture(results, args.out)
+    text = f"{experiment.markdown(results)}\nMade by `{command}`{by}.\n"
     figures = {name: {key: r[key] for key in r if key not in ("train", "checkpoint")} for name, r in results.items()}
     content = {"command": command, "commits": commits, "devices": devices, "jobs": args.jobs, "runs": figures}
     write_text(args.out / f"{args.table}.json", json.dumps(content, indent=2) + "\n")
@@ -53,8 +58,8 @@ def main() -> None:
     parser.add_argument(
         "table",
         choices=TABLES,
-        help="table1: Temporal Order; table2: words; table4: named entities (COLING); table5: Twitter sentiment (arXiv "
-        "v2)",
+        help="table1: Temporal Order; table2 and table3: language models of words, of characters; table4: named "
+        "entities (COLING); table5: Twitter sentiment (arXiv v2); figure2: learning curves of two runs of table2",
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the runs and the table (default: outputs/TABLE)"
@@ -63,8 +68,8 @@ def main() -> None:
         "--data",
         type=Path,
         metavar="DIR",
-        help="table2: the folder made by prepare_ptb.py; table4: by prepare_conll.py; table5: by prepare_semeval.py "
-        "(table1 makes its data)",
+        help="table2, table3, figure2: the folder made by prepare_ptb.py; table4: by prepare_conll.py; table5: by "
+        "prepare_semeval.py (table1 makes its data)",
     )
     parser.add_argument(
         "--cells", nargs="+", metavar="NAME", help="these cells alone, and what they need; may have * (default: all)"
@@ -78,12 +83,15 @@ def main() -> None:
         help="table1: give a run up after this many times the updates of the net without dropout (default: 20)",
     )
     parser.add_argument(
-        "--epochs", type=positive, metavar="N", help="table2: at most so many for each run (default: the paper's)"
+        "--epochs",
+        type=positive,
+        metavar="N",
+        help="table2, table3, figure2: at most so many a run (default: the paper's)",
     )
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at a time (default: 1)")
     parser.add_argument("--list", action="store_true", help="print the cells and do nothing else")
     args = parser.parse_args()
-    args.out = args.out or Path("outputs") / args.table
+    args.out = args.out or Path("outputs") / (TABLES[args.table].folder or args.table)
 
     runs = Runs(TABLES[args.table].runs(args), args.out)
     runs.results_so_far()  # if one is damaged, say so now

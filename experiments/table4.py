@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from experiments.experiment import Experiment, common_flags, of_cell, row, spread
+from experiments.experiment import WHOSE, Experiment, common_flags, of_cell, row, spread
 from experiments.runs import Run
 
 TRAIN = (
@@ -14,7 +14,6 @@ TRAIN = (
 ).split()
 FORWARD = {"plain": [], "forward": "--decoder-dropout-in 0.2 --decoder-dropout-out 0.5".split()}
 TITLES = {"plain": "Without forward dropout", "forward": "With forward dropout, 0.2 in and 0.5 out"}
-WHOSE = {"cell": "cell (Moon et al.)", "hidden": "hidden (Gal)", "update": "update (the paper's)"}
 NONE = ("none", "", "0")
 # Table 4 of COLING 2016: F1 on the validation and the test set, means of 3 runs
 PAPER = {

@@ -61,6 +61,44 @@ def both_curves(path: Path, metric: str) -> list[tuple[list[int], list[float]]]:
     return curves
 
 
+def draw(
+    curves: Sequence[Sequence[tuple[list[int], list[float]]]],
+    labels: Sequence[str],
+    output: Path,
+    ylabel: str,
+    title: str = "",
+    top: float | None = None,
+) -> None:
+    """Draw the curves of runs, the training dashed and the validation solid, against the number of updates.
+
+    Args:
+        curves: :func:`both_curves` of each run.
+        labels: names of the runs.
+        output: the picture; its ending says which kind.
+        ylabel: what is drawn.
+        top: upper end of its axis.
+    """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells when it builds its font cache
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for number, (label, (training, validation)) in enumerate(zip(labels, curves, strict=True)):
+        if training[0]:
+            axes.plot(*training, "--", linewidth=1, color=f"C{number}", label=f"{label} training".strip())
+        if validation[0]:
+            axes.plot(*validation, "-", marker=".", color=f"C{number}", label=f"{label} validation".strip())
+    axes.set(xlabel="updates", ylabel=ylabel, title=title)
+    axes.set_ylim(top=top)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with atomic_write(output) as new:
+        figure.savefig(new)
+    pyplot.close(figure)
+
+
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
@@ -86,22 +124,5 @@ def main() -> None:
     labels = args.labels or ([path.stem for path in args.logs] if len(args.logs) > 1 else [""])
     curves = [both_curves(path, args.metric) for path in args.logs]
 
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells when it builds its font cache
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
     names = {"ppl": "perplexity", "nll_loss": "bits per token"}
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for number, (label, (training, validation)) in enumerate(zip(labels, curves, strict=True)):
-        if training[0]:
-            axes.plot(*training, "--", linewidth=1, color=f"C{number}", label=f"{label} training".strip())
-        if validation[0]:
-            axes.plot(*validation, "-", marker=".", color=f"C{number}", label=f"{label} validation".strip())
-    axes.set(xlabel="updates", ylabel=names.get(args.metric, args.metric), title=args.title)
-    axes.set_ylim(top=args.max)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with atomic_write(args.output) as new:
-        figure.savefig(new)
+    draw(curves, labels, args.output, names.get(args.metric, args.metric), args.title, args.max)

@@ -1,9 +1,10 @@
 import json
+import math
 import subprocess
 
 import pytest
 
-from experiments import language_models, origin, reproduce, table2
+from experiments import figure2, language_models, origin, reproduce, table2, table3
 from rnndrop_plugin.data.tokenization import Tokenization
 
 
@@ -113,15 +114,59 @@ def test_table2_flags(plan, run_table, tmp_path):
     assert f" {forward} --cell-dropout 0.5 --recurrent-dropout-sampling sequence --seed 3" in " ".join(cell)
 
 
-def test_cells():
+def test_table3(plan, run_table, tmp_path):
+    """Section 4.3's numbers; a shortened run has the same rates, and the table says so."""
+    plan({"*": [[2.5, 1]]})
+    assert run_table("table3", "--cells", "none", "--epochs", "2")[0] == 0
+    arguments = " ".join(result(tmp_path, "none/seed1")["train"])
+    for flags in (
+        "--arch lstm_rnndrop_ptb_char ",
+        "--batch-size 32 --tokens-per-sample 100 ",
+        "--optimizer adam --lr 0.001 --clip-norm 10 --lr-scheduler fixed --force-anneal 11 --lr-shrink 0.97 ",
+        "--max-epoch 2 ",
+    ):
+        assert flags in arguments
+    assert table3.TABLE.limit == 50
+    table = (tmp_path / "out" / "table3.md").read_text()
+    assert "**A shortened protocol**: at most 2 of the paper's 50 epochs." in table
+    assert "| none |  |  | best | 1.000 | 1.000 | 1.460 / 1.457 | 0.685 / 0.686 | 1 |" in table
+    assert "| none |  |  | last | 2.000 | 2.000 | 1.460 / 1.457 | 1.370 / 1.373 | 1 |" in table
+    assert "| none/seed1 | 2 | the limit | 400 |" in table
+
+
+def test_figure2(plan, run_table, tmp_path, monkeypatch):
+    """The runs of Table 2 that are there are not done again; the error is in nats."""
+    plan({"*": [[9, 1], [1, 1]]})
+    assert run_table("table2", "--cells", "none", "--epochs", "2")[0] == 0
+    plan({"none": ["fail"], "*": [[9, 1], [1, 1]]})
+    drawn = []
+    monkeypatch.setattr(figure2, "draw", lambda *args, **kwargs: drawn.append(args))
+    assert run_table("figure2", "--epochs", "2")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == ["none", "update-0.25-step"]
+    curves, labels, output = drawn[-1]
+    assert labels == ["without dropout,", "with update dropout 0.25 per step,"]
+    assert curves[0] == curves[1]
+    assert curves[0][1] == ([200, 400], [9 * math.log(2), math.log(2)])
+    assert output == tmp_path / "out" / "figure2.png"
+
+
+def test_picture(plan, run_table, tmp_path):
+    """A picture of what there is, in the folder of Table 2."""
+    plan({"*": [[9, 1], [1, 1]]})
+    assert run_table("figure2", "--epochs", "2", "--cells", "none", "--seeds", "1", "2")[0] == 0
+    assert (tmp_path / "out" / "figure2.png").read_bytes().startswith(b"\x89PNG")
+    assert "![Learning curves](figure2.png)" in (tmp_path / "out" / "figure2.md").read_text()
+
+
+@pytest.mark.parametrize("table", [table2.TABLE, table3.TABLE])
+def test_cells(table):
     """12 kinds of recurrent dropout and none, without and with forward dropout."""
-    names = list(table2.TABLE.paper)
+    names = list(table.paper)
     assert len(names) == 2 * 13
     upper = names[:13]
     assert names[13:] == ["forward", *(f"forward-{name}" for name in upper[1:])]
     assert len({language_models.split_name(name) for name in upper}) == 13
     assert language_models.dropout_flags("none") == []
-    assert table2.TABLE.paper["forward-update-0.25-step"] == (91.6, 87.0)
 
 
 def test_bad_data(call, tmp_path, stream_data):
