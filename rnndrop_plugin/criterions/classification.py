@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Optional
 
+import torch
 import torch.nn.functional as F
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
@@ -22,6 +23,13 @@ class RnndropClassificationCriterionConfig(FairseqDataclass):
             "default: all labels that are predicted or there)"
         },
     )
+    ignore_absent_classes: bool = field(
+        default=False,
+        metadata={
+            "help": "choose in training between those labels alone that the training data have, for a pre-training "
+            "whose data lack some: nothing then teaches the model that the others never occur"
+        },
+    )
 
 
 @register_criterion("rnndrop_classification", dataclass=RnndropClassificationCriterionConfig)
@@ -36,9 +44,10 @@ class RnndropClassification(FairseqCriterion):
         InputError: --f1-classes names a label that the data do not have.
     """
 
-    def __init__(self, task, f1_classes: str | None = None):
+    def __init__(self, task, f1_classes: str | None = None, ignore_absent_classes: bool = False):
         super().__init__(task)
         check_task(task, "classes", "rnndrop_classification")
+        self.ignore_absent_classes = ignore_absent_classes
         self.classes = task.classes
         chosen = f1_classes.split(",") if f1_classes else []
         for name in chosen:
@@ -49,6 +58,9 @@ class RnndropClassification(FairseqCriterion):
     def forward(self, model, sample):
         """The summed loss, the sequences to divide its gradient by, and the sums to log."""
         logits = model(**sample["net_input"]).float()
+        if self.ignore_absent_classes and self.training:
+            absent = torch.tensor(self.task.absent_classes, dtype=torch.long, device=logits.device)
+            logits = logits.index_fill(1, absent, -math.inf)
         target = sample["target"]
         loss = F.cross_entropy(logits, target, reduction="sum")
         predicted = logits.argmax(dim=1)

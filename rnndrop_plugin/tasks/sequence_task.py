@@ -42,6 +42,7 @@ class SequencesTask(RnndropTask):
 
     target_stream: str
     criterion: str
+    absent_classes: list[int]  # those that the training data lack, once these are loaded
 
     @classmethod
     def setup_task(cls, cfg: SequencesConfig, **kwargs):
@@ -109,7 +110,10 @@ class SequencesTask(RnndropTask):
                     f"make the dictionary of a text that has every {self.target_stream}, or leave the sequence out"
                 )
         counts = torch.bincount(torch.cat(targets), minlength=len(self.classes)).tolist()
-        missing = [name for name, count in zip(self.classes, counts, strict=True) if not count]
+        absent = [i for i, count in enumerate(counts) if not count]
+        missing = [self.classes[i] for i in absent]
+        if split == self.cfg.train_subset:
+            self.absent_classes = absent
         if missing:
             consequence = ": a model cannot learn it" if split == self.cfg.train_subset else ""
             logger.warning(f"{split} does not have the {self.target_stream} {', '.join(missing)}{consequence}")

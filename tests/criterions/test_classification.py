@@ -58,3 +58,18 @@ def test_a_label_that_is_never_there_scores_0():
 def test_unknown_labels_are_refused():
     with pytest.raises(InputError, match="--f1-classes: 'good' is not one of the labels, positive, negative, neutral"):
         criterion("positive,good")
+
+
+def test_absent_labels_are_left_out_of_the_softmax_of_training_alone():
+    logits = torch.randn(20, 3, requires_grad=True)
+    target = torch.randint(2, (20,))  # none is neutral
+    sample = {"net_input": {"src_tokens": logits}, "target": target, "ntokens": 20, "nsentences": 20}
+    one = RnndropClassification(SimpleNamespace(classes=LABELS, absent_classes=[2]), ignore_absent_classes=True)
+    loss, _, log = one(lambda src_tokens: src_tokens, sample)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits[:, :2], target, reduction="sum"))
+    loss.backward()
+    assert logits.grad[:, 2].eq(0).all() and logits.grad[:, :2].ne(0).all()
+    assert log["counts"][2].tolist() == [0, 0, 0]
+    one.eval()
+    loss, _, _ = one(lambda src_tokens: src_tokens, sample)
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, target, reduction="sum"))
