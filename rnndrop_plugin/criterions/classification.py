@@ -59,8 +59,8 @@ class RnndropClassification(FairseqCriterion):
         """The summed loss, the sequences to divide its gradient by, and the sums to log."""
         logits = model(**sample["net_input"]).float()
         if self.ignore_absent_classes and self.training:
-            absent = torch.tensor(self.task.absent_classes, dtype=torch.long, device=logits.device)
-            logits = logits.index_fill(1, absent, -math.inf)
+            absent = torch.tensor(self.task.absent_classes, dtype=torch.long)
+            logits = logits.index_fill(1, absent.to(logits.device, non_blocking=True), -math.inf)
         target = sample["target"]
         loss = F.cross_entropy(logits, target, reduction="sum")
         predicted = logits.argmax(dim=1)

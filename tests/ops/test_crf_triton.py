@@ -13,7 +13,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from rnndrop_plugin.ops import crf_triton
+    from rnndrop_plugin.ops import crf, crf_triton
 
     def test_in_the_interpreter():
         environment = {**os.environ, "TRITON_INTERPRET": "1"}
@@ -34,6 +34,23 @@ if os.environ.get("TRITON_INTERPRET") != "1":
         source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
         code = triton.compile(source, target=GPUTarget("cuda", capability, 32))
         assert code.metadata.shared <= 48 * 1024
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+    def test_on_a_gpu():
+        """Against torch operations on the CPU."""
+        shapes = ((20, 30, 9), (9, 9), (9,), (9,))
+        leaves = [torch.randn(*shape, requires_grad=True) for shape in shapes]
+        paths, lengths = torch.randint(9, (20, 30)), torch.randint(1, 31, (20,))
+        found = []
+        for device in ("cpu", "cuda"):
+            scores = [x.detach().to(device).requires_grad_() for x in leaves]
+            loss = crf.crf_nll(*scores, paths.to(device), lengths)
+            path = crf.crf_decode(*(x.detach() for x in scores), lengths)
+            path = path * (torch.arange(30, device=device) < lengths.to(device).unsqueeze(1))
+            found.append([x.cpu() for x in (loss.detach(), path, *torch.autograd.grad(loss.sum(), scores))])
+        for x, y in zip(*found, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
 
 else:
     from rnndrop_plugin.ops import crf, crf_triton

@@ -1,9 +1,10 @@
 """A training step does not wait for a GPU: shown on torch's device "meta", whose tensors have no values.
 
 There, whatever has to wait (``item()``, ``cpu()``, a selection by a mask, the check of a label) raises an error of
-torch's own. What fairseq itself reads after the step is left out.
+torch's own. What fairseq itself reads after the step is left out. On a GPU torch can watch over that itself.
 """
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -99,12 +100,21 @@ def launched(request, monkeypatch):
     assert launched
 
 
-def step(model, criterion, sample, monkeypatch) -> dict:
+@contextmanager
+def watched_by_torch():
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def step(model, criterion, sample, monkeypatch, device=META, no_waiting=NoBlockingCopies) -> dict:
     """Train on a batch as fairseq's trainer would do on a GPU; returns what is logged."""
     model.train()
-    model.to(META)
+    model.to(device)
     criterion.train()
-    monkeypatch.setattr(utils, "move_to_cuda", lambda x: utils.apply_to_sample(lambda tensor: tensor.to(META), x))
+    monkeypatch.setattr(utils, "move_to_cuda", lambda x: utils.apply_to_sample(lambda tensor: tensor.to(device), x))
     common = SimpleNamespace(on_cpu_convert_precision=False)
     trainer = SimpleNamespace(
         cfg=SimpleNamespace(common=common),
@@ -115,12 +125,14 @@ def step(model, criterion, sample, monkeypatch) -> dict:
         get_model=lambda: model,
     )
     sample, _ = batches.prepare_sample(trainer, sample)
-    assert sample["target"].is_meta and sample["net_input"]["src_tokens"].is_meta
-    with NoBlockingCopies():
+    assert sample["target"].device == sample["net_input"]["src_tokens"].device == device
+    if device != META:
+        criterion(model, sample)[0].backward()  # compiles the kernels
+    with no_waiting():
         for _ in range(2):  # the second goes on from the state of the first
             loss, _, logged = criterion(model, sample)
             loss.backward()
-    assert loss.is_meta
+    assert loss.device == device
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
     return logged
 
@@ -138,13 +150,13 @@ CASES = {
     "tagger": f"{TAGGING} lstm_rnndrop_tagger --bidirectional --crf --character-filters 3 --context conv "
     f"--extract-length 4 {RECURRENT} {FORWARD}",
     "tagger, paper's GRU without dropout": f"{TAGGING} gru_rnndrop_tagger --context concat --bidirectional",
-    "classifier": f"{CLASSIFICATION} gru_rnndrop_classifier {RECURRENT} {FORWARD}",
+    "classifier": f"{CLASSIFICATION} gru_rnndrop_classifier --ignore-absent-classes {RECURRENT} {FORWARD}",
     "classifier, RNN": f"{CLASSIFICATION} rnn_rnndrop_classifier --hidden-dropout 0.2",
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_step_of_our_tasks(monkeypatch, launched, stream_data, tagging_data, name):
+def prepare(monkeypatch, stream_data, tagging_data, name):
+    """The model, criterion and first batch of a case."""
     if "large loss" in name:
         monkeypatch.setattr(dispatch, "SMALL", 0)
     data = stream_data if name.startswith("language") else tagging_data
@@ -155,9 +167,23 @@ def test_a_step_of_our_tasks(monkeypatch, launched, stream_data, tagging_data, n
     model, criterion = task.build_model(cfg.model), task.build_criterion(cfg.criterion)
     task.load_dataset("train")
     batch = next(task.get_batch_iterator(task.datasets["train"], max_sentences=4).next_epoch_itr())
+    return model, criterion, batch
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_of_our_tasks(monkeypatch, launched, stream_data, tagging_data, name):
+    model, criterion, batch = prepare(monkeypatch, stream_data, tagging_data, name)
     logged = step(model, criterion, batch, monkeypatch)
     with NoBlockingCopies(), metrics.aggregate():  # what fairseq reads of this, after each update, is its own
         criterion.reduce_metrics([logged])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("name", ["language model, large loss", "tagger", "classifier"])
+def test_a_step_on_a_gpu(monkeypatch, stream_data, tagging_data, name):
+    batch = prepare(monkeypatch, stream_data, tagging_data, name)
+    step(*batch, monkeypatch, torch.device("cuda", 0), watched_by_torch)
 
 
 @pytest.mark.parametrize("feed", [True, False], ids=["feed", "no-feed"])

@@ -17,7 +17,8 @@ BACKENDS = [
         "cpu", marks=pytest.mark.skipif(c_library.unavailable() is not None, reason=str(c_library.unavailable()))
     ),
 ]
-KINDS = [(), ("update",), ("hidden",), ("cell",), ("update", "hidden", "cell")]
+ALL_KINDS = ("update", "hidden", "cell")
+KINDS = [(), ("update",), ("hidden",), ("cell",), ALL_KINDS]
 
 
 class Problem(NamedTuple):
@@ -321,19 +322,22 @@ def test_unknown_backend():
         recurrence(*make("rnn", (4, 2, 5, 3)), backend="cuda")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("kinds", KINDS, ids="+".join)
-@pytest.mark.parametrize("cell", GATES)
-def test_on_cuda(cell, kinds):
-    for scaling, padded in itertools.product(("inverted", "expected"), (True, False)):
-        problem = make(cell, (6, 5, 8, 16), kinds, scaling=scaling).to(torch.float32, "cuda")
-        lengths = torch.tensor([2, 6, 1, 3, 6], device="cuda") if padded else None
-        backend = choose_backend(cell, problem.masks, device="cuda")
-        found = sum(results(problem, "auto", lengths=lengths), [])
-        lengths = lengths if lengths is None else lengths.cpu()
-        expected = sum(results(problem.to(torch.float64), "reference", lengths=lengths), [])
-        # cuDNN and cuBLAS may round products to TF32.
-        assert error(found, expected) < 1e-2, backend
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize(
+    "cell, kinds, scaling",
+    [*((cell, kinds, "inverted") for cell in GATES for kinds in ((), ALL_KINDS)), ("lstm", ("update",), "expected")],
+)
+def test_on_a_gpu(cell, kinds, scaling):
+    """With whatever backend is chosen there; the kernels' own tests are in triton/test_gpu.py."""
+    problem = make(cell, (6, 5, 8, 16), kinds, scaling=scaling).to(torch.float32, "cuda")
+    lengths = torch.tensor([2, 6, 1, 3, 6])
+    expected = sum(results(problem.to(torch.float64), "reference", lengths=lengths), [])
+    for backend in ("auto", "torch", "vendor"):
+        if supports(backend, problem, device="cuda"):
+            found = sum(results(problem, backend, lengths=lengths), [])
+            # cuDNN and cuBLAS may round products to TF32.
+            assert error(found, expected) < 1e-2, backend
 
 
 @pytest.mark.parametrize("kind", ["update", "cell"])

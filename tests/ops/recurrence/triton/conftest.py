@@ -43,6 +43,8 @@ class Problem:
         self.state = tuple(leaf(batch, hidden) for _ in range(2 if cell == "lstm" else 1))
         biases = (leaf(rows), leaf(rows)) if bias else ()
         self.weights = Weights(leaf(rows, features, scale=0.5), leaf(rows, hidden, scale=hidden**-0.5), *biases)
+        shapes = [(time, batch, hidden), *((batch, hidden) for _ in self.state)]
+        self.factors = [torch.randn(*shape).to(device, dtype) for shape in shapes]  # of the results in the loss
 
     def results(self, kernel):
         """The output, the final state and all gradients of a loss that weighs each number differently."""
@@ -60,8 +62,7 @@ class Problem:
     def _results(self, run, convert):
         tensors = convert(self.input), tuple(map(convert, self.state)), Weights(*map(convert, self.weights))
         output, final = run(*tensors)
-        generator = torch.Generator().manual_seed(1)
-        loss = sum((x * torch.randn(x.shape, generator=generator).to(x)).sum() for x in (output, *final))
+        loss = sum((x * convert(factor)).sum() for x, factor in zip((output, *final), self.factors, strict=True))
         leaves = [x for x in (tensors[0], *tensors[1], *tensors[2]) if x is not None]
         return [output, *final, *torch.autograd.grad(loss, leaves)]
 

@@ -11,6 +11,7 @@ if not torch.cuda.is_available():
 
 from rnndrop_plugin.modules import GRU, LSTM, RNN
 from rnndrop_plugin.ops import Mask, Masks, choose_backend, recurrence
+from rnndrop_plugin.ops.packing import pack
 from rnndrop_plugin.ops.recurrence import triton as kernel
 from rnndrop_plugin.ops.recurrence.reference import GATES
 from rnndrop_plugin.ops.recurrence.triton import availability
@@ -59,13 +60,36 @@ def tf32():
 
 def layer(cls=LSTM, size=(12, 48), **options):
     torch.manual_seed(0)
-    options = {"update_dropout": 0.25} | options if cls is not RNN else {"hidden_dropout": 0.25} | options
-    return cls(*size, device=DEVICE, **options)
+    return cls(*size, device=DEVICE, **{"update_dropout": 0.25} | options)
 
 
+def packed_layer(cls):
+    """A layer that reads packed sequences in both directions, what it reads, and masks of all its kinds.
+
+    Its kernels are those of EXACT.
+    """
+    torch.manual_seed(0)
+    kinds = ("hidden",) if cls is RNN else ALL
+    masks = [
+        Masks(**{kind: Mask(torch.rand(6, 3, 50, device=DEVICE) < 0.7, 1 / 0.7) for kind in kinds}) for _ in range(4)
+    ]
+    sequences = [torch.randn(n, 12, device=DEVICE) for n in (4, 6, 1)]
+    packed = torch.nn.utils.rnn.pack_sequence(sequences, enforce_sorted=False)
+    return cls(12, 50, num_layers=2, bidirectional=True, device=DEVICE), packed, masks
+
+
+# Compiling takes half a second a kernel, so the tests below share the kernels of these tables where they can.
 LENGTHS = [5, 1, 0, 3, *[5] * 16]
-EXACT = {cell: ((cell, (5, 20, 12, 50), ALL), {"lengths": LENGTHS, "reverse": True}) for cell in GATES} | {
-    f"{cell} without masks": ((cell, (4, 17, 12, 48)), {"relu": True, "bias": False}) for cell in ("lstm", "gru")
+EXACT = {
+    f"{cell} {'backwards' if reverse else 'forwards'}": (
+        (cell, (5, 20, 12, 50), ALL),
+        {"lengths": LENGTHS, "reverse": reverse},
+    )
+    for cell in GATES
+    for reverse in (True, False)
+} | {
+    "lstm without masks": (("lstm", (4, 17, 12, 48)), {"relu": True, "bias": False}),
+    "gru without lengths": (("gru", (4, 17, 12, 48), ("update",)), {}),
 }
 ROUNDED = {
     f"{cell} in {dtype}": ((cell, (5, 20, 12, 50), ALL), {"sampling": "sequence", "dtype": dtype}, tolerance)
@@ -77,6 +101,9 @@ ROUNDED = {
 } | {
     f"{batch} x {hidden} in {dtype}": (("lstm", (6, batch, 64, hidden), ("update",)), {"dtype": dtype}, tolerance)
     for batch, hidden, dtype, tolerance in (
+        (32, 48, torch.float32, 5e-3),
+        (32, 48, torch.float16, 0.02),
+        (32, 48, torch.bfloat16, 0.06),
         (32, 256, torch.float32, 5e-3),
         (32, 256, torch.bfloat16, 0.06),
         (20, 650, torch.bfloat16, 0.06),
@@ -87,7 +114,7 @@ ROUNDED = {
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_ahead(problem):
-    """The kernels of the two tables, compiled beside each other: one after the other they take a minute."""
+    """The kernels of the two tables, compiled beside each other."""
 
     def run(arguments, options, *_):
         with torch.no_grad():
@@ -128,8 +155,8 @@ def test_one_compilation_serves_all_batches(float32, problem):
 
 
 @pytest.mark.parametrize("cell, dtype", [("lstm", torch.bfloat16), ("gru", torch.float32)])
-def test_repetitions_are_the_same_bit_for_bit_under_load(problem, cell, dtype):
-    p = problem(cell, (40, 32, 64, 256), ("update", "hidden"), dtype=dtype, device=DEVICE)
+def test_repetitions_are_the_same_bit_for_bit_under_load(tf32, problem, cell, dtype):
+    p = problem(cell, (40, 32, 64, 256), ("update",), dtype=dtype, device=DEVICE)
     expected = [x.clone() for x in p.results(kernel)]
     load = torch.randn(4096, 4096, device=DEVICE)
     beside = torch.cuda.Stream()
@@ -160,10 +187,7 @@ def test_an_oversubscribed_grid_is_refused_and_taken_step_by_step(float32, monke
 
 @pytest.mark.parametrize("cls", [LSTM, GRU, RNN])
 def test_layers_take_packed_batches_in_both_directions(float32, cls):
-    ours = layer(cls, num_layers=2, bidirectional=True)
-    masks = [Masks(hidden=Mask(torch.rand(6, 3, 48, device=DEVICE) < 0.7, 1 / 0.7)) for _ in range(4)]
-    sequences = [torch.randn(n, 12, device=DEVICE) for n in (4, 6, 1)]
-    packed = torch.nn.utils.rnn.pack_sequence(sequences, enforce_sorted=False)
+    ours, packed, masks = packed_layer(cls)
     found = []
     for name in ("triton", "reference"):
         ours.backend = name
@@ -176,8 +200,8 @@ def test_layers_take_packed_batches_in_both_directions(float32, cls):
         torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
 
 
-def test_a_call_is_captured_in_a_cuda_graph(problem):
-    p = problem("lstm", (12, 32, 16, 64), ("update",), device=DEVICE)
+def test_a_call_is_captured_in_a_cuda_graph(tf32, problem):
+    p = problem("lstm", (12, 32, 16, 48), ("update",), device=DEVICE)
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -191,7 +215,7 @@ def test_a_call_is_captured_in_a_cuda_graph(problem):
         p.input.normal_()
     graph.replay()
     for x, y in zip(captured, p.results(kernel), strict=True):
-        assert torch.equal(x, y)
+        torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3)  # cuBLAS may choose another product, in TF32
 
 
 def test_graphed_callables_draw_new_masks_at_each_replay():
@@ -214,41 +238,45 @@ def test_graphed_callables_draw_new_masks_at_each_replay():
 
 
 def test_torch_compile_with_cuda_graphs():
-    lstm = layer(update_dropout=0.0, hidden_dropout=0.0, nonlinearity="relu")  # which cuDNN has not
+    lstm = layer()
+    masks = lstm.draw_masks(10, 32)
     input = torch.randn(10, 32, 12, device=DEVICE)
-    compiled = torch.compile(lambda x: lstm(x)[0], mode="reduce-overhead", fullgraph=True)
+    compiled = torch.compile(lambda x: lstm(x, masks=masks)[0], mode="reduce-overhead", fullgraph=True)
     for _ in range(3):
         torch.compiler.cudagraph_mark_step_begin()
         output = compiled(input)
         output.square().sum().backward()
         found = [output.detach().clone(), *(p.grad.clone() for p in lstm.parameters())]
         lstm.zero_grad()
-    expected = lstm(input)[0]
+    expected = lstm(input, masks=masks)[0]
     expected.square().sum().backward()
     for x, y in zip(found, [expected, *(p.grad for p in lstm.parameters())], strict=True):
         torch.testing.assert_close(x, y, rtol=1e-3, atol=1e-3)
 
 
-def test_nothing_waits_for_the_device():
-    """Neither a step of a layer nor the packed batch around it synchronises."""
-    gru = layer(GRU, bidirectional=True)
-    sequences = [torch.randn(n, 12, device=DEVICE) for n in (4, 6, 1)]
-    packed = torch.nn.utils.rnn.pack_sequence(sequences, enforce_sorted=False)
-    gru(packed)[0].data.sum().backward()
+def test_nothing_waits_for_the_device(float32):
+    """Neither the packing of a batch nor a step of a layer synchronises; of whole models see tasks/test_waiting.py."""
+    gru, packed, masks = packed_layer(GRU)
+    padded = torch.randn(6, 3, 12, device=DEVICE)
+
+    def step():
+        gru(pack(padded, torch.tensor([4, 6, 1])), masks=masks)[0].data.sum().backward()
+
+    step()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        gru(packed)[0].data.sum().backward()
+        step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_what_is_chosen(problem):
+def test_what_is_chosen(float32, problem):
     masks = problem("lstm", (2, 2, 3, 8), ("update",), device=DEVICE).options.masks
     assert choose_backend("lstm", masks, device=DEVICE) == "triton"
     assert choose_backend("lstm", masks, device=DEVICE, dtype=torch.float64) == "torch"
     assert choose_backend("lstm", device=DEVICE) == "vendor"
-    p = problem("gru", (3, 2, 3, 8), device=DEVICE)
-    recurrence("gru", p.input, p.state, p.weights)
+    p = problem("gru", (3, 2, 3, 48), ("update",), device=DEVICE)
+    recurrence("gru", p.input, p.state, p.weights, p.options.masks)
     assert any(key[0] == "forward" and key[4] == "gru" for key in backend._launchers)
 
 
@@ -264,15 +292,15 @@ def test_autocast(dtype):
 
 def test_a_learning_layer():
     """Remembering the first number of a sequence, which no layer does without a gradient through all its steps."""
-    lstm = layer(size=(1, 32), update_dropout=0.1)
-    head = torch.nn.Linear(32, 1, device=DEVICE)
+    lstm = layer(size=(1, 48), update_dropout=0.1)
+    head = torch.nn.Linear(48, 1, device=DEVICE)
     optimizer = torch.optim.Adam([*lstm.parameters(), *head.parameters()], lr=0.01)
     losses = []
     for _ in range(150):
-        x = torch.randn(12, 64, 1, device=DEVICE)
+        x = torch.randn(6, 64, 1, device=DEVICE)
         loss = (head(lstm(x)[0][-1]) - x[0]).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-    assert torch.stack(losses[-10:]).mean() < 0.5 * torch.stack(losses[:10]).mean()
+    assert torch.stack(losses[-10:]).mean() < 0.2 * torch.stack(losses[:10]).mean()  # a CPU has at most 0.04

@@ -42,10 +42,13 @@ def compiled(kernel, constants: dict, number: str, capability: int, **settings):
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=settings)
 
 
-def spilled_in_loop(code, path: Path) -> float:
-    """The share of accesses to spilled registers among the instructions of the loop over time."""
+def machine_code(code, path: Path) -> str:
     path.write_bytes(code.asm["cubin"])
-    listing = subprocess.run([TOOLS / "nvdisasm", "-c", path], capture_output=True, text=True, check=True).stdout
+    return subprocess.run([TOOLS / "nvdisasm", "-c", path], capture_output=True, text=True, check=True).stdout
+
+
+def spilled_in_loop(listing: str) -> float:
+    """The share of accesses to spilled registers among the instructions of the loop over time."""
     instructions, labels, loops = [], {}, [range(0)]
     for line in listing.splitlines():
         if label := re.match(r"\s*(\.L_x_\d+):", line):
@@ -58,6 +61,38 @@ def spilled_in_loop(code, path: Path) -> float:
     loop = max(loops, key=len)  # that over time has all others within it
     assert any("STRONG.GPU" in instructions[k] for k in loop), "there is no barrier in it"
     return sum(bool(re.search(r"\b(LDL|STL)\b", instructions[k])) for k in loop) / len(loop)
+
+
+EVENTS = {  # in Triton's intermediate code, of 3.6 and of 3.9
+    "block": r"ttg\.barrier all|gpu\.barrier",
+    "release": r"tt\.atomic_rmw add, release, gpu",
+    "acquire": r"tt\.atomic_rmw add, acquire, gpu",
+    "read": r"(tt\.load|async_copy_global_to_local).*(cacheModifier|cache_modifier) = cg",
+}
+
+
+def check_exchange(code, listing: str, aligned: bool) -> None:
+    """What a block writes for others is released after all its threads have written it, and what it reads of theirs is
+    read by its threads after one of them has acquired it.
+
+    Args:
+        aligned: whether all rows that are exchanged begin at 16 bytes. Copies of less are cached in L1, which an
+            acquire at the scope of the device empties.
+    """
+    lines = code.asm["ttgir"].splitlines()
+    events = [name for line in lines for name, pattern in EVENTS.items() if re.search(pattern, line)]
+    assert set(events) == set(EVENTS)
+    for k, name in enumerate(events):
+        if name == "release":
+            assert events[k - 1] == "block", events[:k]
+        if name == "read":
+            before = [x for x in events[:k] if x != "read"]
+            assert before[-2:] == ["acquire", "block"], events[:k]
+    ptx = code.asm["ptx"]
+    assert "cp.async.ca" not in ptx or not aligned
+    assert "ld.global.nc" not in ptx
+    assert ptx.count("global.gpu.release") == events.count("release") <= listing.count("MEMBAR.ALL.GPU")
+    assert ptx.count("global.gpu.acquire") == events.count("acquire") <= listing.count("CCTL.IVALL")  # empties L1
 
 
 def constants(direction, cell, hidden, *, modes=(2, 0, 0), **flags) -> dict:
@@ -83,7 +118,10 @@ def check_loop(path, direction, cell, batch, hidden, precision, capability, **fl
     )
     assert code.metadata.shared <= shared
     assert code.metadata.launch_cooperative_grid
-    assert spilled_in_loop(code, path / "kernel.cubin") < 0.04  # a few addresses, but no sums and no operands
+    listing = machine_code(code, path / "kernel.cubin")
+    assert spilled_in_loop(listing) < 0.04  # a few addresses, but no sums and no operands
+    row = GATES[cell] * hidden if direction == "backward" else backend.PADDING  # those of h are padded
+    check_exchange(code, listing, aligned=row * PRECISIONS[precision][0] % 16 == 0)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +129,8 @@ def check_loop(path, direction, cell, batch, hidden, precision, capability, **fl
     [
         ("forward", "lstm", 32, 256, "half", 90, {}),
         ("backward", "gru", 32, 256, "tf32", 80, {"modes": (2, 2, 2), "LENGTHS": True, "REVERSE": True}),
+        ("backward", "gru", 20, 650, "tf32", 90, {}),
+        ("forward", "gru_reset_after", 64, 1152, "tf32", 90, {}),
     ],
 )
 def test_compiles(tmp_path, direction, cell, batch, hidden, precision, capability, flags):
