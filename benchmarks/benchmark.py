@@ -45,7 +45,9 @@ def main() -> None:
         "recurrent dropout takes otherwise. Repetitions take turns and medians are printed, yet only an idle machine "
         "gives figures worth keeping."
     )
-    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="default: all")
+    parser.add_argument(
+        "--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS), help="on a CPU (default: all)"
+    )
     parser.add_argument("--families", nargs="+", choices=GATES, default=list(GATES), help="default: all")
     parser.add_argument(
         "--shapes",
@@ -65,8 +67,8 @@ def main() -> None:
         nargs="?",
         const=True,
         metavar="DATA",
-        help="also compare fairseq-train's words per second, and those of two processes of one thread with one's, on "
-        "a prepared folder or the Penn Treebank's, without DATA on Python's reference manual",
+        help="also compare fairseq-train's words per second, and without a GPU those of two processes of one thread "
+        "with one's, on a prepared folder or the Penn Treebank's, without DATA on Python's reference manual",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the training ratios (.png, .svg)")
@@ -103,14 +105,18 @@ def main() -> None:
         from benchmarks.end_to_end import end_to_end, scaling
 
         data = None if args.end_to_end is True else args.end_to_end
-        for title, found in (
-            ("fairseq-train: words per second / those of fairseq's lstm_lm", end_to_end(data, threads=args.threads)),
-            ("train_cpu.py, update dropout: words per second / those of one process", scaling(data)),
-        ):
+        on_gpu = torch.cuda.is_available()
+        parts = [
+            ("fairseq-train: words per second / those of fairseq's lstm_lm", end_to_end, {"threads": args.threads})
+        ]
+        if not on_gpu:
+            parts += [("train_cpu.py, update dropout: words per second / those of one process", scaling, {})]
+        for title, measure, options in parts:
+            found = measure(data, **options)
             print(f"\n{title}\n")
             for speed in found:
-                share = speed.words_per_second * speed.operations / rate
-                print(f"  {speed.ratio:6.2f} {speed.words_per_second:9.0f} words/s {share:7.0%}  {speed.name}")
+                share = "" if on_gpu else f"{speed.words_per_second * speed.operations / rate:7.0%}"  # a CPU's rate
+                print(f"  {speed.ratio:6.2f} {speed.words_per_second:9.0f} words/s {share}  {speed.name}")
             speeds += found
     if args.json:
         result = {

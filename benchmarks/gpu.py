@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +28,7 @@ sys.modules["fairseq"] = None  # takes seconds to import, and layers do without 
 
 from rnndrop_plugin import modules  # noqa: E402
 
+DEVICE = "cuda"
 RATE = 0.25
 SHAPES = [(35, 32, 256, 256), (35, 20, 650, 650), (70, 64, 400, 1152), (35, 128, 512, 512), (100, 32, 256, 1024)]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -60,7 +61,7 @@ class Case(NamedTuple):
         """One training step, or a forward pass without gradient."""
         torch.manual_seed(0)
         time, batch, features, hidden = self.shape
-        where = {"device": "cuda", "dtype": DTYPES[self.dtype]}
+        where = {"device": DEVICE, "dtype": DTYPES[self.dtype]}
         build = getattr(nn if self.options is None else modules, self.family)
         module = build(features, hidden, **(self.options or {}), **where).train(self.training)
         input = torch.randn(time, batch, features, **where, requires_grad=self.training)
@@ -178,7 +179,7 @@ def product_rate(dtype: torch.dtype) -> float:
     """The best rate of torch's product, operations a second."""
     best = 0.0
     for size in (4096, 8192):
-        a, b = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))
+        a, b = (torch.randn(size, size, device=DEVICE, dtype=dtype) for _ in range(2))
         (times,) = timed([lambda a=a, b=b: torch.mm(a, b)], 0.5)
         best = max(best, 2 * size**3 / min(times) * 1000)
     return best
@@ -212,6 +213,18 @@ def warm(case: Case, tf32: bool) -> None:
     switch_tf32(tf32)
     case.step()()
     torch.cuda.synchronize()
+
+
+def compile_ahead(cases: list[Case], tf32: bool, seconds: float) -> None:
+    """Compile what the cases need in processes beside each other, for so many seconds at most."""
+    pool = ProcessPoolExecutor(min(12, os.cpu_count() or 1), multiprocessing.get_context("spawn"))
+    done, late = wait([pool.submit(warm, case, tf32) for case in cases], seconds)
+    for future in done:
+        if future.exception() is not None:
+            print(f"not compiled: {future.exception()}", file=sys.stderr)
+    if late:
+        print(f"not compiled in {seconds:.0f} s: {len(late)} of {len(cases)} layers", file=sys.stderr)
+    pool.shutdown(wait=False, cancel_futures=True)
 
 
 def shape(text: str) -> tuple[int, ...]:
@@ -248,13 +261,9 @@ def main() -> None:
         "tf32": not args.ieee,
     }
     print(", ".join(f"{name}: {value}" for name, value in versions.items()), flush=True)
-    workers = min(12, os.cpu_count() or 1)
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        ours = [case for _, cases in plan for case in cases if case.options is not None]
-        for compiled in [pool.submit(warm, case, not args.ieee) for case in ours]:
-            if compiled.exception() is not None:
-                print(f"not compiled: {compiled.exception()}", file=sys.stderr)
-    print(f"compiled in {time.perf_counter() - start:.0f} s")
+    ours = [case for _, cases in plan for case in cases if case.options is not None]
+    compile_ahead(ours, not args.ieee, args.budget / 3)
+    print(f"compiled in {time.perf_counter() - start:.0f} s", flush=True)
     rates = {name: product_rate(DTYPES[name]) for name in args.dtypes}
     for name, rate in rates.items():
         print(f"torch's product in {name}: {rate / 1e12:.0f} TFLOP/s at best")
@@ -265,10 +274,15 @@ def main() -> None:
             print(f"\nno time was left for {title}, {cases[0].family}")
             continue
         print(f"\n{title}", flush=True)
-        for figure in compare(cases, args.seconds, rates[cases[0].dtype]):
+        try:
+            found = compare(cases, args.seconds, rates[cases[0].dtype])
+        except RuntimeError as error:  # the other tables are worth having
+            print(f"  not measured: {error}", file=sys.stderr, flush=True)
+            continue
+        for figure in found:
             print(figure, flush=True)
             figures.append(figure)
-        if args.json:
+        if args.json:  # after each table, so that what was measured is there whenever the run is ended
             records = [figure._asdict() | {"case": figure.case._asdict()} for figure in figures]
             args.json.write_text(json.dumps(versions | {"rates": rates, "figures": records}, indent=1) + "\n")
 

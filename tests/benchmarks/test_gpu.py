@@ -1,5 +1,7 @@
 import importlib.util
+import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,76 @@ def test_what_cannot_be_measured_is_refused(gpu, monkeypatch, capsys, flags, wor
         gpu.main()
     assert exit.value.code == 2
     assert words in capsys.readouterr().err
+
+
+class Event:
+    """Stands for CUDA's."""
+
+    def __init__(self, enable_timing):
+        self.time = None
+
+    def record(self):
+        self.time = time.perf_counter()
+
+    def elapsed_time(self, end):
+        return 1000 * (end.time - self.time) + 1e-6
+
+
+@pytest.fixture
+def run(gpu, monkeypatch, tmp_path, capsys):
+    """The whole benchmark of small layers, on a CPU in the place of a GPU: (output, errors, what it wrote)."""
+    for name, value in {
+        "is_available": True,
+        "get_device_name": "a card",
+        "synchronize": None,
+        "reset_peak_memory_stats": None,
+        "memory_allocated": 2**20,
+        "max_memory_allocated": 3 * 2**20,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu, "captured", lambda step: step)
+    monkeypatch.setattr(gpu, "product_rate", lambda dtype: 1e9)
+    monkeypatch.setattr(gpu, "compile_ahead", lambda cases, tf32, seconds: [gpu.warm(case, tf32) for case in cases])
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    def run(*flags):
+        file = tmp_path / "figures.json"
+        small = ("--shapes", "3,2,4,8", "2,3,4,8", "--dtypes", "float32", "--seconds", "0.001", "--json", str(file))
+        monkeypatch.setattr(sys, "argv", ["gpu.py", *small, *flags])
+        gpu.main()
+        return *capsys.readouterr(), json.loads(file.read_text()) if file.exists() else None
+
+    yield run
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_the_whole_benchmark(gpu, run):
+    output, errors, written = run()
+    plan = list(gpu.comparisons([(3, 2, 4, 8), (2, 3, 4, 8)], ["float32"], list(gpu.GATES)))
+    cases = [case for _, cases in plan for case in cases]
+    assert errors == "" and len(written["figures"]) == len(cases)
+    for figure, case in zip(written["figures"], cases, strict=True):
+        assert figure["case"]["shape"] == list(case.shape) and figure["milliseconds"] > 0 and figure["memory"] == 2
+    assert all(title in output for title, _ in plan) and "torch.nn.LSTM" in output
+    assert written["card"] == "a card" and written["tf32"] is True
+
+
+def test_what_fails_costs_its_own_table_alone(gpu, run, monkeypatch):
+    def step(case):
+        if case.family == "GRU":
+            raise RuntimeError("no memory is left")
+        return upstream(case)
+
+    upstream = gpu.Case.step
+    monkeypatch.setattr(gpu, "compile_ahead", lambda *_: None)
+    monkeypatch.setattr(gpu.Case, "step", step)
+    _, errors, written = run()
+    assert errors.count("not measured: no memory is left") == 2
+    assert {figure["case"]["family"] for figure in written["figures"]} == {"LSTM", "RNN"}
+
+
+def test_without_time_nothing_is_begun(run):
+    output, _, written = run("--budget", "-1")
+    assert "no time was left for training" in output and written is None
