@@ -31,6 +31,12 @@ def load_scores(transitions, TAGS: tl.constexpr, K: tl.constexpr):
     return tl.load(transitions + tag[:, None] * TAGS + tag[None, :], mask=ok, other=NOWHERE)
 
 
+@triton.jit
+def length_of(lengths, b, T):
+    """The length of a sequence; never beyond its memory, since a replayed CUDA graph cannot check what it is given."""
+    return tl.minimum(tl.maximum(tl.load(lengths + b), 1), T)
+
+
 @triton.jit(do_not_specialize=["T"])
 def forward(emissions, transitions, start, end, lengths, alphas, total, T, TAGS: tl.constexpr, K: tl.constexpr):
     """alphas ``(B, T, TAGS)``, logarithms of sums over all beginnings that end in a tag; total ``(B,)``, over all."""
@@ -41,7 +47,7 @@ def forward(emissions, transitions, start, end, lengths, alphas, total, T, TAGS:
     here = b * T * TAGS + tag
     alpha = tl.load(start + tag, mask=ok, other=NOWHERE) + tl.load(emissions + here, mask=ok, other=0.0)
     tl.store(alphas + here, alpha, mask=ok)
-    for _ in range(1, tl.load(lengths + b)):
+    for _ in range(1, length_of(lengths, b, T)):
         here += TAGS
         alpha = log_sum_exp(alpha[:, None] + moves, 0) + tl.load(emissions + here, mask=ok, other=0.0)
         tl.store(alphas + here, alpha, mask=ok)
@@ -62,7 +68,7 @@ def backward(
     ok = tag < TAGS
     moves = load_scores(transitions, TAGS, K)
     whole, scale = tl.load(total + b), tl.load(grad + b)
-    length = tl.load(lengths + b)
+    length = length_of(lengths, b, T)
     here = (b * T + length - 1) * TAGS + tag
     beta = tl.load(end + tag, mask=ok, other=NOWHERE)  # of all that may follow a tag
     alpha = tl.load(alphas + here, mask=ok, other=NOWHERE)
@@ -88,7 +94,7 @@ def best_path(emissions, transitions, start, end, lengths, came_from, path, T, T
     moves = load_scores(transitions, TAGS, K)
     here = b * T * TAGS + tag
     best = tl.load(start + tag, mask=ok, other=NOWHERE) + tl.load(emissions + here, mask=ok, other=0.0)
-    length = tl.load(lengths + b)
+    length = length_of(lengths, b, T)
     for _ in range(1, length):
         here += TAGS
         scores, previous = tl.max(best[:, None] + moves, 0, return_indices=True)

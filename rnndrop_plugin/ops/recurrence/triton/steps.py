@@ -33,7 +33,8 @@ def forward_step(
     """Step t forward. The paper's GRU takes it in two: RESET gives r, z and r * h, the other what remains."""
     G: tl.constexpr = 4 if CELL == "lstm" else 1 if CELL == "rnn" else 3
     COLUMNS: tl.constexpr = G if CELL != "gru" else 2 if RESET else 1
-    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    B = B.to(tl.int64)  # a step of many sequences can have more numbers than 32 bits count
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     ok = index < B * H
     row, unit = index // H, index % H
     at_ld, at_g, at_p = row * LD + unit, row * (G * H) + unit, row * (COLUMNS * H) + unit
@@ -124,7 +125,8 @@ def backward_step(
     The paper's GRU takes the step in two: RESET is the one after the product with U_n, which gives r's gradient.
     """
     G: tl.constexpr = 4 if CELL == "lstm" else 1 if CELL == "rnn" else 3
-    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    B = B.to(tl.int64)  # a step of many sequences can have more numbers than 32 bits count
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     ok = index < B * H
     row, unit = index // H, index % H
     at_g = row * (G * H) + unit
