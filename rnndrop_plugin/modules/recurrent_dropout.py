@@ -53,10 +53,12 @@ class RecurrentDropout(nn.Module):
 
     def _draw_masks(self, time: int, batch: int, device: torch.device) -> Masks:
         """The masks of one layer and direction; in evaluation what the scaling asks for."""
-        return Masks(
-            *(
-                draw_mask(
-                    getattr(self, f"{kind}_dropout"),
+        masks = {}
+        for kind in Masks._fields:
+            rate = getattr(self, f"{kind}_dropout")
+            if rate:
+                masks[kind] = draw_mask(
+                    rate,
                     time,
                     batch,
                     self.hidden_size,
@@ -65,9 +67,7 @@ class RecurrentDropout(nn.Module):
                     training=self.training,
                     device=device,
                 )
-                for kind in Masks._fields
-            )
-        )
+        return Masks(**masks)
 
     def _drops_or_scales(self) -> bool:
         """Whether a call without masks differs from one of the same cell without dropout."""

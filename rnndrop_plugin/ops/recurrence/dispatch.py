@@ -167,16 +167,21 @@ def _recurrence(options: Options, input: Tensor, state: State, weights: Weights,
         if backend == "reference" or 0 in input.shape:
             output, state = by_reference(options, input, state, weights)
         elif backend == "vendor":
-            output, state = torch_nn.forward(options._replace(lengths=given), input, state, weights)
+            lengths = given if given is None else given.long()  # where they were, best on the CPU
+            output, state = torch_nn.forward(options._replace(lengths=lengths), input, state, weights)
         else:
             kernel = KERNELS[backend] if is_plain((input, *state, *weights)) else operators.Operator(backend)
             output, state = run(kernel, options, input, state, weights)
-    return output.to(dtype), tuple(s.to(dtype) for s in state)
+    return _as(dtype, output), tuple(_as(dtype, s) for s in state)
 
 
 operators.register(_recurrence)
 
 
 def _cast(input: Tensor, state: State, weights: Weights, dtype: torch.dtype) -> tuple[Tensor, State, Weights]:
-    weights = Weights(*(w if w is None else w.to(dtype) for w in weights))
-    return input.to(dtype), tuple(s.to(dtype) for s in state), weights
+    weights = Weights(*(w if w is None else _as(dtype, w) for w in weights))
+    return _as(dtype, input), tuple(_as(dtype, s) for s in state), weights
+
+
+def _as(dtype: torch.dtype, x: Tensor) -> Tensor:
+    return x if x.dtype == dtype else x.to(dtype)

@@ -39,7 +39,7 @@ def obstacle(cell: str, masks: Masks, nonlinearity: str) -> str | None:
 def forward(options: Options, input: Tensor, state: State, weights: Weights) -> tuple[Tensor, State]:
     """Run torch's kernel, differentiable once (on a CPU twice). Lengths are read by the host: best on the CPU."""
     time, batch, _ = input.shape
-    lengths = None if options.lengths is None else options.lengths.to(input.device, torch.int64, non_blocking=True)
+    lengths = None if options.lengths is None else options.lengths.to(input.device, non_blocking=True)
     keep = options.masks.update.keep
     if keep is not None:
         offset = torch.where(keep, 0.0, CLOSED).to(input.dtype).expand(time, batch, -1)

@@ -14,5 +14,6 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     if name in ("forward", "saved_like", "backward"):
-        return getattr(importlib.import_module(f"{__name__}.backend"), name)
+        found = globals()[name] = getattr(importlib.import_module(f"{__name__}.backend"), name)
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

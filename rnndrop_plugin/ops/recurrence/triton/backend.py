@@ -89,7 +89,7 @@ def _mask_arguments(masks: Masks, dummy: Tensor) -> tuple[tuple, dict[str, int]]
         else:
             keep = keep.contiguous().view(torch.uint8)
             keeps.append(keep)
-            strides.append(keep[0].numel() if keep.dim() == 3 else 0)
+            strides.append(keep.stride(0) if keep.dim() == 3 else 0)
             modes.append(2)
     scales = (float(mask.scale) for mask in masks)
     return (*keeps, *strides, *scales), dict(zip(("MU", "MH", "MC"), modes, strict=True))
