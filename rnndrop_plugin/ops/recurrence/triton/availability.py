@@ -17,9 +17,11 @@ def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the kernels cannot run on tensors of ``dtype`` on ``device``, None if they can."""
     if device.type != "cuda":
         return f"its tensors are on {device.type}"
-    if not torch.cuda.is_available():
-        return "there is no GPU that torch can use"
-    index = torch.cuda.current_device() if device.index is None else device.index
+    index = device.index
+    if index is None:
+        if not torch.cuda.is_available():
+            return "there is no GPU that torch can use"
+        index = torch.cuda.current_device()
     if reason := _unavailable(index):
         return reason
     if dtype not in DTYPES:
@@ -34,6 +36,8 @@ def _unavailable(index: int) -> str | None:
     Triton builds a small launcher with a C compiler when it launches its first kernel. So a kernel that does nothing is
     launched here, once, to see that this works.
     """
+    if not torch.cuda.is_available():
+        return "there is no GPU that torch can use"
     device = torch.device("cuda", index)
     if torch.version.hip is not None or torch.cuda.get_device_capability(device) < CAPABILITY:
         return f"it needs an NVIDIA GPU of compute capability {CAPABILITY[0]}.{CAPABILITY[1]} or later"
