@@ -47,7 +47,9 @@ def check_lengths(lengths: Any, batch: int, time: int, least: int, device: torch
     if lengths.device != device and lengths.device.type != "cpu":
         raise ValueError(f"the lengths are on {lengths.device}, the input on {device}: not on the same device")
     lengths = lengths.long()  # torch finds no least one of some unsigned integers
-    captured = lengths.is_cuda and torch.cuda.is_current_stream_capturing()  # a CUDA graph cannot wait for values
+    captured = device.type == "cuda" and torch.cuda.is_current_stream_capturing()  # a CUDA graph cannot wait for values
+    if captured and not lengths.is_cuda:  # which would be read again at each replay, from memory that is gone
+        raise ValueError("lengths on the CPU, as a packed batch has them, cannot go into a CUDA graph")
     if batch > 0 and not lengths.is_meta and not captured and values_are_known():
         low, high = map(int, lengths.aminmax())
         if low < least or high > time:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rnndrop_plugin.ops import Mask, Masks, Weights, c_library, recurrence
+from rnndrop_plugin.ops.checks import check_lengths
 
 TIME, BATCH, INPUT, HIDDEN = 5, 2, 6, 8
 BACKENDS = ["auto", "reference", "torch", "vendor"] + ["cpu"] * (c_library.unavailable() is None)
@@ -117,6 +118,12 @@ def test_lengths_of_other_integers(backend):
         output, _ = call(lengths=lengths, backend=backend)
         assert torch.equal(output, call(lengths=lengths.long(), backend=backend)[0])
         assert (output[3:, 0] == 0).all() and (output[3:, 1] != 0).all()
+
+
+def test_a_cuda_graph_takes_no_lengths_from_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(ValueError, match="cannot go into a CUDA graph"):
+        check_lengths(torch.tensor([3, 5]), 2, TIME, 0, torch.device("cuda"))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
