@@ -295,10 +295,10 @@ class PTBWord256Config(LanguageModelConfig):
     share_decoder_input_output_embed: bool = True
     decoder_output_bias: bool = True
     decoder_dropout_sampling: SamplingChoice = "sequence"
-    decoder_dropout_in: float = 0.3
+    decoder_dropout_in: float = 0.25
     decoder_dropout_out: float = 0.4
     decoder_embed_dropout: float = 0.1
-    weight_dropout: float = 0.3
+    weight_dropout: float = 0.2
     update_dropout: float = 0.25
     recurrent_biases: int = 1
     init_range: float = 0.05
