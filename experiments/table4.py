@@ -60,7 +60,9 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def cell_name(forward: str, kind: str, sampling: str, rate: str) -> str:
-    return f"{forward}-none" if kind == "none" else f"{forward}-{kind}-{sampling}-{rate}"
+    """As in Tables 2 and 3: none, update-0.25-step, forward, forward-update-0.25-step."""
+    recurrent = [] if kind == "none" else [kind, rate, sampling]
+    return "-".join([*([] if forward == "plain" else ["forward"]), *recurrent]) or "none"
 
 
 def runs(args: argparse.Namespace) -> list[Run]:

@@ -279,11 +279,11 @@ def test_table4(call, plan, tmp_path, result):
     (tmp_path / "data" / "vectors.txt").touch()
     plan({"*": [50]})
     folders = ("--data", tmp_path / "data", "--out", tmp_path / "out")
-    cells = ("plain-none", "plain-cell-sequence-0.5", "forward-update-step-0.25")
+    cells = ("none", "cell-0.5-sequence", "forward-update-0.25-step")
     assert call(reproduce, "table4", *folders, "--cells", *cells, "--seeds", "1", "2")[0] == 0
     update, cell, none = (
         " ".join(result(name)["train"])
-        for name in ("forward-update-step-0.25/seed2", "plain-cell-sequence-0.5/seed1", "plain-none/seed1")
+        for name in ("forward-update-0.25-step/seed2", "cell-0.5-sequence/seed1", "none/seed1")
     )
     assert "--decoder-dropout-in 0.2 --decoder-dropout-out 0.5" in update
     assert "--update-dropout 0.25 --recurrent-dropout-sampling step --seed 2" in update
