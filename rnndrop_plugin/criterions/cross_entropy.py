@@ -44,10 +44,10 @@ class RnndropCrossEntropy(FairseqCriterion):
 
     Logged: ``loss`` (base 2, per target, or per sentence with --sentence-avg), ``nll_loss`` (bits per target,
     without smoothing and regularisation), ``ppl`` (of nll_loss, over all targets) and ``ppl_batch_mean``, the
-    arithmetic mean over batches of exp(negative log-likelihood per target), which is at least ``ppl`` for batches of one size and is what
-    Semeniuta et al. (2016) report (Table 2). A batch is what all processes read at a time (in training with
-    several processes and --update-freq: for an update); the last one counts as much as the others, though it may
-    be shorter.
+    arithmetic mean over batches of exp(negative log-likelihood per target), which is what Semeniuta et al. (2016)
+    report (Table 2); for batches of one size it is at least ``ppl``. A batch is what all processes read at a time (in
+    training with several processes and --update-freq: for an update); the last one counts as much as the others,
+    though it may be shorter.
 
     Raises:
         InputError: the smoothing is not in [0, 1), a weight is negative, or the model has an adaptive softmax.
