@@ -19,6 +19,7 @@ GRACE = 5  # seconds that the other processes have to end by themselves when one
 
 def train(rank: int, processes: int, init: str, arguments: list[str]) -> None:
     """Be the process ``rank`` of ``processes``, which find each other by the file ``init``."""
+    import torch
     from fairseq_cli.train import cli_main
 
     rnndrop_plugin.register()  # --user-dir does nothing where the package has been imported
@@ -28,6 +29,9 @@ def train(rank: int, processes: int, init: str, arguments: list[str]) -> None:
     together += "--distributed-backend gloo --ddp-backend legacy_ddp --device-id 0 --distributed-init-method"
     sys.argv = ["fairseq-train", *arguments, *together.split(), f"file://{init}"]  # its path may have blanks
     cli_main()
+    # fairseq leaves it to the end of the process, which can then abort: the group's threads still run.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def main() -> None:
