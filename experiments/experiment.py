@@ -10,6 +10,7 @@ from experiments.origin import ROOT
 from experiments.runs import Run
 
 WHOSE = {"update": "update (the paper's)", "hidden": "hidden (Gal)", "cell": "cell (Moon et al.)"}
+FORWARD = "--decoder-dropout-in 0.2 --decoder-dropout-out 0.5".split()  # of Tables 2 to 4
 LOGGING = "--log-format json --log-interval 1000000".split()  # what an epoch has, nothing between
 
 
@@ -40,6 +41,35 @@ def device() -> list[str]:
 def common_flags(task: str) -> list[str]:
     """The flags of fairseq's commands that all runs of an experiment have."""
     return ["--user-dir", str(ROOT / "rnndrop_plugin"), "--task", task, *LOGGING, *device()]
+
+
+def check_data(args: argparse.Namespace, names: Sequence[str], made: str, flags: str = "") -> None:
+    """Raise ValueError without --data, FileNotFoundError unless the folder has the files ``names``.
+
+    Args:
+        made: the command that makes such a folder.
+        flags: what else it has to be given, in words.
+    """
+    if args.data is None:
+        raise ValueError(f"{args.table} needs --data, a folder made by {made}{flags}")
+    for name in names:
+        if not (args.data / name).is_file():
+            raise FileNotFoundError(f"{args.data / name}: no such file; {made} makes it{flags}")
+
+
+def split_name(cell: str) -> tuple[str, str, str]:
+    """The kind, the rate and the sampling of a cell's recurrent dropout, "none" and twice nothing without it."""
+    parts = cell.removeprefix("forward").strip("-").split("-")
+    return (parts[0], parts[1], parts[2]) if len(parts) == 3 else ("none", "", "")
+
+
+def dropout_flags(cell: str) -> list[str]:
+    """The flags that a cell's name stands for."""
+    kind, rate, sampling = split_name(cell)
+    flags = FORWARD if cell.startswith("forward") else []
+    if kind != "none":
+        flags = [*flags, f"--{kind}-dropout", rate, "--recurrent-dropout-sampling", sampling]
+    return flags
 
 
 def of_cell(results: dict[str, dict], cell: str) -> list[dict]:

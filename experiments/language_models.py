@@ -4,11 +4,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from experiments.experiment import WHOSE, common_flags, of_cell, row, spread
+from experiments.experiment import WHOSE, check_data, common_flags, dropout_flags, of_cell, row, split_name, spread
 from experiments.runs import Run
 from rnndrop_plugin.data.tokenization import Tokenization
 
-FORWARD = "--decoder-dropout-in 0.2 --decoder-dropout-out 0.5".split()
 TITLES = {False: "Without forward dropout", True: "With forward dropout, 0.2 on the inputs and 0.5 on the outputs"}
 CHECKPOINTS = {"best": "checkpoint_best.pt", "last": "checkpoint_last.pt"}
 SPLITS = ["valid", "test"]
@@ -44,11 +43,8 @@ class LanguageModels(NamedTuple):
     def prepare(self, args: argparse.Namespace) -> None:
         """Check that there are data."""
         made = f"rnndrop prepare ptb --level {self.level}"
-        if args.data is None:
-            raise ValueError(f"{args.table} needs --data, a folder made by {made}")
-        for name in ("dict.txt", *(f"{split}.{ending}" for split in ("train", *SPLITS) for ending in ("bin", "idx"))):
-            if not (args.data / name).is_file():
-                raise FileNotFoundError(f"{args.data / name}: no such file; {made} makes it")
+        names = [f"{split}.{ending}" for split in ("train", *SPLITS) for ending in ("bin", "idx")]
+        check_data(args, ["dict.txt", *names], made)
         tokenization = Tokenization.load(args.data)
         if tokenization and (tokenization.tokenizer == "characters") != (self.level == "char"):
             raise ValueError(f"{args.data}: its tokens are not those of {made}, which {args.table} needs")
@@ -128,18 +124,3 @@ class LanguageModels(NamedTuple):
             end = [" / ".join(paper), " / ".join(ratios), str(len(results))]
             lines.append(row([*start, checkpoint, *ours, *end]))
         return lines
-
-
-def split_name(cell: str) -> tuple[str, str, str]:
-    """The kind, the rate and the sampling of a cell's recurrent dropout, "none" and twice nothing without it."""
-    parts = cell.removeprefix("forward").strip("-").split("-")
-    return (parts[0], parts[1], parts[2]) if len(parts) == 3 else ("none", "", "")
-
-
-def dropout_flags(cell: str) -> list[str]:
-    """The flags that a cell's name stands for."""
-    kind, rate, sampling = split_name(cell)
-    flags = FORWARD if cell.startswith("forward") else []
-    if kind != "none":
-        flags = [*flags, f"--{kind}-dropout", rate, "--recurrent-dropout-sampling", sampling]
-    return flags

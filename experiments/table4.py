@@ -3,7 +3,17 @@
 import argparse
 from pathlib import Path
 
-from experiments.experiment import WHOSE, Experiment, common_flags, of_cell, row, spread
+from experiments.experiment import (
+    WHOSE,
+    Experiment,
+    check_data,
+    common_flags,
+    dropout_flags,
+    of_cell,
+    row,
+    split_name,
+    spread,
+)
 from experiments.runs import Run
 
 TRAIN = (
@@ -12,80 +22,64 @@ TRAIN = (
     "--batch-size 32 --batch-size-valid 64 --clip-norm 5 "
     "--best-checkpoint-metric f1 --maximize-best-checkpoint-metric --no-epoch-checkpoints"
 ).split()
-FORWARD = {"plain": [], "forward": "--decoder-dropout-in 0.2 --decoder-dropout-out 0.5".split()}
 TITLES = {"plain": "Without forward dropout", "forward": "With forward dropout, 0.2 in and 0.5 out"}
-NONE = ("none", "", "0")
 # Table 4 of COLING 2016: F1 on the validation and the test set, means of 3 runs
 PAPER = {
     "plain": {
-        NONE: (88.56, 84.46),
-        ("cell", "step", "0.25"): (88.79, 84.80),
-        ("cell", "step", "0.5"): (88.68, 84.43),
-        ("cell", "sequence", "0.25"): (88.71, 84.33),
-        ("cell", "sequence", "0.5"): (88.06, 83.92),
-        ("hidden", "step", "0.25"): (88.95, 84.34),
-        ("hidden", "step", "0.5"): (88.66, 84.33),
-        ("hidden", "sequence", "0.25"): (88.54, 84.88),
-        ("hidden", "sequence", "0.5"): (89.05, 84.22),
-        ("update", "step", "0.25"): (89.27, 84.78),
-        ("update", "step", "0.5"): (89.06, 84.39),
-        ("update", "sequence", "0.25"): (89.32, 84.95),
-        ("update", "sequence", "0.5"): (88.94, 84.32),
+        "none": (88.56, 84.46),
+        "cell-0.25-step": (88.79, 84.80),
+        "cell-0.5-step": (88.68, 84.43),
+        "cell-0.25-sequence": (88.71, 84.33),
+        "cell-0.5-sequence": (88.06, 83.92),
+        "hidden-0.25-step": (88.95, 84.34),
+        "hidden-0.5-step": (88.66, 84.33),
+        "hidden-0.25-sequence": (88.54, 84.88),
+        "hidden-0.5-sequence": (89.05, 84.22),
+        "update-0.25-step": (89.27, 84.78),
+        "update-0.5-step": (89.06, 84.39),
+        "update-0.25-sequence": (89.32, 84.95),
+        "update-0.5-sequence": (88.94, 84.32),
     },
     "forward": {
-        NONE: (90.53, 86.99),
-        ("cell", "step", "0.25"): (90.86, 87.19),
-        ("cell", "step", "0.5"): (90.71, 87.03),
-        ("cell", "sequence", "0.25"): (90.73, 87.32),
-        ("cell", "sequence", "0.5"): (89.61, 86.39),
-        ("hidden", "step", "0.25"): (91.06, 87.05),
-        ("hidden", "step", "0.5"): (90.76, 87.23),
-        ("hidden", "sequence", "0.25"): (90.86, 86.89),
-        ("hidden", "sequence", "0.5"): (90.76, 86.68),
-        ("update", "step", "0.25"): (91.02, 87.03),
-        ("update", "step", "0.5"): (90.78, 87.31),
-        ("update", "sequence", "0.25"): (90.99, 87.33),
-        ("update", "sequence", "0.5"): (90.40, 86.82),
+        "forward": (90.53, 86.99),
+        "forward-cell-0.25-step": (90.86, 87.19),
+        "forward-cell-0.5-step": (90.71, 87.03),
+        "forward-cell-0.25-sequence": (90.73, 87.32),
+        "forward-cell-0.5-sequence": (89.61, 86.39),
+        "forward-hidden-0.25-step": (91.06, 87.05),
+        "forward-hidden-0.5-step": (90.76, 87.23),
+        "forward-hidden-0.25-sequence": (90.86, 86.89),
+        "forward-hidden-0.5-sequence": (90.76, 86.68),
+        "forward-update-0.25-step": (91.02, 87.03),
+        "forward-update-0.5-step": (90.78, 87.31),
+        "forward-update-0.25-sequence": (90.99, 87.33),
+        "forward-update-0.5-sequence": (90.40, 86.82),
     },
 }
 
 
 def prepare(args: argparse.Namespace) -> None:
     """Check that there are data."""
-    if args.data is None:
-        raise ValueError("table4 needs --data, a folder made by rnndrop prepare conll with --vectors")
-    for name in ("word/dict.txt", "tag/dict.txt", "vectors.txt"):
-        if not (args.data / name).is_file():
-            raise FileNotFoundError(f"{args.data / name}: no such file; rnndrop prepare conll makes it with --vectors")
-
-
-def cell_name(forward: str, kind: str, sampling: str, rate: str) -> str:
-    """As in Tables 2 and 3: none, update-0.25-step, forward, forward-update-0.25-step."""
-    recurrent = [] if kind == "none" else [kind, rate, sampling]
-    return "-".join([*([] if forward == "plain" else ["forward"]), *recurrent]) or "none"
+    check_data(args, ("word/dict.txt", "tag/dict.txt", "vectors.txt"), "rnndrop prepare conll", " with --vectors")
 
 
 def runs(args: argparse.Namespace) -> list[Run]:
     """Without and with forward dropout: no recurrent dropout, then every kind, sampling and rate."""
     data = args.data or Path("DATA")  # --list needs none
     shared = [str(data), *common_flags("rnndrop_tagging")]
-    planned = []
-    for seed in args.seeds:
-        for forward, cells in PAPER.items():
-            for kind, sampling, rate in cells:
-                train = [*shared, *TRAIN, *FORWARD[forward], "--decoder-embed-path", str(data / "vectors.txt")]
-                if kind != "none":
-                    train += [f"--{kind}-dropout", rate, "--recurrent-dropout-sampling", sampling]
-                planned.append(
-                    Run(
-                        f"{cell_name(forward, kind, sampling, rate)}/seed{seed}",
-                        [*train, "--seed", str(seed)],
-                        [*shared, "--batch-size", "64"],
-                        ["valid", "test"],
-                        "f1",
-                    )
-                )
-    return planned
+    train = [*shared, *TRAIN, "--decoder-embed-path", str(data / "vectors.txt")]
+    return [
+        Run(
+            f"{cell}/seed{seed}",
+            [*train, *dropout_flags(cell), "--seed", str(seed)],
+            [*shared, "--batch-size", "64"],
+            ["valid", "test"],
+            "f1",
+        )
+        for seed in args.seeds
+        for cells in PAPER.values()
+        for cell in cells
+    ]
 
 
 def markdown(results: dict[str, dict]) -> str:
@@ -99,12 +93,13 @@ def markdown(results: dict[str, dict]) -> str:
     heads = ["dropout", "sampling", "rate", "valid: paper", "valid: ours", "test: paper", "test: ours", "seeds"]
     for forward, cells in PAPER.items():
         lines += [f"## {TITLES[forward]}", "", row(heads), row(["---"] * len(heads))]
-        for (kind, sampling, rate), paper in cells.items():
-            ours = of_cell(results, cell_name(forward, kind, sampling, rate))
+        for cell, paper in cells.items():
+            kind, rate, sampling = split_name(cell)
+            ours = of_cell(results, cell)
             figures = []
             for split, value in zip(("valid", "test"), paper, strict=True):
                 figures += [f"{value:.2f}", spread([result["test"][split] for result in ours])]
-            names = ["none", "", ""] if kind == "none" else [WHOSE[kind], f"per {sampling}", rate]
+            names = [WHOSE.get(kind, kind), f"per {sampling}" if sampling else "", rate]
             lines.append(row([*names, *figures, str(len(ours))]))
         lines.append("")
     lines.append("The paper has word2vec's vectors, ours are those in the data folder.")

@@ -8,7 +8,7 @@ pre-training leaves the label out that the weak tweets do not have.
 import argparse
 from pathlib import Path
 
-from experiments.experiment import Experiment, common_flags, of_cell, row, spread
+from experiments.experiment import Experiment, check_data, common_flags, of_cell, row, spread
 from experiments.runs import Run
 
 TRAIN = (
@@ -45,13 +45,8 @@ PAPER = {
 
 def prepare(args: argparse.Namespace) -> None:
     """Check that there are data."""
-    if args.data is None:
-        raise ValueError("table5 needs --data, a folder made by prepare_semeval.py with --weak and --vectors")
-    for name in ("word/dict.txt", "weak/word/dict.txt", "vectors.txt"):
-        if not (args.data / name).is_file():
-            raise FileNotFoundError(
-                f"{args.data / name}: no such file; prepare_semeval.py makes it with --weak and --vectors"
-            )
+    names = ("word/dict.txt", "weak/word/dict.txt", "vectors.txt")
+    check_data(args, names, "prepare_semeval.py", " with --weak and --vectors")
 
 
 def runs(args: argparse.Namespace) -> list[Run]:
