@@ -57,19 +57,15 @@ class LanguageModels(NamedTuple):
             *self.batch,
         ]  # --list needs none
         train = [*shared, *self.train, "--max-epoch", str(args.epochs or self.limit)]
-        metric, *more_metrics = self.metrics
-        best, *more_checkpoints = CHECKPOINTS.values()
         return [
             Run(
                 f"{cell}/seed{seed}",
                 [*train, *dropout_flags(cell), "--seed", str(seed)],
                 shared,
                 SPLITS,
-                metric,
+                list(self.metrics),
                 ends=self.ends,
-                checkpoint=best,
-                more_metrics=more_metrics,
-                more_checkpoints=more_checkpoints,
+                checkpoints=list(CHECKPOINTS.values()),
             )
             for seed in args.seeds
             for cell in self.paper

@@ -32,12 +32,11 @@ class Run(NamedTuple):
         train: arguments of fairseq-train, without --save-dir.
         test: arguments of fairseq-validate but for the checkpoint and the splits.
         splits: what to test on, nothing if empty.
-        metric: what to report, as the log calls it.
+        metrics: what to test, as the log calls it; the first one is reported.
         ends: whether the training is over, given the statistics of its epochs so far; it is then stopped, and the
-            checkpoint of that epoch is tested, if there is one of each. None to leave the end to fairseq's flags.
-        checkpoint: which one is tested otherwise.
-        more_metrics: further ones to test.
-        more_checkpoints: further ones to test.
+            checkpoint of that epoch is tested in place of the first one below, if there is one of each epoch. None to
+            leave the end to fairseq's flags.
+        checkpoints: which ones to test; the result of the first one is reported.
         needs: the run that must be finished before this one starts.
         more: further arguments of fairseq-train, given the result of that run.
     """
@@ -46,11 +45,9 @@ class Run(NamedTuple):
     train: list[str]
     test: list[str]
     splits: Sequence[str]
-    metric: str
+    metrics: Sequence[str]
     ends: Callable[[list[dict]], bool] | None = None
-    checkpoint: str = "checkpoint_best.pt"
-    more_metrics: Sequence[str] = ()
-    more_checkpoints: Sequence[str] = ()
+    checkpoints: Sequence[str] = ("checkpoint_best.pt",)
     needs: str | None = None
     more: Callable[[dict], list[str]] = lambda needed: []
 
@@ -259,22 +256,22 @@ class Runs:
         if not done:
             raise ValueError(f"{log}: has no epoch's statistics")
         number = epochs_needed(run, done)
-        checkpoint = folder / run.checkpoint
+        checkpoint = folder / run.checkpoints[0]
         if number and "--no-epoch-checkpoints" not in arguments:  # epochs that came after it do not count
             done = done[:number]
             checkpoint = folder / f"checkpoint{done[-1]['epoch']}.pt"
-        last = done[-1]
+        last, metric = done[-1], run.metrics[0]
         tests = self._test(run, folder, checkpoint) if run.splits else {}
         result = {
             "train": arguments,
             "epochs": int(last["epoch"]),
             "updates": int(last["train_num_updates"]),
             "seconds": seconds(done),
-            "metric": run.metric,
-            "training": float(last[f"train_{run.metric}"]),
+            "metric": metric,
+            "training": float(last[f"train_{metric}"]),
             "solved": None if run.ends is None else number is not None,
             "checkpoint": str(checkpoint),
-            "test": {split: found[run.metric] for split, found in tests.get(checkpoint.name, {}).items()},
+            "test": {split: found[metric] for split, found in tests.get(checkpoint.name, {}).items()},
             "tests": tests,
             **by,
         }
@@ -285,22 +282,22 @@ class Runs:
         """Note how far a training is, and whether it is over."""
         done = epochs(log)
         if done:
-            self._status[run.name] = f"epoch {done[-1]['epoch']} {run.metric} {done[-1][f'train_{run.metric}']}"
+            last, metric = done[-1], run.metrics[0]
+            self._status[run.name] = f"epoch {last['epoch']} {metric} {last[f'train_{metric}']}"
         return epochs_needed(run, done) is not None
 
     def _test(self, run: Run, folder: Path, checkpoint: Path) -> dict[str, dict[str, dict[str, float]]]:
         """The metrics by checkpoint and split."""
         self._status[run.name] = "testing"
         tests = {}
-        for path in (checkpoint, *(folder / name for name in run.more_checkpoints)):
+        for path in (checkpoint, *(folder / name for name in run.checkpoints[1:])):
             log = folder / f"test_{path.stem}.log"
             log.unlink(missing_ok=True)
             arguments = [*run.test, "--path", str(path), "--valid-subset", ",".join(run.splits)]
             self._command([*VALIDATE, *arguments], log)
             found = {name: value for entry in entries(log) for name, value in entry.items()}
             tests[path.name] = {
-                split: {metric: float(found[f"{split}_{metric}"]) for metric in (run.metric, *run.more_metrics)}
-                for split in run.splits
+                split: {metric: float(found[f"{split}_{metric}"]) for metric in run.metrics} for split in run.splits
             }
         return tests
 

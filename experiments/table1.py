@@ -71,9 +71,9 @@ def runs(args: argparse.Namespace) -> list[Run]:
             common = {
                 "test": [*shared, "--batch-size", "100"],
                 "splits": ["test"],
-                "metric": "accuracy",
+                "metrics": ["accuracy"],
                 "ends": is_solved,
-                "checkpoint": "checkpoint_last.pt",
+                "checkpoints": ["checkpoint_last.pt"],
             }
             none = f"{length}-none/seed{seed}"
             planned.append(Run(none, [*train, "--max-update", str(LIMIT)], **common))

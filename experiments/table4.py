@@ -74,7 +74,7 @@ def runs(args: argparse.Namespace) -> list[Run]:
             [*train, *dropout_flags(cell), "--seed", str(seed)],
             [*shared, "--batch-size", "64"],
             ["valid", "test"],
-            "f1",
+            ["f1"],
         )
         for seed in args.seeds
         for cells in PAPER.values()

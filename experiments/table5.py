@@ -59,7 +59,7 @@ def runs(args: argparse.Namespace) -> list[Run]:
         train += [*NETWORKS[network], "--decoder-embed-path", str(data / "vectors.txt"), RATES[network], rate]
         test = [str(data), *shared, "--batch-size", "100"]
         before = f"{network}-{rate}-pretraining/seed1"
-        planned.append(Run(before, [str(data / "weak"), *train, *PRETRAINING], [], [], "f1"))
+        planned.append(Run(before, [str(data / "weak"), *train, *PRETRAINING], [], [], ["f1"]))
         for seed in args.seeds:
             planned.append(
                 Run(
@@ -67,7 +67,7 @@ def runs(args: argparse.Namespace) -> list[Run]:
                     [str(data), *train, *FINE_TUNING, "--seed", str(seed)],
                     test,
                     list(SPLITS),
-                    "f1",
+                    ["f1"],
                     needs=before,
                     more=lambda needed: ["--finetune-from-model", needed["checkpoint"]],
                 )

@@ -1,24 +1,15 @@
-import importlib.util
 import json
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
-
 
 @pytest.fixture
-def gpu(monkeypatch):
+def gpu(load):
     """The benchmark's module."""
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setitem(sys.modules, "fairseq", sys.modules.get("fairseq"))
-    spec = importlib.util.spec_from_file_location("benchmarks_gpu", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("gpu")
 
 
 def test_the_plan_begins_each_table_with_what_it_is_compared_with(gpu):
