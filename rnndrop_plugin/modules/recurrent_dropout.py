@@ -84,7 +84,7 @@ class RecurrentDropout(nn.Module):
         return state
 
     def _zero_state(self, *shape: int, like: Tensor) -> State:
-        return tuple(like.new_zeros(shape) for _ in range(2 if self.cell == "lstm" else 1))
+        return (like.new_zeros(shape),) * (2 if self.cell == "lstm" else 1)  # nothing writes to them
 
     def __prepare_scriptable__(self) -> None:
         raise RuntimeError(
