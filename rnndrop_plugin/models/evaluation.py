@@ -43,6 +43,13 @@ class EvaluationConfig(FairseqDataclass):
         default=0.0,
         metadata={"help": "what part of the way back to the trained parameters each window goes, in [0, 1]"},
     )
+    dynamic_evaluation_epsilon: float = field(
+        default=1e-3,
+        metadata={
+            "help": "is added to the roots by which rms divides: a parameter whose gradients are far smaller learns as "
+            "by SGD"
+        },
+    )
     neural_cache_size: int = field(
         default=0,
         metadata={
@@ -65,10 +72,13 @@ class Evaluation:
         self.temperature = 1.0 if self.temperature_is_chosen else _parse_temperature(cfg.softmax_temperature)
         self.rule = None if cfg.dynamic_evaluation is None else str(cfg.dynamic_evaluation)
         self.lr, self.decay = cfg.dynamic_evaluation_lr, cfg.dynamic_evaluation_decay
+        self.epsilon = cfg.dynamic_evaluation_epsilon
         if self.rule and (self.lr is None or not 0 < self.lr < math.inf):
             raise InputError(f"--dynamic-evaluation {self.rule} needs a --dynamic-evaluation-lr above 0, got {self.lr}")
         if not 0 <= self.decay <= 1:
             raise InputError(f"--dynamic-evaluation-decay must be in [0, 1], got {self.decay}")
+        if not 0 < self.epsilon < math.inf:
+            raise InputError(f"--dynamic-evaluation-epsilon must be above 0, got {self.epsilon}")
         if cfg.neural_cache_size < 0:
             raise InputError(f"--neural-cache-size must not be negative, got {cfg.neural_cache_size}")
         if not 0 <= cfg.neural_cache_weight < 1:
@@ -87,7 +97,8 @@ class Evaluation:
     def __str__(self) -> str:
         parts = ["static evaluation"]
         if self.rule:
-            parts = [f"dynamic evaluation ({self.rule}, lr {self.lr:g}, decay {self.decay:g})"]
+            epsilon = f", epsilon {self.epsilon:g}" if self.rule == "rms" else ""
+            parts = [f"dynamic evaluation ({self.rule}, lr {self.lr:g}, decay {self.decay:g}{epsilon})"]
         if self.cache is not None:
             cache = self.cache
             parts.append(f"neural cache (size {cache.size}, theta {cache.theta:g}, weight {cache.weight:g})")
@@ -178,11 +189,21 @@ class DynamicBatches:
         model: evaluated with these batches.
         batches: of the text, in order.
         mean_squares: s of each parameter that is trained, for the rule "rms"; None for "sgd".
+        epsilon: of the rule "rms".
+
+    Raises:
+        InputError: the model has learned numbers that are not finite.
     """
 
-    EPSILON = 1e-8
-
-    def __init__(self, model: nn.Module, batches: Iterable, lr: float, decay: float, mean_squares: list | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Iterable,
+        lr: float,
+        decay: float,
+        mean_squares: list[Tensor] | None = None,
+        epsilon: float = 1e-3,
+    ):
         self.model, self.batches, self.lr = model, batches, lr
         self.parameters = trained_parameters(model)
         self.start = [parameter.detach().clone() for parameter in self.parameters]
@@ -191,7 +212,7 @@ class DynamicBatches:
         if mean_squares is not None:
             roots = [square.sqrt() for square in mean_squares]
             mean = sum(float(root.sum()) for root in roots) / sum(root.numel() for root in roots)
-            self.divisors = [root + self.EPSILON for root in roots]
+            self.divisors = [root + epsilon for root in roots]
             self.decays = [(decay * root / mean).clamp(max=1) for root in roots]
 
     def __len__(self) -> int:
@@ -206,6 +227,9 @@ class DynamicBatches:
             decoder.carried[False] = before
             gradients = nll_gradients(self.model, self.parameters, batch)
             decoder.carried[False] = after
+            # If a parameter is not finite, no gradient is.
+            if not min(gradients, key=Tensor.numel).isfinite().all():
+                raise InputError(f"the dynamic evaluation diverges: --dynamic-evaluation-lr {self.lr:g} is too high")
             self.step(gradients)
 
     @torch.no_grad()

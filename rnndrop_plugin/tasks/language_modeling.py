@@ -204,7 +204,7 @@ class RnndropLanguageModelingTask(RnndropTask):
             squares = None
             if evaluation.rule == "rms":
                 squares = mean_square_gradients(self.model, self._read_in_order(self.cfg.train_subset, 100))
-            batches = DynamicBatches(self.model, batches, evaluation.lr, evaluation.decay, squares)
+            batches = DynamicBatches(self.model, batches, evaluation.lr, evaluation.decay, squares, evaluation.epsilon)
         self.model.evaluation = evaluation
         return batches
 

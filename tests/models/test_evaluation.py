@@ -140,7 +140,7 @@ def test_the_model_learns_from_each_window_after_it_is_scored(model, batches, rm
             for k, (p, g, start) in enumerate(zip(parameters, gradients, trained, strict=True)):
                 if rms:
                     root = squares[k].sqrt()
-                    p += (0.1 * root / mean).clamp(max=1) * (start - p) - 0.02 * g / (root + 1e-8)
+                    p += (0.1 * root / mean).clamp(max=1) * (start - p) - 0.02 * g / (root + 0.01)
                 else:
                     p += 0.1 * (start - p) - 0.02 * g
     moved = [p.detach().clone() for p in parameters]
@@ -149,11 +149,16 @@ def test_the_model_learns_from_each_window_after_it_is_scored(model, batches, rm
             p.copy_(start)
     static = nll(model, batches)
 
-    dynamic = DynamicBatches(model, batches, lr=0.02, decay=0.1, mean_squares=squares)
+    dynamic = DynamicBatches(model, batches, lr=0.02, decay=0.1, mean_squares=squares, epsilon=0.01)
     assert nll(model, dynamic) == pytest.approx(expected, rel=1e-6)  # in float32
     assert abs(expected - static) > 1e-3
     for p, value in zip(parameters, moved, strict=True):
         torch.testing.assert_close(p.detach(), value)
+
+
+def test_a_dynamic_evaluation_that_diverges_ends(model, batches):
+    with pytest.raises(InputError, match="diverges: --dynamic-evaluation-lr 1e\\+39 is too high"):
+        nll(model.float(), DynamicBatches(model, batches, lr=1e39, decay=0.0))
 
 
 def test_squares_are_means_over_the_batches(model, batches):
@@ -177,7 +182,7 @@ def test_the_evaluation_is_named_with_its_numbers():
         softmax_temperature="1.1", dynamic_evaluation="rms", dynamic_evaluation_lr=0.01, neural_cache_size=500
     )
     assert str(everything) == (
-        "dynamic evaluation (rms, lr 0.01, decay 0), neural cache (size 500, theta 0.3, weight 0.1), "
+        "dynamic evaluation (rms, lr 0.01, decay 0, epsilon 0.001), neural cache (size 500, theta 0.3, weight 0.1), "
         "softmax temperature 1.1"
     )
 
@@ -188,6 +193,7 @@ def test_the_evaluation_is_named_with_its_numbers():
         ({"softmax_temperature": "0"}, "--softmax-temperature must be a number above 0, or `valid`, got 0"),
         ({"softmax_temperature": "test"}, "--softmax-temperature must be a number above 0, or `valid`, got test"),
         ({"dynamic_evaluation": "sgd"}, "--dynamic-evaluation sgd needs a --dynamic-evaluation-lr above 0, got None"),
+        ({"dynamic_evaluation_epsilon": 0.0}, "--dynamic-evaluation-epsilon must be above 0, got 0.0"),
         ({"dynamic_evaluation_decay": 1.5}, r"--dynamic-evaluation-decay must be in \[0, 1\], got 1.5"),
         ({"neural_cache_size": -1}, "--neural-cache-size must not be negative, got -1"),
         ({"neural_cache_weight": 1.0}, r"--neural-cache-weight must be in \[0, 1\), got 1.0"),
