@@ -44,7 +44,7 @@ class EvaluationConfig(FairseqDataclass):
         metadata={"help": "what part of the way back to the trained parameters each window goes, in [0, 1]"},
     )
     dynamic_evaluation_epsilon: float = field(
-        default=1e-3,
+        default=1e-4,
         metadata={
             "help": "is added to the roots by which rms divides: a parameter whose gradients are far smaller learns as "
             "by SGD"
@@ -202,7 +202,7 @@ class DynamicBatches:
         lr: float,
         decay: float,
         mean_squares: list[Tensor] | None = None,
-        epsilon: float = 1e-3,
+        epsilon: float = 1e-4,
     ):
         self.model, self.batches, self.lr = model, batches, lr
         self.parameters = trained_parameters(model)

@@ -182,7 +182,7 @@ def test_the_evaluation_is_named_with_its_numbers():
         softmax_temperature="1.1", dynamic_evaluation="rms", dynamic_evaluation_lr=0.01, neural_cache_size=500
     )
     assert str(everything) == (
-        "dynamic evaluation (rms, lr 0.01, decay 0, epsilon 0.001), neural cache (size 500, theta 0.3, weight 0.1), "
+        "dynamic evaluation (rms, lr 0.01, decay 0, epsilon 0.0001), neural cache (size 500, theta 0.3, weight 0.1), "
         "softmax temperature 1.1"
     )
 
