@@ -79,7 +79,7 @@ class Tokenization:
         if self.tokenizer == "tweets":
             from rnndrop_plugin.data import tweets  # nltk takes a second to import
 
-            return tweets.tokenize(tweets.clean(text))
+            return tweets.tokenize(text)
         return list(text.replace(" ", "_")) if self.tokenizer == "characters" else text.split()
 
     def detokenize(self, tokens: list[str]) -> str:
