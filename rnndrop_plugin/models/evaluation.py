@@ -207,7 +207,7 @@ class DynamicBatches:
         self.model, self.batches, self.lr = model, batches, lr
         self.parameters = trained_parameters(model)
         self.start = [parameter.detach().clone() for parameter in self.parameters]
-        self.divisors = [1.0] * len(self.parameters)
+        self.divisors = [torch.ones(())] * len(self.parameters)
         self.decays = [decay] * len(self.parameters)
         if mean_squares is not None:
             roots = [square.sqrt() for square in mean_squares]
@@ -237,7 +237,7 @@ class DynamicBatches:
         """Update the parameters by the gradients of L."""
         updates = zip(self.parameters, gradients, self.start, self.divisors, self.decays, strict=True)
         for parameter, gradient, start, divisor, decay in updates:
-            parameter.add_(decay * (start - parameter) - self.lr * gradient / divisor)
+            parameter.lerp_(start, decay).addcdiv_(gradient, divisor, value=-self.lr)
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
