@@ -202,7 +202,7 @@ class DynamicBatches:
         lr: float,
         decay: float,
         mean_squares: list[Tensor] | None = None,
-        epsilon: float = 1e-4,
+        epsilon: float = EvaluationConfig.dynamic_evaluation_epsilon,
     ):
         self.model, self.batches, self.lr = model, batches, lr
         self.parameters = trained_parameters(model)
