@@ -38,7 +38,7 @@ def apply() -> None:
     versions.silence_warnings()
     versions.restore_numpy_compat()
     versions.quiet_damaged_datasets()
-    utils.set_torch_seed = versions.SeedOneGenerator
+    utils.set_torch_seed = versions.SeedGenerators
 
     checkpoint_files.allow_checkpoint_classes()
     checkpoint_utils.load_checkpoint_to_cpu = checkpoint_files.load_checkpoint_to_cpu

@@ -54,15 +54,17 @@ def restore_log_level() -> None:
         logging.getLogger().setLevel(os.environ.get("LOGLEVEL", "INFO").upper())
 
 
-class SeedOneGenerator(utils.set_torch_seed):
+class SeedGenerators(utils.set_torch_seed):
     """fairseq/utils.py, set_torch_seed: fairseq seeds at every update, and torch.manual_seed writes down the whole
-    call stack for each kind of accelerator that is not there (_lazy_call in torch/cuda, xpu and mtia). That is a
-    third of what an update costs beside its arithmetic, so without an accelerator only the CPU is seeded.
+    call stack for each kind of accelerator that is not there, and keeps it (_lazy_call in torch/cuda, xpu and mtia).
+    That is a third of what an update costs beside its arithmetic, so only the generators that fairseq draws from are
+    seeded: those of the CPU and of all CUDA devices. On a TPU everything is left to fairseq.
     """
 
     def __init__(self, seed: int):
-        if torch.accelerator.is_available():
+        if utils.xm is not None:
             super().__init__(seed)
-        else:
-            self.rng_state = utils.get_rng_state()
-            torch.default_generator.manual_seed(seed)
+            return
+        self.rng_state = utils.get_rng_state()  # where there is CUDA, this initialises it
+        for generator in (torch.default_generator, *torch.cuda.default_generators):
+            generator.manual_seed(seed)

@@ -63,18 +63,31 @@ def test_a_damaged_dataset_fails_once(stream_data, tmp_path, monkeypatch):
     assert closed.closed
 
 
-@pytest.mark.parametrize("accelerator", [False, True])
-def test_torch_writes_down_the_stack_where_fairseq_seeds(monkeypatch, accelerator):
+def test_torch_writes_down_the_stack_where_fairseq_seeds(monkeypatch):
     stacks = []
     monkeypatch.setattr(traceback, "format_stack", lambda: stacks.append("") or [])
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: accelerator)
-    (upstream,) = versions.SeedOneGenerator.__bases__
-    upstream(5)
-    expected, needed = torch.rand(3), len(stacks)
-    torch.manual_seed(6)
-    stacks.clear()
-    before = torch.get_rng_state()
+    (upstream,) = versions.SeedGenerators.__bases__
+    for seed in (5, -5, 5 + 7 * 0x9E3779B9):
+        upstream(seed)
+        expected = torch.rand(3), torch.randn(3), torch.randint(9, (3,))
+        assert stacks
+        torch.manual_seed(6)
+        stacks.clear()
+        before = torch.get_rng_state()
+        with utils.set_torch_seed(seed):
+            drawn = torch.rand(3), torch.randn(3), torch.randint(9, (3,))
+        assert all(map(torch.equal, drawn, expected))
+        assert torch.equal(torch.get_rng_state(), before)
+        assert not stacks
+
+
+def test_every_gpu_is_seeded_and_the_state_of_the_current_one_restored(monkeypatch):
+    gpus = tuple(torch.Generator().manual_seed(seed) for seed in (1, 2))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "default_generators", gpus)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", gpus[1].get_state)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", gpus[1].set_state)
+    before = gpus[1].get_state()
     with utils.set_torch_seed(5):
-        assert torch.equal(torch.rand(3), expected)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert needed > 0 and len(stacks) == (needed if accelerator else 0)
+        assert [gpu.initial_seed() for gpu in gpus] == [5, 5] and torch.initial_seed() == 5
+    assert torch.equal(gpus[1].get_state(), before) and gpus[0].initial_seed() == 5
