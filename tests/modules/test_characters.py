@@ -23,6 +23,43 @@ def test_a_word_has_the_largest_value_of_each_filter():
     assert not found[0, 3].any()
 
 
+def by_convolution(cnn: CharacterCNN, characters: torch.Tensor) -> torch.Tensor:
+    words = characters.flatten(0, 1)
+    x = torch.relu(cnn.convolution(cnn.embedding(words).transpose(1, 2)))
+    return (x * (words != PAD).unsqueeze(1)).amax(2).unflatten(0, characters.shape[:2])
+
+
+def a_batch() -> torch.Tensor:
+    batch = torch.randint(4, 20, (3, 5, 7), generator=torch.Generator().manual_seed(1))
+    for word, length in zip(batch.flatten(0, 1), torch.arange(15) % 8, strict=True):  # some have none
+        word[length:] = PAD
+    return batch
+
+
+def test_values_and_gradients_are_those_of_a_convolution():
+    torch.manual_seed(1)
+    cnn, batch = CharacterCNN(20, 6, PAD).double(), a_batch()
+    expected, found = by_convolution(cnn, batch), cnn(batch)
+    torch.testing.assert_close(found, expected)
+    d_output = torch.randn(3, 5, 6, dtype=torch.float64)
+    d_expected = torch.autograd.grad(expected, [*cnn.parameters()], d_output)
+    d_found = torch.autograd.grad(found, [*cnn.parameters()], d_output)
+    torch.testing.assert_close(d_found, d_expected)
+    assert not d_found[0][PAD].any() and all(gradient.any() for gradient in d_found)
+    assert cnn.state_dict().keys() == {"embedding.weight", "convolution.weight", "convolution.bias"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_types(dtype):
+    torch.manual_seed(1)
+    cnn, batch = CharacterCNN(20, 6, PAD), a_batch()
+    expected = cnn(batch)
+    found = cnn.to(dtype)(batch)
+    found.sum().backward()
+    torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)
+    assert all(parameter.grad.isfinite().all() for parameter in cnn.parameters())
+
+
 @pytest.mark.parametrize("bias", [-10.0, 10.0])
 def test_padding_changes_nothing(bias):
     """Not even where the bias alone is more than any character gives."""
