@@ -36,6 +36,13 @@ def init_trainer(trainer, cfg, *args, **kwargs):
     mixed = cfg.common.fp16 or cfg.common.bf16 or cfg.common.amp
     if mixed and getattr(cfg.optimizer, "_name", None) == "rnndrop_asgd":
         raise InputError("--optimizer rnndrop_asgd averages parameters of float32: drop --fp16, --bf16 and --amp")
+    if getattr(cfg.task, "cuda_graph", False):
+        if cfg.common.cpu or not torch.cuda.is_available():
+            raise InputError("--cuda-graph needs a GPU, and there is none (or --cpu is given)")
+        if cfg.common.fp16 or cfg.common.amp:
+            raise InputError("--cuda-graph is for float32 and bfloat16 (--bf16), whose losses are not scaled")
+        if cfg.distributed_training.distributed_world_size > 1:
+            raise InputError("--cuda-graph is for one process (--distributed-world-size 1)")
     upstream_init(trainer, cfg, *args, **kwargs)
 
 

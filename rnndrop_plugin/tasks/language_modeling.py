@@ -35,6 +35,7 @@ from rnndrop_plugin.models.evaluation import (
 )
 from rnndrop_plugin.models.language_model import RecurrentLanguageModel
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
+from rnndrop_plugin.tasks.training_graph import TrainingGraph
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,13 @@ class RnndropLanguageModelingConfig(EvaluationConfig):
         metadata={
             "help": "draw the steps of each training window anew, around --tokens-per-sample (Merity et al. 2018); "
             "use it with --sentence-avg, whose gradient grows with the steps as their learning rate does"
+        },
+    )
+    cuda_graph: bool = field(
+        default=False,
+        metadata={
+            "help": "train with an update's forward and backward pass as one CUDA graph, which spares the host's work; "
+            "for one GPU, in float32 or bfloat16"
         },
     )
     dataset_impl: Optional[str] = II("dataset.dataset_impl")
@@ -90,6 +98,7 @@ class RnndropLanguageModelingTask(RnndropTask):
         self.train_layout: dict[str, int] = {}  # of the training stream, see get_checkpoint_dict
         self.train_rows: Tensor | None = None  # those of this process
         self.gathered: list[Tensor] | None = None  # the state of all processes' rows, see gather_state
+        self.training_graph: TrainingGraph | None = None
 
     @classmethod
     def setup_task(cls, cfg: RnndropLanguageModelingConfig, **kwargs):
@@ -213,6 +222,14 @@ class RnndropLanguageModelingTask(RnndropTask):
             self.load_dataset(split)
         rows = min(rows, len(self.datasets[split]))
         return self.get_batch_iterator(self.datasets[split], max_sentences=rows).next_epoch_itr(shuffle=False)
+
+    def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
+        """fairseq's, with --cuda-graph from a graph."""
+        if self.cfg.cuda_graph and not ignore_grad:
+            if self.training_graph is None:
+                self.training_graph = TrainingGraph(model, criterion)
+            criterion = self.training_graph
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
     def valid_step(self, sample, model, criterion):
         """fairseq's, and the words and characters of the batch where they are known."""

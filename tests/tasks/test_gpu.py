@@ -44,6 +44,16 @@ def test_precisions_train_to_the_same_loss(language_model, single_precision, pre
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
+@pytest.mark.parametrize("flags", [(), ("--update-freq", 2), ("--bf16",), ("--variable-bptt",)])
+def test_a_training_from_cuda_graphs_is_the_same(language_model, flags):
+    """With the same masks: torch's generator has the same numbers for a replay."""
+    criterion = ("--criterion", "rnndrop_cross_entropy", *flags)
+    logs = [language_model(*criterion, *graph)[1] for graph in ((), ("--cuda-graph",))]
+    for split in ("train", "valid"):
+        plain, graphs = ([float(x) for x in log.metrics("loss", split)] for log in logs)
+        assert graphs == pytest.approx(plain, rel=5e-3 if "--bf16" in flags else 1e-3)
+
+
 def test_eval_lm_on_a_gpu_is_eval_lm_on_a_cpu(command, single_precision, stream_data):
     """Which is the whole text unrolled, see test_language_modeling.py; with expected scaling kernels of ours run."""
     folder, _ = single_precision

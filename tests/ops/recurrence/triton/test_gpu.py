@@ -101,13 +101,13 @@ ROUNDED = {
 } | {
     f"{batch} x {hidden} in {dtype}": (("lstm", (6, batch, 64, hidden), ("update",)), {"dtype": dtype}, tolerance)
     for batch, hidden, dtype, tolerance in (
-        (32, 48, torch.float32, 5e-3),
+        (32, 48, torch.float32, 0.01),
         (32, 48, torch.float16, 0.02),
         (32, 48, torch.bfloat16, 0.06),
-        (32, 256, torch.float32, 5e-3),
+        (32, 256, torch.float32, 0.01),
         (32, 256, torch.bfloat16, 0.06),
         (20, 650, torch.bfloat16, 0.06),
-        (32, 1024, torch.float32, 5e-3),
+        (32, 1024, torch.float32, 0.01),
     )
 }
 

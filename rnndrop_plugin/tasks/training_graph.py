@@ -1,0 +1,126 @@
+"""An update's forward and backward pass as a CUDA graph (--cuda-graph): launched at once, without Python.
+
+A small recurrent model keeps a GPU busy for less time than the host needs to ask for its work, which is some hundred
+launches an update. A graph holds them all, for one size of batch. Its masks are new at each replay: torch's generator
+has the same numbers for a replay as for the operations themselves.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+MOST = 64  # graphs; the windows of --variable-bptt are of some 30 sizes
+
+
+class _Graph(NamedTuple):
+    """A captured pass.
+
+    Attributes:
+        replay: reads ``tokens`` and ``target``, and writes ``figures`` and ``gradients``.
+        figures: the loss, and the tensors among what is logged.
+        gradients: of the parameters, None for those that have none.
+        sample_size, logging_output: of the criterion, for all batches of a size; None where a tensor is logged.
+    """
+
+    replay: Callable[[], None]
+    tokens: Tensor
+    target: Tensor
+    figures: Tensor
+    gradients: tuple[Tensor | None, ...]
+    sample_size: int
+    logging_output: dict[str, Any]
+
+
+class TrainingGraph:
+    """A criterion whose forward and backward pass over the batches of a stream are CUDA graphs.
+
+    The first batch of a size is computed without a graph, which also compiles and loads what the graph launches.
+
+    Args:
+        model: a :class:`rnndrop_plugin.models.language_model.RecurrentLanguageModel`. The state that its decoder
+            carries from batch to batch is kept in memory of its own, which all graphs read and write.
+    """
+
+    def __init__(self, model: nn.Module, criterion: nn.Module):
+        self.model, self.criterion, self.decoder = model, criterion, model.decoder
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.state: tuple[Tensor, ...] | None = None
+        self.seen: set[tuple] = set()
+        self.graphs: dict[tuple, _Graph] = {}
+
+    def __call__(self, model: nn.Module, sample: dict) -> tuple[Tensor, int, dict]:
+        """What the criterion returns for a batch of the stream."""
+        inputs = sample["net_input"]
+        size = (*sample["target"].shape, sample["ntokens"])
+        if size not in self.seen or (size not in self.graphs and len(self.graphs) == MOST):
+            self.seen.add(size)
+            return self.criterion(model, sample)
+        self._bring_state(inputs["starts_stream"])
+        if size not in self.graphs:
+            self.graphs[size] = self._capture(sample)
+        graph = self.graphs[size]
+        graph.tokens.copy_(inputs["src_tokens"])
+        graph.target.copy_(sample["target"])
+        loss, figures = _Replay.apply(graph, *self.parameters)
+        logged = iter(figures.unbind())
+        log = {name: next(logged) if value is None else value for name, value in graph.logging_output.items()}
+        return loss, graph.sample_size, log
+
+    def _bring_state(self, starts_stream: bool) -> None:
+        """Put the decoder's state, or that in which a stream begins, where the graphs have it."""
+        carried = self.decoder.carried[True]
+        if self.state is None:
+            self.state = tuple(torch.empty_like(s, memory_format=torch.contiguous_format) for s in carried)
+        for own, s in zip(self.state, carried, strict=True):
+            if starts_stream:
+                own.zero_()
+            elif own is not s:
+                own.copy_(s)
+        self.decoder.carried[True] = self.state
+
+    def _capture(self, sample: dict) -> _Graph:
+        tokens, target = sample["net_input"]["src_tokens"].clone(), sample["target"].clone()
+        inputs = sample["net_input"] | {"src_tokens": tokens, "starts_stream": False}
+        batch = sample | {"net_input": inputs, "target": target}
+        replay, (figures, gradients, *rest) = capture(lambda: self._pass(batch))
+        return _Graph(replay, tokens, target, figures, gradients, *rest)
+
+    def _pass(self, sample: dict) -> tuple[Tensor, tuple[Tensor | None, ...], int, dict[str, Any]]:
+        loss, sample_size, log = self.criterion(self.model, sample)
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        for own, s in zip(self.state, self.decoder.carried[True], strict=True):
+            own.copy_(s)
+        self.decoder.carried[True] = self.state
+        logged = [value.detach().to(loss.dtype) for value in log.values() if isinstance(value, Tensor)]
+        constant = {name: None if isinstance(value, Tensor) else value for name, value in log.items()}
+        return torch.stack([loss.detach(), *logged]), gradients, sample_size, constant
+
+
+def capture(work: Callable[[], tuple]) -> tuple[Callable[[], None], tuple]:
+    """A function that does ``work`` again on the GPU, and what ``work`` returned, which is overwritten by it."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = work()
+    return graph.replay, results
+
+
+class _Replay(torch.autograd.Function):
+    """The loss of a graph, whose gradients it has already."""
+
+    @staticmethod
+    def forward(ctx, graph: _Graph, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        graph.replay()
+        ctx.gradients = graph.gradients
+        figures = graph.figures[1:].clone()
+        ctx.mark_non_differentiable(figures)
+        return graph.figures[0].clone(), figures
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_loss: Tensor, _) -> tuple[Tensor | None, ...]:
+        # New tensors: what the next replay overwrites must not be among the gradients that are summed up.
+        found = iter(torch._foreach_mul([g for g in ctx.gradients if g is not None], grad_loss))
+        return None, *(g if g is None else next(found) for g in ctx.gradients)

@@ -1,0 +1,107 @@
+"""--cuda-graph, with a stand-in for CUDA's graphs; on a GPU see test_gpu.py."""
+
+import pytest
+import torch
+
+from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.tasks import training_graph
+from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingTask
+
+LANGUAGE = ("--user-dir", "rnndrop_plugin", "--task", "rnndrop_language_modeling", "--arch", "lstm_rnndrop")
+FLAGS = (
+    *("--decoder-embed-dim", 6, "--decoder-hidden-size", 8, "--update-dropout", 0.25, "--decoder-dropout-in", 0.2),
+    *("--optimizer", "sgd", "--lr", 1, "--clip-norm", 5, "--batch-size", 4, "--tokens-per-sample", 7, "--max-epoch", 2),
+    *("--cpu", "--log-format", "json", "--seed", 1, "--no-epoch-checkpoints", "--criterion", "rnndrop_cross_entropy"),
+)
+
+
+@pytest.fixture
+def replayed(monkeypatch):
+    """CUDA's graphs on a CPU: the work is done again at each replay. Counts the replays."""
+    graphs, replays = [], []
+    build = training_graph.TrainingGraph.__init__
+
+    def capture(work):
+        kept = torch.get_rng_state(), [s.clone() for s in graphs[-1].state]
+        figures, gradients, *rest = work()
+        torch.set_rng_state(kept[0])
+        for s, before in zip(graphs[-1].state, kept[1], strict=True):
+            s.copy_(before)
+
+        def replay():
+            replays.append(graphs[-1])
+            with torch.enable_grad():
+                new_figures, new_gradients, *_ = work()
+            figures.copy_(new_figures)
+            for g, new in zip(gradients, new_gradients, strict=True):
+                g.copy_(new)
+
+        return replay, (figures, gradients, *rest)
+
+    def begin_epoch(task, epoch, model):
+        task.cfg.cuda_graph = True  # which the trainer refuses on a CPU
+
+    def init(graph, *arguments):
+        graphs.append(graph)
+        build(graph, *arguments)
+
+    monkeypatch.setattr(training_graph, "capture", capture)
+    monkeypatch.setattr(training_graph.TrainingGraph, "__init__", init)
+    monkeypatch.setattr(RnndropLanguageModelingTask, "begin_epoch", begin_epoch)
+    return replays
+
+
+def parameters(folder):
+    return torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("--update-freq", 2, "--variable-bptt", "--sentence-avg"),
+        ("--activation-regularization", 1, "--temporal-activation-regularization", 1, "--weight-dropout", 0.2),
+    ],
+)
+def test_a_training_from_graphs_is_the_same(command, stream_data, tmp_path, request, flags):
+    logs = []
+    for name in ("plain", "graphs"):
+        replays = request.getfixturevalue("replayed") if name == "graphs" else []
+        logs.append(command("train", stream_data, *LANGUAGE, *FLAGS, *flags, "--save-dir", tmp_path / name))
+    assert len(replays) > 10
+    for metric in ("loss", "nll_loss", "ppl_batch_mean"):
+        assert logs[0].metrics(metric, "train") == logs[1].metrics(metric, "train")
+    plain, graphs = (parameters(tmp_path / name) for name in ("plain", "graphs"))
+    assert all(torch.equal(plain[name], graphs[name]) for name in plain)
+
+
+def test_a_resumed_training_goes_on_from_its_state(command, stream_data, tmp_path, replayed):
+    for name, ends in (("whole", [30]), ("resumed", [17, 30])):
+        for end in ends:
+            command("train", stream_data, *LANGUAGE, *FLAGS, "--max-update", end, "--save-dir", tmp_path / name)
+    whole, resumed = (parameters(tmp_path / name) for name in ("whole", "resumed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    "gpu, flags, words",
+    [
+        (False, (), "--cuda-graph needs a GPU"),
+        (True, ("--fp16",), "--cuda-graph is for float32 and bfloat16"),
+        (True, ("--amp",), "--cuda-graph is for float32 and bfloat16"),
+        (True, ("--distributed-world-size", 2), "--cuda-graph is for one process"),
+    ],
+)
+def test_where_it_cannot_be_is_refused(monkeypatch, stream_data, tmp_path, gpu, flags, words):
+    from fairseq import options
+    from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+    from fairseq.trainer import Trainer
+
+    parser = options.get_training_parser()
+    flags = [*map(str, (stream_data, *LANGUAGE, *FLAGS, *flags, "--cuda-graph"))]
+    if gpu:
+        flags.remove("--cpu")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, flags))
+    with pytest.raises(InputError, match=words):
+        Trainer(cfg, None, None, None)
