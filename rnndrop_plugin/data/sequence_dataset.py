@@ -40,9 +40,9 @@ class Sequences(FairseqDataset):
     """
 
     def __init__(self, words: list[Tensor], features: dict[str, list[Tensor]], targets: list[Tensor] | None, pad: int):
-        self.words = words
-        self.features = features
-        self.targets = targets
+        self.words = _arrays(words)
+        self.features = {name: _arrays(feature) for name, feature in features.items()}
+        self.targets = None if targets is None else _arrays(targets)
         self.pad = pad
         self.sizes = np.array([len(sequence) for sequence in words])  # the steps that a model takes
 
@@ -66,8 +66,9 @@ class Sequences(FairseqDataset):
         filler = not samples  # the last batch of a process that has one less than others
         samples = samples or [0]
         lengths = torch.from_numpy(self.sizes[samples])
-        net_input = {"src_tokens": self._pad(self.words, samples), "src_lengths": lengths}
-        net_input |= {name: self._pad(feature, samples) for name, feature in self.features.items()}
+        net_input = {"src_tokens": padded([self.words[i] for i in samples], self.pad), "src_lengths": lengths}
+        for name, feature in self.features.items():
+            net_input[name] = padded([feature[i] for i in samples], self.pad)
         batch = {
             "id": torch.tensor(samples),
             "nsentences": len(samples),
@@ -84,13 +85,6 @@ class Sequences(FairseqDataset):
         """The dataset that models are evaluated on."""
         return self
 
-    def _pad(self, sequences: list[Tensor], samples: list[int]) -> Tensor:
-        longest = map(max, *(sequences[i].shape for i in samples), [0] * sequences[samples[0]].dim())
-        batch = torch.full((len(samples), *longest), self.pad)
-        for row, i in zip(batch, samples, strict=True):
-            row[tuple(map(slice, sequences[i].shape))] = sequences[i]
-        return batch
-
     def _collate_targets(self, samples: list[int]) -> Tensor:
         raise NotImplementedError
 
@@ -99,7 +93,7 @@ class LabelledSequences(Sequences):
     """Sequences with one label each: a batch's target is ``(batch,)``."""
 
     def _collate_targets(self, samples: list[int]) -> Tensor:
-        return torch.cat([self.targets[i] for i in samples])
+        return torch.from_numpy(np.concatenate([self.targets[i] for i in samples]))
 
 
 class TaggedSentences(Sequences):
@@ -142,8 +136,29 @@ class TaggedSentences(Sequences):
         return batch
 
     def _collate_targets(self, samples: list[int]) -> Tensor:
-        extracts = [self.targets[i][self.start(i) :][: self.sizes[i]] for i in samples]
-        return pad_sequence(extracts, batch_first=True, padding_value=NO_TARGET)
+        targets = [self.targets[i] for i in samples]
+        if self.extract_length is not None:
+            targets = [target[self.start(i) :][: self.sizes[i]] for i, target in zip(samples, targets, strict=True)]
+        return padded(targets, NO_TARGET)
+
+
+def _arrays(sequences: list[Tensor] | list[np.ndarray]) -> list[np.ndarray]:
+    """A batch of arrays is made in a third of the time that one of tensors takes."""
+    return [np.asarray(sequence) for sequence in sequences]
+
+
+def padded(sequences: list[np.ndarray], value: int) -> Tensor:
+    """A batch of sequences of integers, each ``(length,)`` or ``(length, characters)``, with ``value`` past their ends.
+
+    They are copied all at once: where a GPU computes, a training waits for the host, which makes its batches.
+    """
+    sizes = np.array([sequence.shape for sequence in sequences])
+    batch = np.full((len(sequences), *sizes.max(0)), value)
+    inside = np.arange(batch.shape[1]) < sizes[:, :1]
+    if batch.ndim == 3:
+        inside = inside[:, :, None] & (np.arange(batch.shape[2]) < sizes[:, 1:])[:, None]
+    batch[inside] = np.concatenate(sequences, axis=None)
+    return torch.from_numpy(batch)
 
 
 def batch_iterator(

@@ -9,6 +9,7 @@ from rnndrop_plugin.data.sequence_dataset import (
     TaggedSentences,
     batch_iterator,
     is_filler,
+    padded,
     spellings,
 )
 from rnndrop_plugin.errors import InputError
@@ -32,6 +33,17 @@ def test_a_batch_is_padded_at_the_right():
     assert batch["net_input"]["src_lengths"].tolist() == [4, 2]
     assert "starts" not in batch["net_input"]
     assert batch["target"].tolist() == [[0, 1, 2, 3], [0, 1, NO_TARGET, NO_TARGET]]
+
+
+def test_padding_is_that_of_copying_each_sequence():
+    random = np.random.default_rng(1)
+    shapes = [(3,), (1,), (5,)], [(3, 2), (1, 4), (5, 1), (2, 0)], [(2, 2)]
+    for sequences in ([random.integers(9, size=shape) for shape in some] for some in shapes):
+        expected = np.full((len(sequences), *np.max([sequence.shape for sequence in sequences], axis=0)), PAD)
+        for row, sequence in zip(expected, sequences, strict=True):
+            row[tuple(map(slice, sequence.shape))] = sequence
+        batch = padded(sequences, PAD)
+        assert batch.dtype == torch.int64 and batch.is_contiguous() and batch.tolist() == expected.tolist()
 
 
 def test_labels_of_a_batch():
