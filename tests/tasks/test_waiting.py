@@ -88,14 +88,15 @@ def launched(request, monkeypatch):
         return
     pytest.importorskip("triton", reason="Triton is not installed (the extra 'triton')")
     from rnndrop_plugin.ops import crf_triton
+    from rnndrop_plugin.ops.cross_entropy import fused
     from rnndrop_plugin.ops.recurrence.triton import backend
 
     monkeypatch.setattr(availability, "obstacle", lambda device, dtype: None if device == META else "not there")
     monkeypatch.setattr(backend, "_tiles", {})
     monkeypatch.setattr(backend, "device_limits", lambda device: (132, 227 * 1024))
     monkeypatch.setattr(backend, "launch", lambda kernel, *_, **__: launched.append(kernel))
-    monkeypatch.setattr(crf_triton, "forward", launched)
-    monkeypatch.setattr(crf_triton, "backward", launched)
+    for module, kernel in ((crf_triton, "forward"), (crf_triton, "backward"), (fused, "softmax_loss"), (fused, "sums")):
+        monkeypatch.setattr(module, kernel, launched)
     yield launched
     assert launched
 

@@ -48,7 +48,8 @@ def check_linear_cross_entropy(
 def check_classes(target: Tensor, classes: int, ignore_index: int) -> None:
     """Raise IndexError unless every target is a class or ``ignore_index``.
 
-    Those on a GPU are not read, since the host would have to wait for them: there torch's own assertions see them.
+    Those on a GPU are not read, since the host would have to wait for them: there assertions of torch, or of the
+    kernel, see them.
     """
     if target.numel() == 0 or target.device.type != "cpu":
         return

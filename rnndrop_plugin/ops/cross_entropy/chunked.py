@@ -5,8 +5,19 @@ import math
 import torch
 from torch import Tensor
 
-CHUNK = 2**22  # logits at a time: 16 MB, so that the softmax and the products find them in the cache
+CHUNK = 2**22  # logits at a time on a CPU: 16 MB, so that the softmax and the products find them in the cache
+# On a GPU, whose memory is fast and whose launches cost the host time, chunks are there to save memory. So many logits
+# are 256 MB in float32. An update of the paper's models (11 million) is one chunk, and the work of a full chunk takes
+# the GPU longer than its launches take the host.
+GPU_CHUNK = 2**26
 ROWS = 256  # at a time at least: the products of fewer are slow
+
+
+def rows_at_a_time(target: Tensor, vocabulary: int) -> int:
+    """The rows of a chunk, at least one; the last chunk may have fewer."""
+    limit = CHUNK if target.device.type == "cpu" else GPU_CHUNK
+    chunks = min(math.ceil(len(target) * vocabulary / limit), math.ceil(len(target) / ROWS))
+    return math.ceil(len(target) / max(chunks, 1)) or 1
 
 
 def linear_cross_entropy(
@@ -33,8 +44,7 @@ def linear_cross_entropy(
     grad_bias = torch.zeros_like(bias) if wanted[2] else None
     loss, nll = features.new_zeros(()), features.new_zeros(())
     share = label_smoothing / max(vocabulary - 1, 1)
-    chunks = min(math.ceil(len(target) * vocabulary / CHUNK), math.ceil(len(target) / ROWS))
-    rows = math.ceil(len(target) / max(chunks, 1)) or 1
+    rows = rows_at_a_time(target, vocabulary)
     # A product is up to a third slower where the rows of its result do not begin at cache lines of 64 bytes.
     padded = features.new_empty(rows, math.ceil(vocabulary / 16) * 16)
     ones = features.new_ones(len(target)) if counted is None else counted.to(features.dtype)

@@ -1,5 +1,7 @@
 """The one place that chooses which form of the output layer and its loss runs."""
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -8,9 +10,10 @@ from rnndrop_plugin.ops.context import in_autocast, is_plain, readable, tracing,
 from rnndrop_plugin.ops.cross_entropy import chunked, compiled, operators, reference
 from rnndrop_plugin.ops.cross_entropy.checks import check_linear_cross_entropy
 from rnndrop_plugin.ops.gradients import need_reference, reference_gradients
+from rnndrop_plugin.ops.recurrence.triton import availability
 from rnndrop_plugin.ops.version import VERSION
 
-SMALL = 2**20  # up to this many logits the plain operations are as fast
+SMALL = 2**20  # up to this many logits the plain operations are as fast, except on a GPU, where they are more launches
 
 
 def linear_cross_entropy(
@@ -26,6 +29,8 @@ def linear_cross_entropy(
     On many logits of single or double precision, the forward pass takes the rows in chunks and forms the
     gradients of each chunk at once: the logits are neither kept nor computed twice. Half precisions and
     autocast take the reference, since the scale of float16's gradients is known in the backward pass only.
+    On a GPU, in single precision, a Triton kernel does this for any number of logits; as with torch's own losses, the
+    features of targets that count for nothing must be finite there, or the gradient of the weight is not.
 
     Args:
         features: ``(..., features)``.
@@ -43,8 +48,7 @@ def linear_cross_entropy(
     Raises:
         ValueError: a shape, dtype, device or number that does not fit.
         TypeError: something that is no tensor.
-        IndexError: a target that is no class. On a GPU, whose values are not read, it ends in torch's device-side
-            assertion.
+        IndexError: a target that is no class. On a GPU, whose values are not read, it ends in a device-side assertion.
     """
     arguments = features, weight, bias, target, ignore_index, label_smoothing
     if torch.compiler.is_compiling():
@@ -68,7 +72,8 @@ def linear_cross_entropy_ref(
 
 def _in_rows(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Features ``(rows, features)`` and as many targets."""
-    return features.unsqueeze(0).flatten(0, -2), target.flatten()
+    features = features.unsqueeze(0) if features.dim() == 1 else features
+    return features.flatten(0, -2), target.flatten()
 
 
 def _linear_cross_entropy(
@@ -79,7 +84,7 @@ def _linear_cross_entropy(
     inputs = features, weight, bias
     arguments = *inputs, target, ignore_index, label_smoothing
     half = features.dtype not in (torch.float32, torch.float64)
-    small = target.numel() * weight.size(0) <= SMALL
+    small = target.numel() * weight.size(0) <= (0 if _fused(features) else SMALL)
     nothing = features.size(1) == 0
     if half or small or nothing or in_autocast(features.device.type) or tracing() or transformation():
         return reference.linear_cross_entropy(*arguments)
@@ -88,6 +93,15 @@ def _linear_cross_entropy(
         return _LinearCrossEntropy.apply(kernel, *arguments)
     loss, nll, _ = kernel(*arguments, (False, False, False))
     return loss, nll
+
+
+def _fused(features: Tensor) -> ModuleType | None:
+    """The module ``fused`` where its kernel can run."""
+    if features.dtype != torch.float32 or availability.obstacle(features.device, features.dtype):
+        return None
+    from rnndrop_plugin.ops.cross_entropy import fused
+
+    return fused
 
 
 def _run(
@@ -100,6 +114,8 @@ def _run(
     wanted: tuple[bool, bool, bool],
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """The loss, the negative log-likelihood and the gradients that are wanted of the first three arguments."""
+    if fused := _fused(features):
+        return fused.linear_cross_entropy(features, weight, bias, target, ignore_index, label_smoothing, wanted)
     counted = target != ignore_index
     if not readable(counted):  # how many count is not known
         return chunked.linear_cross_entropy(features, weight, bias, target, label_smoothing, wanted, counted)
@@ -139,5 +155,5 @@ class _LinearCrossEntropy(torch.autograd.Function):
         elif not is_plain((grad_loss,)):
             gradients = [None if g is None else g * grad_loss for g in gradients]
         elif not readable(grad_loss) or grad_loss != 1:
-            gradients = [None if g is None else g.mul_(grad_loss) for g in gradients]
+            torch._foreach_mul_([g for g in gradients if g is not None], grad_loss)  # one launch on a GPU
         return None, *gradients, None, None, None

@@ -1,0 +1,134 @@
+"""The output layer and its loss on a GPU: a Triton kernel makes of logits their loss and, in place, their gradient.
+
+The host gives the GPU few launches, and waits for none. So a CUDA graph can capture them.
+"""
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rnndrop_plugin.ops.cross_entropy.chunked import rows_at_a_time
+
+BLOCK = 2048  # classes that a program has in its registers at a time, eight to a thread
+
+NOWHERE = tl.constexpr(-float("inf"))
+
+
+@triton.jit(do_not_specialize=["first", "rows", "ignore_index"], debug=True)  # keeps the assertion
+def softmax_loss(
+    logits, bias, target, losses, first, rows, classes, ignore_index, smoothing, share,
+    SMOOTH: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The loss of a row, and the gradient of its logits.
+
+    logits ``(.., classes)``, without the bias, replaced by their gradient where that is wanted; target ``(rows,)``;
+    losses ``(2, rows)``, the loss and the negative log-likelihood. The logits are those of the rows from ``first`` on.
+    share: the smoothed probability of each class that is not the target.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    logits += row * classes
+    losses += first + row
+    y = tl.load(target + first + row)
+    block = tl.arange(0, BLOCK)
+    if y == ignore_index:
+        tl.store(losses, 0.0)
+        tl.store(losses + rows, 0.0)
+        if GRADIENT:
+            for start in range(0, classes, BLOCK):
+                tl.store(logits + start + block, tl.zeros((BLOCK,), tl.float32), mask=start + block < classes)
+    else:
+        is_class = (y >= 0) & (y < classes)
+        tl.device_assert(is_class, "a target is out of bounds: it is no class")
+        of_target = tl.load(logits + y, mask=is_class, other=float("nan"))
+        if bias is not None:
+            of_target += tl.load(bias + y, mask=is_class, other=0.0)
+        # Each place of the block has a maximum and sums of its own, which are put together at the end.
+        top = tl.full((BLOCK,), NOWHERE, tl.float32)
+        sum_of_exp = tl.zeros((BLOCK,), tl.float32)
+        sum_of_logits = tl.zeros((BLOCK,), tl.float32)
+        for start in range(0, classes, BLOCK):
+            ok = start + block < classes
+            x = tl.load(logits + start + block, mask=ok, other=NOWHERE)
+            if bias is not None:
+                x += tl.load(bias + start + block, mask=ok, other=0.0)
+            if SMOOTH:
+                sum_of_logits += tl.where(ok, x, 0.0)
+            new_top = tl.maximum(top, x)
+            base = tl.where(new_top == NOWHERE, 0.0, new_top)
+            sum_of_exp = sum_of_exp * tl.exp(top - base) + tl.exp(x - base)
+            top = new_top
+        largest = tl.max(top, 0)
+        total = tl.sum(sum_of_exp * tl.exp(top - largest), 0)
+        nll = (largest - of_target) + tl.log(total)
+        loss = nll
+        if SMOOTH:
+            normaliser = largest + tl.log(total)
+            loss = (1 - smoothing - share) * nll + share * (classes * normaliser - tl.sum(sum_of_logits, 0))
+        tl.store(losses, loss)
+        tl.store(losses + rows, nll)
+        if GRADIENT:
+            tl.debug_barrier()  # all threads have read the target's logit, which one of them overwrites
+            place = y.to(tl.int32)
+            for start in range(0, classes, BLOCK):
+                ok = start + block < classes
+                x = tl.load(logits + start + block, mask=ok, other=NOWHERE)
+                if bias is not None:
+                    x += tl.load(bias + start + block, mask=ok, other=0.0)
+                wanted = tl.where(start + block == place, 1 - smoothing, share)
+                tl.store(logits + start + block, tl.exp(x - largest) / total - wanted, mask=ok)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def sums(losses, loss, nll, rows, BLOCK: tl.constexpr):
+    """Both sums of losses ``(2, rows)``, in an order that does not change."""
+    block = tl.arange(0, BLOCK)
+    loss_of_place = tl.zeros((BLOCK,), tl.float32)
+    nll_of_place = tl.zeros((BLOCK,), tl.float32)
+    for start in range(0, rows, BLOCK):
+        ok = start + block < rows
+        loss_of_place += tl.load(losses + start + block, mask=ok, other=0.0)
+        nll_of_place += tl.load(losses + rows + start + block, mask=ok, other=0.0)
+    tl.store(loss, tl.sum(loss_of_place, 0))
+    tl.store(nll, tl.sum(nll_of_place, 0))
+
+
+def linear_cross_entropy(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    ignore_index: int,
+    label_smoothing: float,
+    wanted: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """The loss, the negative log-likelihood and the gradients that are wanted of the first three arguments.
+
+    See :func:`rnndrop_plugin.ops.linear_cross_entropy`; here ``features`` is ``(rows, features)`` in float32.
+    """
+    rows, classes = len(target), weight.size(0)
+    target, bias = target.contiguous(), None if bias is None else bias.contiguous()
+    losses, loss, nll = features.new_empty(2, rows), features.new_empty(()), features.new_empty(())
+    share = label_smoothing / max(classes - 1, 1)
+    options = {"SMOOTH": label_smoothing > 0, "GRADIENT": any(wanted), "BLOCK": BLOCK, "num_warps": 8}
+    options |= {"sanitize_overflow": False, "enable_fp_fusion": True}
+    of_features, of_weight, of_bias = [], None, None
+    first = 0
+    with torch.cuda.device_of(features):
+        for x in features.split(rows_at_a_time(target, classes)):
+            logits = F.linear(x, weight)
+            arguments = logits, bias, target, losses, first, rows, classes, ignore_index, label_smoothing, share
+            softmax_loss[(len(x),)](*arguments, **options)
+            first += len(x)
+            if wanted[0]:
+                of_features.append(logits @ weight)
+            if wanted[1]:
+                of_weight = logits.t() @ x if of_weight is None else of_weight.addmm_(logits.t(), x)
+            if wanted[2]:
+                of_bias = logits.sum(0) if of_bias is None else of_bias.add_(logits.sum(0))
+            del logits  # before those of the next chunk
+        sums[(1,)](losses, loss, nll, rows, BLOCK=1024, enable_fp_fusion=True)
+    if len(of_features) > 1:
+        of_features = [torch.cat(of_features)]
+    return loss, nll, [*(of_features or [None]), of_weight, of_bias]
