@@ -10,7 +10,7 @@ from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 
-from rnndrop_plugin.criterions.scores import check_task, count_classes, f1_score, log_scores, mean_f1
+from rnndrop_plugin.criterions.scores import check_task, count_classes, f1_score, log_scores, mean, mean_f1, totals
 from rnndrop_plugin.errors import InputError
 
 
@@ -77,9 +77,9 @@ class RnndropClassification(FairseqCriterion):
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict]) -> None:
         """Log the averages over ``logging_outputs``, one a batch or sums of several processes."""
-        loss, correct, size = (sum(log[name] for log in logging_outputs) for name in ("loss", "correct", "sample_size"))
-        metrics.log_scalar("loss", loss / size / math.log(2), size, round=4)
-        metrics.log_scalar("accuracy", 100 * correct / size, size, round=2)
+        loss, correct, size = totals(logging_outputs, "loss", "correct", "sample_size")
+        metrics.log_scalar("loss", mean(loss, size) / math.log(2), size, round=4)
+        metrics.log_scalar("accuracy", 100 * mean(correct, size), size, round=2)
 
     def log_scores(self, logging_outputs: list[dict]) -> None:
         """Log each label's F1 and the mean of the chosen ones."""

@@ -12,6 +12,7 @@ from fairseq.logging import metrics
 from omegaconf import II
 from torch import Tensor
 
+from rnndrop_plugin.criterions.scores import mean, number, totals
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.ops import linear_cross_entropy
 
@@ -122,13 +123,15 @@ class RnndropCrossEntropy(FairseqCriterion):
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict]) -> None:
         """Log the averages over ``logging_outputs``, one a batch, summed over the processes."""
-        total = {name: sum(log[name] for log in logging_outputs) for name in logging_outputs[0]}
+        logs = [{name: number(x) for name, x in log.items()} for log in logging_outputs]
+        loss, nll, size, targets = totals(logs, "loss", "nll_loss", "sample_size", "ntokens")
         bits = 1 / math.log(2)
-        metrics.log_scalar("loss", total["loss"] / total["sample_size"] * bits, total["sample_size"], round=3)
-        metrics.log_scalar("nll_loss", total["nll_loss"] / total["ntokens"] * bits, total["ntokens"], round=3)
+        metrics.log_scalar("loss", mean(loss, size) * bits, size, round=3)
+        metrics.log_scalar("nll_loss", mean(nll, targets) * bits, targets, round=3)
         metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
-        for log in logging_outputs:
-            metrics.log_scalar("ppl_batch_mean", torch.as_tensor(log["nll_loss"] / log["ntokens"]).exp(), round=2)
+        for log in logs:
+            ppl = torch.tensor(mean(log["nll_loss"], log["ntokens"])).exp().item()  # inf where it is beyond float32
+            metrics.log_scalar("ppl_batch_mean", ppl, round=2)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

@@ -1,5 +1,6 @@
 """Precision, recall and F1 from counts, which are summed over batches and processes before they are divided."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,6 +14,25 @@ def check_task(task, attribute: str, name: str) -> None:
     """Raise InputError unless ``task`` has ``attribute``, as the one of the criterion's ``name`` has."""
     if not hasattr(task, attribute):
         raise InputError(f"--criterion {name} is for --task {name}, got the task {type(task).__name__}")
+
+
+def totals(logging_outputs: list[dict], *names: str) -> list[float]:
+    """The sums of what is logged by these names, as numbers of Python.
+
+    On a GPU each scalar tensor that is logged costs ten kernels, as each of fairseq's aggregators adds it up there.
+    fairseq reads it all the same, right after an update.
+    """
+    return [sum(number(log[name]) for log in logging_outputs) for name in names]
+
+
+def number(x: float | Tensor) -> float:
+    """``x`` as a number of Python."""
+    return x.item() if isinstance(x, Tensor) else x
+
+
+def mean(total: float, count: float) -> float:
+    """``total`` over ``count``, nan of nothing, as torch has it."""
+    return total / count if count else math.nan
 
 
 def f1_score(counts: Tensor) -> float:

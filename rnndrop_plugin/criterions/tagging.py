@@ -10,7 +10,16 @@ from fairseq.logging import metrics
 from omegaconf import II
 from torch import Tensor
 
-from rnndrop_plugin.criterions.scores import check_task, count_classes, f1_score, log_scores, mean_f1, ratio
+from rnndrop_plugin.criterions.scores import (
+    check_task,
+    count_classes,
+    f1_score,
+    log_scores,
+    mean,
+    mean_f1,
+    ratio,
+    totals,
+)
 from rnndrop_plugin.data.sequence_dataset import NO_TARGET
 
 
@@ -77,10 +86,9 @@ class RnndropTagging(FairseqCriterion):
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict]) -> None:
         """Log the averages over ``logging_outputs``, one a batch or sums of several processes."""
-        names = ("loss", "correct", "sample_size", "ntokens")
-        loss, correct, size, words = (sum(log[name] for log in logging_outputs) for name in names)
-        metrics.log_scalar("loss", loss / size / math.log(2), size, round=4)
-        metrics.log_scalar("accuracy", 100 * correct / words, words, round=2)
+        loss, correct, size, words = totals(logging_outputs, "loss", "correct", "sample_size", "ntokens")
+        metrics.log_scalar("loss", mean(loss, size) / math.log(2), size, round=4)
+        metrics.log_scalar("accuracy", 100 * mean(correct, words), words, round=2)
 
     def log_scores(self, logging_outputs: list[dict]) -> None:
         """Log precision, recall and F1 of all spans, and each type's F1, or the mean F1 of the tags."""

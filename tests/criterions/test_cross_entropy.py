@@ -159,6 +159,19 @@ def test_sums_of_processes():
         assert values["ppl_batch_mean"] == pytest.approx((math.exp(5 / 4) + math.exp(2)) / 2, abs=0.01)
 
 
+def test_meters_hold_numbers_not_tensors():
+    """A tensor on a GPU would be added up there, by each of fairseq's aggregators at each update."""
+    log = {"loss": torch.tensor(4.0), "nll_loss": torch.tensor(300.0), "ntokens": 3, "nsentences": 2, "sample_size": 2}
+    with metrics.aggregate(new_root=True) as meters:
+        for logs in ([log], [log, {name: value * 0 for name, value in log.items()}]):  # a batch of no tokens
+            RnndropCrossEntropy.reduce_metrics(logs)
+    sums = {name: meters[name].sum for name in ("loss", "nll_loss", "ppl_batch_mean")}
+    assert all(type(value) is float for value in sums.values())
+    assert sums["loss"] == pytest.approx(8 / math.log(2)) and sums["nll_loss"] == pytest.approx(600 / math.log(2))
+    assert math.isnan(sums["ppl_batch_mean"])
+    assert meters["ppl_batch_mean"].count == 3
+
+
 @pytest.mark.parametrize(
     ("criterion", "arguments", "words"),
     [
