@@ -40,35 +40,41 @@ class Tiles(NamedTuple):
         return -(-hidden // self.units), -(-batch // self.batch), 1
 
 
-# (batch, units, split, warps, KiB of weights that may be kept), the best first. The first one is taken of those whose
-# blocks are all resident and whose kept weights are within their limit (0: they are read again at every step).
-# From measurements of a prototype on an H200 (LSTMs of 32 x 256, 20 x 650, 64 x 1152, 128 x 512 and 32 x 1024): each of
-# them gets the cut that was the fastest of those tried, or nearly that. By direction and bytes of a number.
+# (batch, units, split, warps, KiB of weights that may be kept, depth of the product at most), the best first. The first
+# one is taken of those whose blocks are all resident, whose kept weights are within their limit (0: they are read again
+# at every step) and whose product is no deeper than its limit (None: of any depth). From measurements on an H200 (LSTMs
+# of 32 x 256, 20 x 650, 64 x 1152, 128 x 512 and 32 x 1024): each of them gets the cut that was the fastest of some ten
+# tried, or one within a hundredth of it. By direction and bytes of a number.
 TABLE = {
     ("forward", 4): [
-        (16, 8, 4, 4, 180),
-        (16, 16, 4, 4, 180),
-        (32, 8, 1, 4, 0),
-        (64, 8, 1, 4, 100),
-        (64, 16, 1, 4, 0),
+        (16, 8, 1, 4, 180, 384),
+        (16, 8, 4, 4, 180, None),
+        (16, 16, 4, 4, 180, None),
+        (32, 16, 1, 4, 180, None),
+        (32, 8, 1, 4, 0, None),
+        (64, 8, 1, 4, 100, None),
+        (64, 16, 1, 4, 0, None),
     ],
     ("backward", 4): [
-        (16, 8, 8, 8, 180),
-        (16, 16, 4, 4, 180),
-        (16, 16, 1, 4, 0),
-        (16, 32, 1, 4, 0),
-        (32, 32, 1, 4, 0),
+        (16, 8, 4, 4, 180, None),
+        (16, 16, 4, 4, 180, None),
+        (32, 8, 4, 4, 180, None),
+        (16, 16, 1, 4, 0, None),
+        (16, 32, 1, 4, 0, None),
+        (32, 32, 1, 4, 0, None),
     ],
     ("forward", 2): [
-        (16, 8, 4, 4, 180),
-        (16, 16, 4, 4, 180),
-        (64, 16, 1, 4, 100),
-        (64, 16, 1, 4, 0),
+        (16, 16, 1, 4, 180, 384),
+        (16, 8, 4, 4, 180, None),
+        (16, 16, 4, 4, 180, None),
+        (16, 32, 1, 4, 180, None),
+        (64, 16, 1, 4, 100, None),
+        (64, 16, 1, 4, 0, None),
     ],
     ("backward", 2): [
-        (16, 16, 8, 8, 180),
-        (16, 32, 8, 8, 140),
-        (64, 16, 1, 4, 0),
+        (16, 16, 4, 4, 180, None),
+        (16, 32, 2, 4, 140, None),
+        (64, 16, 1, 4, 0, None),
     ],
 }
 
@@ -86,7 +92,9 @@ def choose(
     """
     itemsize, copies = PRECISIONS[precision]
     depths = _depths(direction, cell, hidden)
-    for rows, units, split, warps, kept_kib in TABLE[direction, itemsize]:
+    for rows, units, split, warps, kept_kib, deepest in TABLE[direction, itemsize]:
+        if deepest is not None and max(depths) > deepest:
+            continue
         columns = units * (COLUMNS[cell] if direction == "forward" else 1)
         size = itemsize * copies
         if kept_kib:
