@@ -12,7 +12,7 @@ from rnndrop_plugin.ops.recurrence import bptt, compiled, operators, torch_nn, t
 from rnndrop_plugin.ops.recurrence.autograd import Options, by_reference, gradient_is_wanted, run
 from rnndrop_plugin.ops.recurrence.checks import check_recurrence
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
-from rnndrop_plugin.ops.recurrence.triton import availability
+from rnndrop_plugin.ops.recurrence.triton import availability, tiles
 
 #: auto: the fastest of the others that can do what is asked;
 #: reference: the paper's equations, step by step;
@@ -68,9 +68,9 @@ def choose_backend(
     if tracing():
         return "vendor" if vendor and nothing_dropped else "reference"
     if device.type != "cpu":
-        if vendor and nothing_dropped:
-            return "vendor"
         obstacle = availability.obstacle(device, dtype)
+        if vendor and nothing_dropped and (obstacle or not _faster_than_vendor(cell, batch, hidden, device, dtype)):
+            return "vendor"
         if obstacle is None:
             return "triton"
         if device.type == "cuda":
@@ -84,6 +84,20 @@ def choose_backend(
     if time == 1 and batch is not None and batch < 16:
         return "reference"  # to arrange the weights for the compiled recurrence takes longer than the step
     return "cpu"
+
+
+def _faster_than_vendor(
+    cell: str, batch: int | None, hidden: int | None, device: torch.device, dtype: torch.dtype
+) -> bool:
+    """Whether Triton's kernels take less time than cuDNN's where nothing is dropped.
+
+    Measured for float32 in TF32 and for bfloat16, at all sizes for which a kernel runs through all steps. For float16
+    cuDNN has such kernels, too.
+    """
+    precision = tiles.precision(dtype)
+    if not batch or not hidden or dtype == torch.float16 or precision == "tf32x3":
+        return False
+    return tiles.is_persistent(cell, batch, hidden, precision, device)
 
 
 def _compiled_trains_faster(batch: int | None, dtype: torch.dtype) -> bool:

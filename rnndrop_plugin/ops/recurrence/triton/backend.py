@@ -16,7 +16,7 @@ from rnndrop_plugin.ops.masks import Masks
 from rnndrop_plugin.ops.recurrence.autograd import Options
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 from rnndrop_plugin.ops.recurrence.triton import loops, steps
-from rnndrop_plugin.ops.recurrence.triton.tiles import GATES, STAGES, Tiles, choose, device_limits
+from rnndrop_plugin.ops.recurrence.triton.tiles import GATES, STAGES, Tiles, choose, device_limits, precision
 
 POLLS = 1 << 22  # of a barrier before it gives up: seconds, where a step takes microseconds
 BLOCK = 256  # elements of a block in a pointwise kernel
@@ -24,15 +24,6 @@ PADDING = 8  # rows of h are padded to a multiple of this, so that they are read
 
 _launchers: dict[tuple, Callable] = {}
 _tiles: dict[tuple, Tiles | None] = {}
-
-
-def precision(dtype: torch.dtype) -> str:
-    """How products are taken (:data:`.tiles.PRECISIONS`); float32 as torch's switch for recurrent layers says."""
-    if dtype != torch.float32:
-        return "half"
-    rnn = getattr(torch.backends.cudnn, "rnn", None)  # since torch 2.9
-    allowed = torch.backends.cudnn.allow_tf32 if rnn is None else rnn.fp32_precision == "tf32"
-    return "tf32" if allowed else "tf32x3"
 
 
 @functools.cache

@@ -112,6 +112,22 @@ def choose(
     return None
 
 
+def precision(dtype: torch.dtype) -> str:
+    """How products are taken (:data:`PRECISIONS`); float32 as torch's switch for recurrent layers says."""
+    if dtype != torch.float32:
+        return "half"
+    rnn = getattr(torch.backends.cudnn, "rnn", None)  # since torch 2.9
+    allowed = torch.backends.cudnn.allow_tf32 if rnn is None else rnn.fp32_precision == "tf32"
+    return "tf32" if allowed else "tf32x3"
+
+
+@functools.cache
+def is_persistent(cell: str, batch: int, hidden: int, precision: str, device: torch.device) -> bool:
+    """Whether a kernel for all steps can run, forward and backward."""
+    limits = device_limits(device)
+    return all(choose(direction, cell, batch, hidden, precision, *limits) for direction in ("forward", "backward"))
+
+
 def _depths(direction: str, cell: str, hidden: int) -> list[int]:
     """The depths of a step's products."""
     if direction == "forward":

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rnndrop_plugin.ops import Mask, Masks, choose_backend
-from rnndrop_plugin.ops.recurrence.triton import availability
+from rnndrop_plugin.ops.recurrence.triton import availability, tiles
 
 GPU = torch.device("cuda", 0)
 DROPS = Masks(hidden=Mask(torch.ones(2, 3, dtype=torch.bool), 2.0))
@@ -37,6 +37,23 @@ def test_on_a_cpu():
 def test_available(gpu):
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         assert choose_backend("gru", device="cuda", dtype=dtype) == "triton"
+
+
+def test_what_drops_nothing_is_cudnns_where_it_is_faster(gpu):
+    gpu.setattr(tiles, "device_limits", lambda device: (132, 227 * 1024))
+    gpu.setattr(torch.backends.cudnn, "allow_tf32", True)
+    tiles.is_persistent.cache_clear()
+
+    def chosen(**changes):
+        sizes = {"batch": 32, "hidden": 256, "dtype": torch.float32} | changes
+        return choose_backend("lstm", device=GPU, **sizes)
+
+    assert chosen() == chosen(dtype=torch.bfloat16) == "triton"
+    assert chosen(batch=None) == chosen(dtype=torch.float16) == "vendor"
+    assert chosen(hidden=4096) == "vendor"  # its blocks cannot all be on the device at once
+    gpu.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert chosen() == "vendor"
+    tiles.is_persistent.cache_clear()
 
 
 def test_float64_stays_on_torch(gpu):

@@ -275,6 +275,7 @@ def test_what_is_chosen(float32, problem):
     assert choose_backend("lstm", masks, device=DEVICE) == "triton"
     assert choose_backend("lstm", masks, device=DEVICE, dtype=torch.float64) == "torch"
     assert choose_backend("lstm", device=DEVICE) == "vendor"
+    assert choose_backend("lstm", device=DEVICE, batch=4096, hidden=2048) == "vendor"
     p = problem("gru", (3, 2, 3, 48), ("update",), device=DEVICE)
     recurrence("gru", p.input, p.state, p.weights, p.options.masks)
     assert any(key[0] == "forward" and key[4] == "gru" for key in backend._launchers)

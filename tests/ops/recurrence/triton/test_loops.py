@@ -13,7 +13,7 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 from rnndrop_plugin.ops.recurrence.triton import backend, loops, steps  # noqa: E402
-from rnndrop_plugin.ops.recurrence.triton.tiles import GATES, PRECISIONS, choose  # noqa: E402
+from rnndrop_plugin.ops.recurrence.triton.tiles import GATES, PRECISIONS, choose, precision  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 LIMITS = {80: (108, 163 * 1024), 90: (132, 227 * 1024)}  # multiprocessors, bytes of shared memory (A100, H100)
@@ -241,11 +241,11 @@ def test_a_second_launch_passes_all_arguments_in_the_kernels_order(monkeypatch, 
 
 
 def test_types_agree_with_torchs_switch(monkeypatch):
-    assert backend.precision(torch.bfloat16) == "half"
+    assert precision(torch.bfloat16) == "half"
     before = torch.backends.cudnn.allow_tf32
     try:
         for allowed, name in ((True, "tf32"), (False, "tf32x3")):
             torch.backends.cudnn.allow_tf32 = allowed
-            assert backend.precision(torch.float32) == name
+            assert precision(torch.float32) == name
     finally:
         torch.backends.cudnn.allow_tf32 = before
