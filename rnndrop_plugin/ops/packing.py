@@ -1,11 +1,13 @@
-"""Packed batches as torch.nn.utils.rnn makes them, without waiting for a GPU.
+"""Packed batches as torch.nn.utils.rnn makes them, without waiting for a GPU and in few operations.
 
-torch's own functions order sequences of any lengths by blocking copies. Here the host orders them, and what a device
-needs of that is copied while the host goes on.
+torch's own functions order sequences of any lengths by blocking copies, and their gradients take some operations for
+each step. Here the host finds which rows of the data go where, and what a device needs of that is copied while the
+host goes on.
 """
 
+import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 
 def pack(x: Tensor, lengths: Tensor, batch_first: bool = False) -> PackedSequence:
@@ -16,9 +18,10 @@ def pack(x: Tensor, lengths: Tensor, batch_first: bool = False) -> PackedSequenc
         lengths: ``(batch,)``, each at least 1. On another device than a CPU they are waited for.
     """
     lengths, order = lengths.cpu().long().sort(descending=True)
-    order = order.to(x.device, non_blocking=True)
-    packed = pack_padded_sequence(x.index_select(0 if batch_first else 1, order), lengths, batch_first)
-    return PackedSequence(packed.data, packed.batch_sizes, order)
+    rows = torch.arange(x.size(0) * x.size(1), device=lengths.device).view(x.shape[:2])
+    rows = pack_padded_sequence(rows.index_select(0 if batch_first else 1, order), lengths, batch_first)
+    data = x.flatten(0, 1).index_select(0, rows.data.to(x.device, non_blocking=True))
+    return PackedSequence(data, rows.batch_sizes, order.to(x.device, non_blocking=True))
 
 
 def pad(packed: PackedSequence, batch_first: bool = False, total_length: int | None = None) -> Tensor:
@@ -32,6 +35,17 @@ def pad(packed: PackedSequence, batch_first: bool = False, total_length: int | N
 def pad_sorted(
     packed: PackedSequence, batch_first: bool = False, total_length: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The sequences from the longest to the shortest, and their lengths on the CPU."""
-    as_they_are = packed._replace(sorted_indices=None, unsorted_indices=None)
-    return pad_packed_sequence(as_they_are, batch_first, total_length=total_length)
+    """The sequences from the longest to the shortest, and their lengths on the CPU.
+
+    Raises:
+        ValueError: ``total_length`` is less than that of the longest.
+    """
+    data, sizes = packed.data, packed.batch_sizes
+    time, batch = len(sizes), int(sizes[0])
+    if total_length is not None and total_length < time:
+        raise ValueError(f"total_length is {total_length}, and the longest sequence has {time} steps")
+    running = torch.arange(batch, device=sizes.device) < sizes.unsqueeze(1)
+    rows = running.flatten().nonzero().squeeze(1).to(data.device, non_blocking=True)
+    time = time if total_length is None else total_length
+    padded = data.new_zeros(time * batch, *data.shape[1:]).index_copy(0, rows, data).unflatten(0, (time, batch))
+    return padded.transpose(0, 1) if batch_first else padded, running.sum(0)
