@@ -38,21 +38,26 @@ def crf_nll(
     emissions, transitions, start, end, lengths = _checked(emissions, transitions, start, end, lengths)
     check_integers("tags", tags, emissions.shape[:2])
     check_device("tags", tags, "emissions", emissions)
-    time = emissions.size(1)
-    inside = torch.arange(time, device=emissions.device) < lengths.unsqueeze(1)
+    inside = torch.arange(emissions.size(1), device=emissions.device) < lengths.unsqueeze(1)
     tags = tags.long().where(inside, 0)
     if readable(tags) and tags.numel() > 0:
         for extreme in map(int, tags.aminmax()):
             if not 0 <= extreme < len(start):
                 raise IndexError(f"tag {extreme} is out of bounds: there are {len(start)} tags")
+    scores = (emissions, transitions, start, end)
+    if kernels := _kernels(*scores):
+        return kernels.nll(_nll, *scores, tags, lengths)
+    return _nll(*scores, tags, lengths)
+
+
+def _nll(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+    """:func:`crf_nll` of paths that have tags past their ends, too."""
+    inside = torch.arange(emissions.size(1), device=emissions.device) < lengths.unsqueeze(1)
     steps = emissions.gather(2, tags.unsqueeze(2)).squeeze(2)
     moves = transitions[tags[:, :-1], tags[:, 1:]]
     last = tags.gather(1, lengths.unsqueeze(1) - 1).squeeze(1)
     path = (steps * inside).sum(1) + (moves * inside[:, 1:]).sum(1) + start[tags[:, 0]] + end[last]
-    scores = (emissions, transitions, start, end)
-    if kernels := _kernels(*scores):
-        return kernels.log_partition(_log_partition, *scores, lengths) - path
-    return _log_partition(*scores, lengths) - path
+    return _log_partition(emissions, transitions, start, end, lengths) - path
 
 
 def _log_partition(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> Tensor:

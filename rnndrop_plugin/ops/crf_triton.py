@@ -38,30 +38,42 @@ def length_of(lengths, b, T):
 
 
 @triton.jit(do_not_specialize=["T"])
-def forward(emissions, transitions, start, end, lengths, alphas, total, T, TAGS: tl.constexpr, K: tl.constexpr):
-    """alphas ``(B, T, TAGS)``, logarithms of sums over all beginnings that end in a tag; total ``(B,)``, over all."""
+def forward(
+    emissions, transitions, start, end, tags, lengths, alphas, total, nll, T, TAGS: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
+    """alphas ``(B, T, TAGS)``, logarithms of sums over all beginnings that end in a tag; total ``(B,)``, over all
+    paths; nll ``(B,)``, less the score of the path ``tags``, ``(B, T)``."""
     b = tl.program_id(0).to(tl.int64)
     tag = tl.arange(0, K)
     ok = tag < TAGS
     moves = load_scores(transitions, TAGS, K)
     here = b * T * TAGS + tag
+    y = tl.load(tags + b * T)
+    score = tl.load(start + y) + tl.load(emissions + b * T * TAGS + y)
     alpha = tl.load(start + tag, mask=ok, other=NOWHERE) + tl.load(emissions + here, mask=ok, other=0.0)
     tl.store(alphas + here, alpha, mask=ok)
-    for _ in range(1, length_of(lengths, b, T)):
+    for t in range(1, length_of(lengths, b, T)):
         here += TAGS
+        before = y
+        y = tl.load(tags + b * T + t)
+        score += tl.load(transitions + before * TAGS + y) + tl.load(emissions + (b * T + t) * TAGS + y)
         alpha = log_sum_exp(alpha[:, None] + moves, 0) + tl.load(emissions + here, mask=ok, other=0.0)
         tl.store(alphas + here, alpha, mask=ok)
-    tl.store(total + b, log_sum_exp(alpha + tl.load(end + tag, mask=ok, other=NOWHERE), 0))
+    whole = log_sum_exp(alpha + tl.load(end + tag, mask=ok, other=NOWHERE), 0)
+    tl.store(total + b, whole)
+    tl.store(nll + b, whole - score - tl.load(end + y))
 
 
 @triton.jit(do_not_specialize=["T"])
 def backward(
-    emissions, transitions, end, lengths, alphas, total, grad, d_emissions, d_transitions, T,
+    emissions, transitions, end, tags, lengths, alphas, total, grad, d_emissions, d_scores, T,
     TAGS: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """The gradients: the probability of each tag at each step, and of each transition, summed over the steps.
+    """The gradients: the probability of each tag at each step, and of each transition, summed over the steps, less
+    1 for those of the path.
 
-    d_emissions ``(B, T, TAGS)`` is zero past a sequence's end; d_transitions ``(B, TAGS, TAGS)``.
+    d_emissions ``(B, T, TAGS)`` is zero past a sequence's end; d_scores ``(B, TAGS + 2, TAGS)`` has the transitions',
+    and below them those of start and end.
     """
     b = tl.program_id(0).to(tl.int64)
     tag = tl.arange(0, K)
@@ -72,17 +84,25 @@ def backward(
     here = (b * T + length - 1) * TAGS + tag
     beta = tl.load(end + tag, mask=ok, other=NOWHERE)  # of all that may follow a tag
     alpha = tl.load(alphas + here, mask=ok, other=NOWHERE)
-    tl.store(d_emissions + here, scale * tl.exp(alpha + beta - whole), mask=ok)
+    y = tl.load(tags + b * T + length - 1)
+    d = scale * (tl.exp(alpha + beta - whole) - (tag == y).to(tl.float32))
+    tl.store(d_emissions + here, d, mask=ok)
+    d_scores += b * ((TAGS + 2) * TAGS)
+    tl.store(d_scores + (TAGS + 1) * TAGS + tag, d, mask=ok)
     found = tl.zeros((K, K), tl.float32)
-    for _ in range(1, length):
+    for k in range(1, length):
         next = moves + (beta + tl.load(emissions + here, mask=ok, other=0.0))[None, :]
         here -= TAGS
         alpha = tl.load(alphas + here, mask=ok, other=NOWHERE)
-        found += tl.exp(alpha[:, None] + next - whole)
+        after = y
+        y = tl.load(tags + b * T + length - 1 - k)
+        taken = (tag == y)[:, None] & (tag == after)[None, :]
+        found += tl.exp(alpha[:, None] + next - whole) - taken.to(tl.float32)
         beta = log_sum_exp(next, 1)
-        tl.store(d_emissions + here, scale * tl.exp(alpha + beta - whole), mask=ok)
-    square = tag[:, None] * TAGS + tag[None, :]
-    tl.store(d_transitions + b * (TAGS * TAGS) + square, scale * found, mask=ok[:, None] & ok[None, :])
+        d = scale * (tl.exp(alpha + beta - whole) - (tag == y).to(tl.float32))
+        tl.store(d_emissions + here, d, mask=ok)
+    tl.store(d_scores + TAGS * TAGS + tag, d, mask=ok)
+    tl.store(d_scores + tag[:, None] * TAGS + tag[None, :], scale * found, mask=ok[:, None] & ok[None, :])
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -115,48 +135,59 @@ def _constants(emissions: Tensor) -> dict[str, int | bool]:
     return {"TAGS": tags, "K": max(4, triton.next_power_of_2(tags)), "enable_fp_fusion": True}
 
 
-class _LogPartition(torch.autograd.Function):
+class _NLL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, function, emissions, transitions, start, end, lengths):
-        emissions, transitions = emissions.contiguous(), transitions.contiguous()
-        alphas, total = torch.empty_like(emissions), emissions.new_empty(len(emissions))
+    def forward(ctx, function, emissions, transitions, start, end, tags, lengths):
+        emissions, transitions, tags = emissions.contiguous(), transitions.contiguous(), tags.contiguous()
+        emissions.gather(2, tags.unsqueeze(2))  # for torch's assertion: the kernels read whatever tags say
+        alphas, total, nll = torch.empty_like(emissions), *(emissions.new_empty(len(emissions)) for _ in range(2))
         with torch.cuda.device_of(emissions):
-            arguments = (emissions, transitions, start.contiguous(), end.contiguous(), lengths, alphas, total)
+            arguments = (
+                emissions,
+                transitions,
+                start.contiguous(),
+                end.contiguous(),
+                tags,
+                lengths,
+                alphas,
+                total,
+                nll,
+            )
             forward[(len(emissions),)](*arguments, emissions.size(1), **_constants(emissions))
         ctx.function = function
-        ctx.save_for_backward(emissions, transitions, start, end, lengths, alphas, total)
-        return total
+        ctx.save_for_backward(emissions, transitions, start, end, tags, lengths, alphas, total)
+        return nll
 
     @staticmethod
     def backward(ctx, grad):
-        emissions, transitions, start, end, lengths, alphas, total = ctx.saved_tensors
+        emissions, transitions, start, end, tags, lengths, alphas, total = ctx.saved_tensors
         if need_reference((grad,)):
             inputs = (emissions, transitions, start, end)
 
             def function(*scores: Tensor) -> tuple[Tensor]:
-                return (ctx.function(*scores, lengths),)
+                return (ctx.function(*scores, tags, lengths),)
 
-            return None, *reference_gradients(function, inputs, ctx.needs_input_grad[1:5], (grad,)), None
-        batch, time, tags = emissions.shape
-        d_emissions, d_transitions = torch.zeros_like(emissions), emissions.new_empty(batch, tags, tags)
+            return None, *reference_gradients(function, inputs, ctx.needs_input_grad[1:5], (grad,)), None, None
+        batch, time, kinds = emissions.shape
+        d_emissions, d_scores = torch.zeros_like(emissions), emissions.new_empty(batch, kinds + 2, kinds)
         with torch.cuda.device_of(emissions):
-            arguments = (emissions, transitions, end.contiguous(), lengths, alphas, total, grad.contiguous())
-            backward[(batch,)](*arguments, d_emissions, d_transitions, time, **_constants(emissions))
-        last = (lengths - 1).view(-1, 1, 1).expand(-1, 1, tags)
-        d_end = d_emissions.gather(1, last).sum((0, 1))
-        return None, d_emissions, d_transitions.sum(0), d_emissions[:, 0].sum(0), d_end, None
+            arguments = (emissions, transitions, end.contiguous(), tags, lengths, alphas, total, grad.contiguous())
+            backward[(batch,)](*arguments, d_emissions, d_scores, time, **_constants(emissions))
+        d_transitions, d_start, d_end = d_scores.sum(0).split_with_sizes((kinds, 1, 1))
+        return None, d_emissions, d_transitions, d_start[0], d_end[0], None, None
 
 
-def log_partition(
-    function, emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor
+def nll(
+    function, emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, tags: Tensor, lengths: Tensor
 ) -> Tensor:
-    """The logarithm of the sum of exp(score) over all paths, ``(batch,)``.
+    """The negative log-likelihood of each path, ``(batch,)``.
 
     Args:
         function: computes the same of the other arguments in torch operations, for a gradient of the gradient.
-        emissions, transitions, start, end, lengths: those of :func:`rnndrop_plugin.ops.crf_nll`, in float32.
+        emissions, transitions, start, end, tags, lengths: those of :func:`rnndrop_plugin.ops.crf_nll`, the scores in
+            float32, with tags past a sequence's end, too.
     """
-    return _LogPartition.apply(function, emissions, transitions, start, end, lengths)
+    return _NLL.apply(function, emissions, transitions, start, end, tags, lengths)
 
 
 def decode(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     )
     def test_compiles(kernel, tags, capability):
         kernel = getattr(crf_triton, kernel)
-        types = {"T": "i32", "lengths": "*i64", "came_from": "*i32", "path": "*i64"}
+        types = {"T": "i32", "lengths": "*i64", "tags": "*i64", "came_from": "*i32", "path": "*i64"}
         constants = {"TAGS": tags, "K": triton.next_power_of_2(tags)}
         signature = {name: "constexpr" if name in constants else types.get(name, "*fp32") for name in kernel.arg_names}
         source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
