@@ -60,8 +60,12 @@ class Kernel(Protocol):
         grad_output: Tensor,
         grad_state: State,
         input_needs_grad: bool,
+        last: bool = False,
     ) -> tuple[Tensor | None, State, Weights]:
-        """The gradients of the input (None unless needed), of the initial state and of the weights."""
+        """The gradients of the input (None unless needed), of the initial state and of the weights.
+
+        Where it is the ``last`` backward pass that reads ``saved``, all but the output may be overwritten.
+        """
 
 
 class _Recurrence(torch.autograd.Function):
@@ -88,8 +92,9 @@ class _Recurrence(torch.autograd.Function):
         input, weights, state = inputs[0], Weights(*inputs[1:5]), inputs[5:]
         device = input.device.type
         with torch.autocast(device, enabled=False) if in_autocast(device) else nullcontext():
+            last = not torch._C._autograd._get_current_graph_task_keep_graph()
             grad_input, grad_state, grad_weights = ctx.kernel.backward(
-                options, input, state, weights, saved, grad_output, grad_state, ctx.needs_input_grad[2]
+                options, input, state, weights, saved, grad_output, grad_state, ctx.needs_input_grad[2], last
             )
         return None, None, grad_input, *grad_weights, *grad_state
 

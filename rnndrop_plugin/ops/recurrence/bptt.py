@@ -344,6 +344,7 @@ def backward(
     grad_output: Tensor,
     grad_state: State,
     input_needs_grad: bool,
+    last: bool = False,
 ) -> tuple[Tensor | None, State, Weights]:
     """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
     steps = Steps(options, input.size(0))

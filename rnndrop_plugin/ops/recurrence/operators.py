@@ -50,6 +50,7 @@ class Operator(NamedTuple):
         grad_output: Tensor,
         grad_state: State,
         input_needs_grad: bool,
+        last: bool = False,
     ) -> tuple[Tensor | None, State, Weights]:
         """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
         found = torch.ops.rnndrop.recurrence_backward(

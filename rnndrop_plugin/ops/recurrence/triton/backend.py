@@ -246,13 +246,15 @@ def backward(
     grad_output: Tensor,
     grad_state: State,
     input_needs_grad: bool,
+    last: bool = False,
 ) -> tuple[Tensor | None, State, Weights]:
     """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
     raise_if_failed(input.device)
     _, gates, *rest = saved
     call = _Call(options, gates, weights)
     hs, hx, cs, extra = _named(options, rest)
-    d_gates = torch.empty_like(gates)
+    # A block has read its gates of a step before it writes their gradients, and no other block reads them.
+    d_gates = gates if last else torch.empty_like(gates)
     d_hn = torch.empty_like(extra) if options.cell == "gru_reset_after" else None
     read = (gates, hs, call.pointer(cs), call.pointer(extra), grad_output.contiguous())
     grad_state = tuple(g.contiguous() for g in grad_state)

@@ -9,6 +9,8 @@ from rnndrop_plugin.ops.recurrence.reference import GATES, Weights
 class Problem:
     """A random recurrence of ``size`` (time, batch, input, hidden), and what a kernel makes of it."""
 
+    retain_graph = False
+
     def __init__(
         self,
         cell,
@@ -64,7 +66,7 @@ class Problem:
         output, final = run(*tensors)
         loss = sum((x * convert(factor)).sum() for x, factor in zip((output, *final), self.factors, strict=True))
         leaves = [x for x in (tensors[0], *tensors[1], *tensors[2]) if x is not None]
-        return [output, *final, *torch.autograd.grad(loss, leaves)]
+        return [output, *final, *torch.autograd.grad(loss, leaves, retain_graph=self.retain_graph)]
 
     def check(self, kernel, tolerance=1e-5):
         """Compare with the reference, each tensor relative to its largest entry."""

@@ -73,7 +73,19 @@ else:
         use(monkeypatch, TWO_BLOCKS)
         monkeypatch.setattr(backend, "launch", launch_again_and_again)
         options = {"reverse": True, "lengths": [2, 0, 1]} if cell in ("lstm", "gru") else {"bias": False}
-        problem(cell, (2, 3, 2, 18), ALL, sampling="sequence", **options).check(backend)
+        p = problem(cell, (2, 3, 2, 18), ALL, sampling="sequence", **options)
+        p.retain_graph = True  # else gradients overwrite the gates, which each launch of these has to find again
+        p.check(backend)
+
+    @pytest.mark.parametrize("cell, tiles", [("lstm", ONE_BLOCK), ("gru", None)])
+    def test_a_second_backward_pass_finds_what_was_saved(monkeypatch, problem, cell, tiles):
+        use(monkeypatch, tiles)
+        p = problem(cell, (3, 2, 3, 5), ("update",))
+        output, final = autograd.run(backend, p.options, p.input, p.state, p.weights)
+        loss = output.square().sum() + sum(s.sum() for s in final)
+        leaves = [p.input, *p.state, *p.weights]
+        first, second = (torch.autograd.grad(loss, leaves, retain_graph=again) for again in (True, False))
+        assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
 
     @pytest.mark.parametrize("cell", GATES)
     def test_step_by_step(monkeypatch, problem, cell):
@@ -114,4 +126,6 @@ else:
         for kinds, sampling in ((), "step"), (("hidden",), "step"), (("update", "cell"), "sequence"), (ALL, "step"):
             for relu, bias, reverse, padded in itertools.product((False, True), repeat=4):
                 options = {"relu": relu, "bias": bias, "reverse": reverse, "lengths": [2, 0, 1] if padded else None}
-                problem(cell, size, kinds, sampling=sampling, **options).check(backend)
+                p = problem(cell, size, kinds, sampling=sampling, **options)
+                p.retain_graph = cut is TWO_BLOCKS
+                p.check(backend)
