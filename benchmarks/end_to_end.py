@@ -80,6 +80,8 @@ def end_to_end(
         "lstm_rnndrop, no dropout": OURS,
         "lstm_rnndrop, update dropout 0.25 per step": OURS + UPDATE_DROPOUT,
     }
+    if torch.cuda.is_available():
+        models["the same from a CUDA graph"] = [*OURS, *UPDATE_DROPOUT, "--cuda-graph"]
     runs: dict[str, list[float]] = {name: [] for name in models}
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(data, Path(folder))

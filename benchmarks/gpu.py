@@ -2,8 +2,9 @@
 
     python benchmarks/gpu.py --json figures.json
 
-A training step (forward and backward, with the gradients of input and weights) is timed as it is called, and once more
-as a CUDA graph, which leaves the work of the GPU alone. Products in float32 may be in TF32 for all (--ieee: for none).
+Training steps (forward and backward, with the gradients of input and weights) are timed as they are called, some in
+succession, and once more as a CUDA graph, which leaves the work of the GPU alone. Products in float32 may be in TF32
+for all (--ieee: for none).
 """
 
 import argparse
@@ -30,6 +31,7 @@ from rnndrop_plugin import modules  # noqa: E402
 
 DEVICE = "cuda"
 RATE = 0.25
+RUN = 8  # calls in succession
 SHAPES = [(35, 32, 256, 256), (35, 20, 650, 650), (70, 64, 400, 1152), (35, 128, 512, 512), (100, 32, 256, 1024)]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -107,7 +109,8 @@ class Figure(NamedTuple):
 
 
 def timed(calls: list[Callable[[], None]], seconds: float) -> list[list[float]]:
-    """The milliseconds of each call in repetitions that take turns."""
+    """The milliseconds of each call, in repetitions that take turns: a repetition is RUN calls in succession, as in a
+    training, where the host asks for work while the GPU has some."""
     for call in calls:
         for _ in range(3):
             call()
@@ -116,16 +119,17 @@ def timed(calls: list[Callable[[], None]], seconds: float) -> list[list[float]]:
     for call in calls:
         call()
     torch.cuda.synchronize()
-    repetitions = max(5, min(50, round(seconds / (time.perf_counter() - start))))
+    repetitions = max(5, min(50, round(seconds / RUN / (time.perf_counter() - start))))
     marks = [[tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)) for _ in calls] for _ in range(repetitions)]
     for row in marks:
         for call, (begin, end) in zip(calls, row, strict=True):
             torch.cuda.synchronize()
             begin.record()
-            call()
+            for _ in range(RUN):
+                call()
             end.record()
     torch.cuda.synchronize()
-    return [[begin.elapsed_time(end) for begin, end in column] for column in zip(*marks, strict=True)]
+    return [[begin.elapsed_time(end) / RUN for begin, end in column] for column in zip(*marks, strict=True)]
 
 
 def captured(step: Callable[[], None]) -> Callable[[], None]:
