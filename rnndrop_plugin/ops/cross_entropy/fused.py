@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from rnndrop_plugin.ops.cross_entropy.chunked import rows_at_a_time
+from rnndrop_plugin.ops.sums import sum_of_rows
 
 BLOCK = 2048  # classes that a program has in its registers at a time, eight to a thread
 
@@ -126,7 +127,7 @@ def linear_cross_entropy(
             if wanted[1]:
                 of_weight = logits.t() @ x if of_weight is None else of_weight.addmm_(logits.t(), x)
             if wanted[2]:
-                of_bias = logits.sum(0) if of_bias is None else of_bias.add_(logits.sum(0))
+                of_bias = sum_of_rows(logits) if of_bias is None else of_bias.add_(sum_of_rows(logits))
             del logits  # before those of the next chunk
         sums[(1,)](losses, loss, nll, rows, BLOCK=1024, enable_fp_fusion=True)
     if len(of_features) > 1:

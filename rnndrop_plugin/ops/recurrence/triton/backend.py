@@ -17,6 +17,7 @@ from rnndrop_plugin.ops.recurrence.autograd import Options
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 from rnndrop_plugin.ops.recurrence.triton import loops, steps
 from rnndrop_plugin.ops.recurrence.triton.tiles import GATES, STAGES, Tiles, choose, device_limits, precision
+from rnndrop_plugin.ops.sums import sum_of_rows
 
 POLLS = 1 << 22  # of a barrier before it gives up: seconds, where a step takes microseconds
 BLOCK = 256  # elements of a block in a pointwise kernel
@@ -271,7 +272,7 @@ def backward(
     hidden = hx[call.before : call.before + call.time].flatten(0, 1)[:, : call.hidden]
     d_bias = d_bias_hh = None
     if weights.bias_ih is not None:
-        d_bias = flat.sum(0)
+        d_bias = sum_of_rows(flat)
         d_bias_hh = d_bias.clone()
     if options.cell.startswith("gru"):
         d_hh = torch.empty_like(call.u)
@@ -282,7 +283,7 @@ def backward(
         else:
             torch.mm(d_hn.flatten(0, 1).t(), hidden, out=d_hh[rz:])
             if d_bias_hh is not None:
-                d_bias_hh[rz:] = d_hn.sum((0, 1))
+                d_bias_hh[rz:] = sum_of_rows(d_hn.flatten(0, 1))
     else:
         d_hh = flat.t() @ hidden
     d_ih = flat.t() @ input.flatten(0, 1)
