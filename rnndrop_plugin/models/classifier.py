@@ -42,7 +42,7 @@ class RecurrentClassifier(SequenceModel):
     def forward(self, src_tokens: Tensor, src_lengths: Tensor, **features: Tensor) -> Tensor:
         """The logits ``(batch, classes)``; the arguments are those of :meth:`read`."""
         _, last = self.read(src_tokens, src_lengths, **features)
-        return self.output_projection(last)
+        return self.output_projection(self.dropout_out(last))
 
 
 @dataclass

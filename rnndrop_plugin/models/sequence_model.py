@@ -42,6 +42,7 @@ class WordFeatures(nn.Module):
         if capitalisation is not None:
             self.kinds = range(capitalisation.nspecial, capitalisation.nspecial + len(real_symbols(capitalisation)))
             self.made_up_kinds = count_made_up(capitalisation)
+        self.register_buffer("_kinds", torch.tensor(self.kinds, dtype=torch.long), persistent=False)
         characters = dictionaries.get("characters")
         if character_filters < 0:
             raise InputError(f"--character-filters must be at least 0, got {character_filters}")
@@ -64,8 +65,7 @@ class WordFeatures(nn.Module):
         if self.characters is not None:
             x.append(self.characters(characters))
         if self.kinds:
-            kinds = torch.arange(self.kinds.start, self.kinds.stop, device=src_tokens.device)
-            x.append((capitalisation.unsqueeze(2) == kinds).to(x[0]))
+            x.append((capitalisation.unsqueeze(2) == self._kinds).to(x[0]))
         return torch.cat(x, dim=2)
 
 
@@ -136,8 +136,8 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
             features: those of the words that the data have, see :class:`WordFeatures`.
 
         Returns:
-            The output ``(batch, steps, features)``, zero past the end, and that of the last layer after each
-            sequence's own last step, ``(batch, hidden)`` of its last direction.
+            The output ``(batch, steps, features)``, zero past the end and after dropout, and that of the last layer
+            after each sequence's own last step, ``(batch, hidden)`` of its last direction, before dropout.
         """
         x = self.features(src_tokens, **features)
         if self.context is not None:
@@ -149,7 +149,7 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
         output, state = self.rnn(pack(self.dropout_in(x), src_lengths, batch_first=True))
         output = pad(output, batch_first=True)
         h = state[0] if isinstance(state, tuple) else state
-        return self.dropout_out(output), self.dropout_out(h[-1])
+        return self.dropout_out(output), h[-1]
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
         """Load parameters, those of older checkpoints narrowed: they have classes for what fairseq made up.

@@ -22,11 +22,11 @@ class CharacterCNN(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(characters, 30, padding_idx)
         self.convolution = nn.Conv1d(30, filters, 3, padding=1)
-        nothing = (torch.arange(characters) == padding_idx).unsqueeze(1)
-        inside = torch.tensor([False, True, False]).view(3, 1, 1)
-        self.register_buffer("_nothing", nothing, persistent=False)  # (characters, 1)
-        self.register_buffer("_no_window", nothing & inside, persistent=False)  # (3, characters, 1)
-        self.register_buffer("_rows", torch.arange(3) * characters, persistent=False)
+        nothing = torch.arange(characters) == padding_idx
+        self.register_buffer("_nothing", nothing.view(-1, 1, 1), persistent=False)
+        # What stands for no character adds nothing beside others, and in the middle there is no window.
+        self.register_buffer("_added", torch.tensor([0, -math.inf, 0]).unsqueeze(1), persistent=False)
+        self.register_buffer("_places", torch.arange(3), persistent=False)
 
     def forward(self, characters: Tensor) -> Tensor:
         """``(batch, time, characters)`` to ``(batch, time, filters)``, zeros for a word without characters.
@@ -34,9 +34,9 @@ class CharacterCNN(nn.Module):
         What a character adds at each place of a window is computed once, and looked up for each window: half the time
         of torch.conv1d on a CPU, and on a GPU no plan of cuDNN's for each new shape of a batch.
         """
+        table = self.embedding.weight @ self.convolution.weight.permute(1, 2, 0).flatten(1)
+        table = torch.where(self._nothing, self._added, table.unflatten(1, (3, -1)))  # (characters, 3, filters)
         words = F.pad(characters.flatten(0, 1), (1, 1), value=self.embedding.padding_idx)
-        table = self.embedding.weight.masked_fill(self._nothing, 0) @ self.convolution.weight.permute(2, 1, 0)
-        table = table.masked_fill(self._no_window, -math.inf)  # in whose middle there is no character
-        windows = (words.unfold(1, 3, 1) + self._rows).flatten(0, 1)
+        windows = torch.add(self._places, words.unfold(1, 3, 1), alpha=3).flatten(0, 1)
         x = F.embedding_bag(windows, table.flatten(0, 1), mode="sum").unflatten(0, (len(words), -1))
         return torch.relu(x.amax(dim=1) + self.convolution.bias).unflatten(0, characters.shape[:2])
