@@ -20,6 +20,7 @@ from rnndrop_plugin.compat import (
     embeddings,
     evaluation,
     flags,
+    gradients,
     precision,
     processes,
     resume,
@@ -64,5 +65,8 @@ def apply() -> None:
     Trainer.__init__ = precision.init_trainer
     AMPOptimizer.__init__ = precision.init_amp
     AMPOptimizer.step = precision.step_amp
+    utils.multi_tensor_l2norm_available = True
+    utils.multi_tensor_total_norm = gradients.multi_tensor_total_norm
+    Trainer.clip_grad_norm = gradients.clip_grad_norm
     Trainer.train_step = divergence.train_step
     Trainer._set_seed = processes.seed_each_process

@@ -59,7 +59,7 @@ class RnndropTagging(FairseqCriterion):
         }
         with torch.no_grad():
             predicted = model.decode(logits, lengths) if not model.training else logits.argmax(dim=2)
-        logging_output["correct"] = ((predicted == target) & (target != NO_TARGET)).sum()
+        logging_output["correct"] = (predicted == target).sum()  # NO_TARGET is no tag
         if not model.training:
             logging_output |= self.evaluate(sample, predicted)
         return loss, sample_size, logging_output
