@@ -7,11 +7,13 @@ from fairseq import checkpoint_utils, options, utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.optim import AMPOptimizer
+from fairseq.optim.adam import Adam
 from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
 from fairseq_cli import eval_lm, generate
 
 from rnndrop_plugin.compat import (
+    adam,
     averaging,
     batches,
     checkpoint_files,
@@ -67,6 +69,7 @@ def apply() -> None:
     AMPOptimizer.step = precision.step_amp
     utils.multi_tensor_l2norm_available = True
     utils.multi_tensor_total_norm = gradients.multi_tensor_total_norm
+    Adam.step = adam.step
     Trainer.clip_grad_norm = gradients.clip_grad_norm
     Trainer.train_step = divergence.train_step
     Trainer._set_seed = processes.seed_each_process
