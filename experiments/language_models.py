@@ -56,8 +56,7 @@ class LanguageModels(NamedTuple):
             *common_flags("rnndrop_language_modeling"),
             *self.batch,
         ]  # --list needs none
-        graph = [] if "--cpu" in shared else ["--cuda-graph"]
-        train = [*shared, *self.train, *graph, "--max-epoch", str(args.epochs or self.limit)]
+        train = [*shared, *self.train, "--max-epoch", str(args.epochs or self.limit)]
         return [
             Run(
                 f"{cell}/seed{seed}",

@@ -1,11 +1,10 @@
-import argparse
 import json
 import math
 import subprocess
 
 import pytest
 
-from experiments import experiment, figure2, language_models, origin, reproduce, table2, table3
+from experiments import figure2, language_models, origin, reproduce, table2, table3
 from rnndrop_plugin.data.tokenization import Tokenization
 
 
@@ -168,14 +167,6 @@ def test_cells(table):
     assert names[13:] == ["forward", *(f"forward-{name}" for name in upper[1:])]
     assert len({language_models.split_name(name) for name in upper}) == 13
     assert language_models.dropout_flags("none") == []
-
-
-def test_on_a_gpu_trainings_are_cuda_graphs(monkeypatch):
-    args = argparse.Namespace(data=None, epochs=None, seeds=[1])
-    for device, graph in ([], True), (["--cpu"], False):
-        monkeypatch.setattr(experiment, "device", lambda device=device: device)
-        (run,) = [run for run in table2.TABLE.runs(args) if run.name == "none/seed1"]
-        assert ("--cuda-graph" in run.train) is graph and "--cuda-graph" not in run.test
 
 
 def test_bad_data(call, tmp_path, stream_data):

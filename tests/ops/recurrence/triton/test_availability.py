@@ -49,7 +49,7 @@ def test_what_drops_nothing_is_cudnns_where_it_is_faster(gpu):
         return choose_backend("lstm", device=GPU, **sizes)
 
     assert chosen() == chosen(dtype=torch.bfloat16) == "triton"
-    assert chosen(batch=None) == chosen(dtype=torch.float16) == "vendor"
+    assert chosen(batch=None) == chosen(dtype=torch.float16) == chosen(hidden=128) == "vendor"
     assert chosen(hidden=4096) == "vendor"  # its blocks cannot all be on the device at once
     gpu.setattr(torch.backends.cudnn, "allow_tf32", False)
     assert chosen() == "vendor"
