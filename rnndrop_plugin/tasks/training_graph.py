@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rnndrop_plugin.errors import InputError
+
 MOST = 64  # graphs; the windows of --variable-bptt are of some 30 sizes
 
 
@@ -82,10 +84,19 @@ class TrainingGraph:
         self.decoder.carried[True] = self.state
 
     def _capture(self, sample: dict) -> _Graph:
+        """The passes over batches of the size of ``sample``.
+
+        Raises:
+            InputError: something in the criterion waits for the GPU, say, which a graph cannot hold.
+        """
         tokens, target = sample["net_input"]["src_tokens"].clone(), sample["target"].clone()
         inputs = sample["net_input"] | {"src_tokens": tokens, "starts_stream": False}
         batch = sample | {"net_input": inputs, "target": target}
-        replay, (figures, gradients, *rest) = capture(lambda: self._pass(batch))
+        try:
+            replay, (figures, gradients, *rest) = capture(lambda: self._pass(batch))
+        except RuntimeError as error:
+            line = str(error).strip().splitlines()[0]
+            raise InputError(f"--cuda-graph: the training cannot be captured ({line}); train without it") from error
         return _Graph(replay, tokens, target, figures, gradients, *rest)
 
     def _pass(self, sample: dict) -> tuple[Tensor, tuple[Tensor | None, ...], int, dict[str, Any]]:

@@ -83,6 +83,18 @@ def test_a_resumed_training_goes_on_from_its_state(command, stream_data, tmp_pat
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_what_cannot_be_captured_ends_in_one_line(monkeypatch, capsys, command, stream_data, tmp_path, replayed):
+    def capture(work):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    monkeypatch.setattr(training_graph, "capture", capture)
+    with pytest.raises(SystemExit) as end:
+        command("train", stream_data, *LANGUAGE, *FLAGS, "--save-dir", tmp_path)
+    assert end.value.code == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.endswith("cannot be captured (operation not permitted when stream is capturing); train without it")
+
+
 @pytest.mark.parametrize(
     "gpu, flags, words",
     [
