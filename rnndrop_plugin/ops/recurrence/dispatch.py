@@ -95,8 +95,10 @@ def _faster_than_vendor(
     cuDNN has such kernels, too, for float16, and in float32 for few units.
     """
     precision = tiles.precision(dtype)
-    few = dtype == torch.float32 and hidden is not None and hidden <= (384 if cell == "rnn" else 192)
-    if not batch or not hidden or few or dtype == torch.float16 or precision == "tf32x3":
+    if not all(isinstance(size, int) and size > 0 for size in (batch, hidden)):  # torch.compile may have symbols
+        return False
+    few = dtype == torch.float32 and hidden <= (384 if cell == "rnn" else 192)
+    if few or dtype == torch.float16 or precision == "tf32x3":
         return False
     return tiles.is_persistent(cell, batch, hidden, precision, device)
 
