@@ -7,6 +7,8 @@ from torch import Tensor
 
 from rnndrop_plugin.ops.context import in_autocast, values_are_known
 
+PLAIN = (Tensor, torch.nn.Parameter)  # no subclass of which something might be intercepted
+
 
 def check_tensor(name: str, x: Any) -> None:
     """Raise TypeError unless ``x`` is a tensor, ValueError unless it is a dense one."""
@@ -18,6 +20,9 @@ def check_tensor(name: str, x: Any) -> None:
 
 def check_like(name: str, x: Any, shape: tuple[int, ...], of: str, like: Tensor) -> None:
     """Raise unless ``x`` is a tensor of this shape, and of the device and (autocast aside) dtype of ``like``."""
+    if type(x) in PLAIN and x.layout is torch.strided and not x.is_nested:  # this question first: it is the cheapest
+        if x.shape == shape and x.dtype == like.dtype and x.device == like.device:
+            return
     check_tensor(name, x)
     if x.shape != shape:
         raise ValueError(f"the {name} must be {tuple(shape)}, got {tuple(x.shape)}")

@@ -148,9 +148,11 @@ def draw_mask(
 
 def _bernoulli(p: float, shape: tuple[int, ...], device, generator: torch.Generator | None) -> Tensor:
     """True with probability ``p``."""
+    if values_are_known():
+        return _draw(p, shape, device, generator)
     if tracing() or transformation():
         return torch.rand(shape, device=device, generator=generator) < p
-    if not values_are_known() and generator is None:
+    if generator is None:
         return torch.ops.rnndrop.draw(p, shape, torch.empty((), device=device).device)
     return _draw(p, shape, device, generator)
 

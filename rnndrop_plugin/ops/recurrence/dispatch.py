@@ -179,7 +179,9 @@ def _recurrence(options: Options, input: Tensor, state: State, weights: Weights,
     autocast = in_autocast(device)
     dtype = torch.get_autocast_dtype(device) if autocast and input.dtype != torch.float64 else input.dtype
     half_on_cpu = device == "cpu" and dtype.itemsize < 4 and backend != "reference"
-    input, state, weights = _cast(input, state, weights, torch.float32 if half_on_cpu else dtype)
+    cast = autocast or half_on_cpu  # else all are of one dtype
+    if cast:
+        input, state, weights = _cast(input, state, weights, torch.float32 if half_on_cpu else dtype)
     with torch.autocast(device, enabled=False) if autocast else nullcontext():
         if backend == "reference" or 0 in input.shape:
             output, state = by_reference(options, input, state, weights)
@@ -189,7 +191,7 @@ def _recurrence(options: Options, input: Tensor, state: State, weights: Weights,
         else:
             kernel = KERNELS[backend] if is_plain((input, *state, *weights)) else operators.Operator(backend)
             output, state = run(kernel, options, input, state, weights)
-    return _as(dtype, output), tuple(_as(dtype, s) for s in state)
+    return (_as(dtype, output), tuple(_as(dtype, s) for s in state)) if cast else (output, tuple(state))
 
 
 operators.register(_recurrence)
