@@ -269,8 +269,8 @@ class LSTM(_Layer):
 
     where :math:`d_u`, :math:`d_h` and :math:`d_c` drop units at random, each with a rate of its own and 0 unless told.
     Parameters have torch.nn.LSTM's names, shapes and gate order (i, f, g, o), so state dicts load both
-    ways. Where nothing is dropped torch's own kernel runs, or in training on a CPU the compiled one where that
-    is faster; ``backend="vendor"`` always takes torch's.
+    ways. Where nothing is dropped torch's own kernel runs, or one of ours where that is faster;
+    ``backend="vendor"`` always takes torch's.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype:
