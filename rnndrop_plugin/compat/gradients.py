@@ -12,7 +12,8 @@ upstream_clip_grad_norm = Trainer.clip_grad_norm
 def multi_tensor_total_norm(grads: list[Tensor], chunk_size: int | None = None) -> Tensor:
     """fairseq/utils.py, multi_tensor_total_norm, needs apex to find the norms of all parameters at once: without it,
     clip_grad_norm_ does so for one after the other. torch has learnt it since."""
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads, 2, dtype=torch.float32)))
+    norms = torch._foreach_norm(grads, 2, dtype=torch.float32)
+    return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
 
 
 @functools.wraps(upstream_clip_grad_norm)

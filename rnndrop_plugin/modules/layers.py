@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rnndrop_plugin.modules.dropout import dropout
 from rnndrop_plugin.modules.recurrent_dropout import GRUForm, RecurrentDropout
 from rnndrop_plugin.ops import NONLINEARITIES, SAMPLINGS, Masks, State, Weights, choose_backend, draw_mask, recurrence
-from rnndrop_plugin.ops.context import in_autocast
+from rnndrop_plugin.ops.context import computed_dtype, in_autocast
 from rnndrop_plugin.ops.masks import check_choice, check_rate
 from rnndrop_plugin.ops.packing import pad_sorted
 from rnndrop_plugin.ops.recurrence.autograd import gradient_is_wanted
@@ -176,9 +176,11 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         return weights._replace(hh=mask(weights.hh))
 
     def _drops_or_scales(self) -> bool:
-        locked = self.training and self.num_layers > 1 and self.dropout > 0 and self.dropout_sampling == "sequence"
+        # cuDNN draws dropout between layers by a generator of its own, which waits for the GPU after each seeding.
+        own = self.dropout_sampling == "sequence" or self.weight_hh_l0.is_cuda
+        between = own and self.training and self.num_layers > 1 and self.dropout > 0
         weights = self.weight_dropout > 0 and (self.training or self.scaling == "expected")
-        return super()._drops_or_scales() or weights or locked
+        return super()._drops_or_scales() or weights or between
 
     def _plan(self, input: Tensor | PackedSequence) -> str:
         """The backend that runs a call that drops nothing."""
@@ -190,7 +192,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
             self.cell,
             nonlinearity=self.nonlinearity,
             device=data.device,
-            dtype=data.dtype,
+            dtype=computed_dtype(data),
             backend=self.backend,
             time=data.size(1 - batch_dim) if known else None,
             batch=data.size(batch_dim) if known else None,

@@ -13,6 +13,12 @@ def in_autocast(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
+def computed_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that a recurrence over ``x`` is computed in: autocast's where it is on, but for float64."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if x.dtype != torch.float64 and in_autocast(device) else x.dtype
+
+
 def tracing() -> str | None:
     """What is recording torch's operations, which would not see compiled code; None if nothing is."""
     exporter = sys.modules.get("torch.onnx._internal.exporter")

@@ -144,6 +144,8 @@ class RnndropLanguageModelingTask(RnndropTask):
         adaptive = self.model is not None and self.model.decoder.adaptive_softmax is not None
         if cfg._name == "adaptive_loss" and not adaptive:
             raise InputError("--criterion adaptive_loss needs --adaptive-softmax-cutoff")
+        if adaptive and self.cfg.cuda_graph:
+            raise InputError("--cuda-graph cannot hold fairseq's adaptive softmax, which waits for the GPU")
         if adaptive and cfg._name != "adaptive_loss":
             raise InputError("the model has an adaptive softmax: use --criterion adaptive_loss")
         return super().build_criterion(cfg, from_checkpoint)

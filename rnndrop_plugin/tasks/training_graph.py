@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.ops.recurrence import triton
+from rnndrop_plugin.ops.recurrence.triton import availability
 
 MOST = 64  # graphs; the windows of --variable-bptt are of some 30 sizes
 
@@ -21,9 +23,9 @@ class _Graph(NamedTuple):
     """A captured pass.
 
     Attributes:
-        replay: reads ``tokens`` and ``target``, and writes ``figures`` and ``gradients``.
+        replay: reads ``tokens`` and ``target``, and writes ``figures`` and the gradients.
         figures: the loss, and the tensors among what is logged.
-        gradients: of the parameters, None for those that have none.
+        gradients: of the parameters, None for those that have none; all graphs write to the same memory.
         sample_size, logging_output: of the criterion, for all batches of a size; None where a tensor is logged.
     """
 
@@ -50,6 +52,8 @@ class TrainingGraph:
         self.model, self.criterion, self.decoder = model, criterion, model.decoder
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.state: tuple[Tensor, ...] | None = None
+        self.gradients: list[Tensor] | None = None
+        self.pool: tuple[int, int] | None = None  # memory that all graphs share: they run one after the other
         self.seen: set[tuple] = set()
         self.graphs: dict[tuple, _Graph] = {}
 
@@ -64,6 +68,8 @@ class TrainingGraph:
         if size not in self.graphs:
             self.graphs[size] = self._capture(sample)
         graph = self.graphs[size]
+        if availability.obstacle(graph.tokens.device, torch.float32) is None:
+            triton.raise_if_failed(graph.tokens.device)
         graph.tokens.copy_(inputs["src_tokens"])
         graph.target.copy_(sample["target"])
         loss, figures = _Replay.apply(graph, *self.parameters)
@@ -92,16 +98,22 @@ class TrainingGraph:
         tokens, target = sample["net_input"]["src_tokens"].clone(), sample["target"].clone()
         inputs = sample["net_input"] | {"src_tokens": tokens, "starts_stream": False}
         batch = sample | {"net_input": inputs, "target": target}
+        if self.gradients is None:
+            self.gradients = [torch.empty_like(p) for p in self.parameters]
+            self.pool = torch.cuda.graph_pool_handle() if tokens.is_cuda else None
         try:
-            replay, (figures, gradients, *rest) = capture(lambda: self._pass(batch))
-        except RuntimeError as error:
-            line = str(error).strip().splitlines()[0]
+            replay, results = capture(lambda: self._pass(batch), self.pool)
+        except (RuntimeError, ValueError) as error:
+            cause = error.__context__ or error  # the end of a capture has an error of its own, which says less
+            line = str(cause).strip().splitlines()[0]
             raise InputError(f"--cuda-graph: the training cannot be captured ({line}); train without it") from error
-        return _Graph(replay, tokens, target, figures, gradients, *rest)
+        return _Graph(replay, tokens, target, *results)
 
     def _pass(self, sample: dict) -> tuple[Tensor, tuple[Tensor | None, ...], int, dict[str, Any]]:
         loss, sample_size, log = self.criterion(self.model, sample)
-        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        gradients = tuple(own if g is not None else None for own, g in zip(self.gradients, found, strict=True))
+        torch._foreach_copy_([g for g in gradients if g is not None], [g for g in found if g is not None])
         for own, s in zip(self.state, self.decoder.carried[True], strict=True):
             own.copy_(s)
         self.decoder.carried[True] = self.state
@@ -110,10 +122,10 @@ class TrainingGraph:
         return torch.stack([loss.detach(), *logged]), gradients, sample_size, constant
 
 
-def capture(work: Callable[[], tuple]) -> tuple[Callable[[], None], tuple]:
+def capture(work: Callable[[], tuple], pool: tuple[int, int] | None) -> tuple[Callable[[], None], tuple]:
     """A function that does ``work`` again on the GPU, and what ``work`` returned, which is overwritten by it."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         results = work()
     return graph.replay, results
 
@@ -133,5 +145,6 @@ class _Replay(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_loss: Tensor, _) -> tuple[Tensor | None, ...]:
         # New tensors: what the next replay overwrites must not be among the gradients that are summed up.
-        found = iter(torch._foreach_mul([g for g in ctx.gradients if g is not None], grad_loss))
+        given = [g for g in ctx.gradients if g is not None]
+        found = iter(torch._foreach_mul(given, grad_loss.to(given[0].dtype)))
         return None, *(g if g is None else next(found) for g in ctx.gradients)

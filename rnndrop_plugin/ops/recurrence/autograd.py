@@ -12,6 +12,9 @@ from rnndrop_plugin.ops.masks import Mask, Masks
 from rnndrop_plugin.ops.recurrence import reference
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
+#: Whether the graph stays after the backward pass that runs (``retain_graph``).
+keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+
 
 class Options(NamedTuple):
     """The arguments of a recurrence that have no gradient, named as those of the reference."""
@@ -92,7 +95,9 @@ class _Recurrence(torch.autograd.Function):
         input, weights, state = inputs[0], Weights(*inputs[1:5]), inputs[5:]
         device = input.device.type
         with torch.autocast(device, enabled=False) if in_autocast(device) else nullcontext():
-            last = not torch._C._autograd._get_current_graph_task_keep_graph()
+            # A CUDA graph can be replayed for the same forward pass again.
+            captured = input.is_cuda and torch.cuda.is_current_stream_capturing()
+            last = not captured and not keeps_graph()
             grad_input, grad_state, grad_weights = ctx.kernel.backward(
                 options, input, state, weights, saved, grad_output, grad_state, ctx.needs_input_grad[2], last
             )

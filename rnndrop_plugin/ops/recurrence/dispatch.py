@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rnndrop_plugin.ops import c_library
-from rnndrop_plugin.ops.context import in_autocast, intercepted, is_plain, tracing, transformation
+from rnndrop_plugin.ops.context import computed_dtype, in_autocast, intercepted, is_plain, tracing, transformation
 from rnndrop_plugin.ops.masks import NO_MASKS, ArgumentError, Masks
 from rnndrop_plugin.ops.recurrence import bptt, compiled, operators, torch_nn, triton
 from rnndrop_plugin.ops.recurrence.autograd import Options, by_reference, gradient_is_wanted, run
@@ -164,12 +164,13 @@ def _recurrence(options: Options, input: Tensor, state: State, weights: Weights,
     options = Options(cell, masks, nonlinearity, lengths, bool(reverse))
     device = input.device.type
     time, batch, _ = input.shape
+    dtype = computed_dtype(input)
     backend = choose_backend(
         cell,
         masks,
         nonlinearity=nonlinearity,
         device=input.device,
-        dtype=input.dtype,
+        dtype=dtype,
         backend=backend,
         time=time,
         batch=batch,
@@ -177,7 +178,6 @@ def _recurrence(options: Options, input: Tensor, state: State, weights: Weights,
         training=gradient_is_wanted(input, state, weights),
     )
     autocast = in_autocast(device)
-    dtype = torch.get_autocast_dtype(device) if autocast and input.dtype != torch.float64 else input.dtype
     half_on_cpu = device == "cpu" and dtype.itemsize < 4 and backend != "reference"
     cast = autocast or half_on_cpu  # else all are of one dtype
     if cast:

@@ -13,7 +13,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("forward", "saved_like", "backward"):
+    if name in ("forward", "saved_like", "backward", "raise_if_failed"):
         found = globals()[name] = getattr(importlib.import_module(f"{__name__}.backend"), name)
         return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

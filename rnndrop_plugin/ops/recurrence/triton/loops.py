@@ -255,6 +255,7 @@ def backward(
         c = tile(cs + (t + 1 - REVERSE) * (B * H), at, ok)
     saved = saved_step(gates, hs, cs, extra, grad, keep_u, keep_h, keep_c, step_u, step_h, step_c,
                        scale_u, scale_h, scale_c, t, B, row, unit, ok, CELL, REVERSE, MU, MH, MC, H, LD, G)  # fmt: skip
+    tl.debug_barrier()  # d_gates may be where gates are: what one thread overwrites all others have read
     target = blocks * 0
     for _ in tl.range(0, T, num_stages=1):
         now = d_gates + t * (B * G * H)
