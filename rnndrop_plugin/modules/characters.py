@@ -10,7 +10,8 @@ from torch import Tensor, nn
 class CharacterCNN(nn.Module):
     """For each word the largest value of each filter over its characters, relu(max_t(W [e_(t-1) e_t e_(t+1)] + b)).
 
-    As in Ma and Hovy (2016), section 2.1, embeddings of 30 numbers and windows of three characters, with relu.
+    As in Ma and Hovy (2016), section 2.1, embeddings of 30 numbers and windows of three characters, with relu. The
+    gradient has no gradient of its own, as torch's embedding_bag has none.
 
     Args:
         characters: how many there are in the dictionary.
