@@ -1,8 +1,6 @@
-"""The CRF's kernels, in Triton's interpreter (in a process of its own, see recurrence/triton/test_backend.py)."""
+"""The CRF's kernels, in Triton's interpreter (in a process of its own)."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,12 +13,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
     from rnndrop_plugin.ops import crf, crf_triton
 
-    def test_in_the_interpreter():
-        environment = {**os.environ, "TRITON_INTERPRET": "1"}
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", __file__]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert run.returncode == 0, run.stdout + run.stderr
-        assert " passed" in run.stdout
+    def test_in_the_interpreter(passes_in_the_interpreter):
+        passes_in_the_interpreter(__file__)
 
     @pytest.mark.parametrize(
         "kernel, tags, capability",

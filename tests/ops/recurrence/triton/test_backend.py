@@ -1,12 +1,10 @@
 """The mathematics of the kernels, in Triton's interpreter: it runs a kernel's blocks on a CPU, one after the other.
 
-The interpreter has to be chosen before Triton is imported, so this file runs itself in a process of its own.
+This file runs itself in a process of its own, in which Triton interprets kernels.
 """
 
 import itertools
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,19 +13,12 @@ pytest.importorskip("triton", reason="Triton is not installed (the extra 'triton
 
 if os.environ.get("TRITON_INTERPRET") != "1":
 
-    def test_in_the_interpreter():
-        environment = {**os.environ, "TRITON_INTERPRET": "1"}
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", __file__]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert run.returncode == 0, run.stdout + run.stderr
-        assert " passed" in run.stdout
+    def test_in_the_interpreter(passes_in_the_interpreter):
+        passes_in_the_interpreter(__file__)
 
     @pytest.mark.slow
-    def test_every_variant_in_the_interpreter():
-        environment = {**os.environ, "TRITON_INTERPRET": "1"}
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "slow", __file__]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert run.returncode == 0, run.stdout + run.stderr
+    def test_every_variant_in_the_interpreter(passes_in_the_interpreter):
+        passes_in_the_interpreter(__file__, "-m", "slow")
 
 else:
     from rnndrop_plugin.ops.recurrence import autograd, operators
