@@ -1,4 +1,4 @@
-"""Half precision: what the machine can do, and a rate that does not depend on a loss's scale."""
+"""Half precision and CUDA graphs: what the machine can do, and a rate that does not depend on a loss's scale."""
 
 import functools
 import logging
@@ -28,7 +28,8 @@ def init_trainer(trainer, cfg, *args, **kwargs):
     """
     if cfg.common.tpu and utils.xm is None:
         raise InputError("--tpu asks for a TPU, and torch_xla is not installed")
-    if cfg.common.cpu or not torch.cuda.is_available():
+    on_gpu = torch.cuda.is_available() and not cfg.common.cpu
+    if not on_gpu:
         if cfg.common.fp16:
             raise InputError("--fp16 needs a GPU, and there is none (or --cpu is given); --bf16 does not")
         if cfg.common.amp:
@@ -37,7 +38,7 @@ def init_trainer(trainer, cfg, *args, **kwargs):
     if mixed and getattr(cfg.optimizer, "_name", None) == "rnndrop_asgd":
         raise InputError("--optimizer rnndrop_asgd averages parameters of float32: drop --fp16, --bf16 and --amp")
     if getattr(cfg.task, "cuda_graph", False):
-        if cfg.common.cpu or not torch.cuda.is_available():
+        if not on_gpu:
             raise InputError("--cuda-graph needs a GPU, and there is none (or --cpu is given)")
         if cfg.common.fp16 or cfg.common.amp:
             raise InputError("--cuda-graph is for float32 and bfloat16 (--bf16), whose losses are not scaled")

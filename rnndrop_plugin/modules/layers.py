@@ -12,7 +12,7 @@ from rnndrop_plugin.modules.recurrent_dropout import GRUForm, RecurrentDropout
 from rnndrop_plugin.ops import NONLINEARITIES, SAMPLINGS, Masks, State, Weights, choose_backend, draw_mask, recurrence
 from rnndrop_plugin.ops.context import computed_dtype, in_autocast
 from rnndrop_plugin.ops.masks import check_choice, check_rate
-from rnndrop_plugin.ops.packing import pad_sorted
+from rnndrop_plugin.ops.packing import pack_sorted, pad_sorted
 from rnndrop_plugin.ops.recurrence.autograd import gradient_is_wanted
 
 
@@ -238,11 +238,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         if isinstance(input, PackedSequence):
             if input.unsorted_indices is not None:
                 state = tuple(s.index_select(1, input.unsorted_indices) for s in state)
-            # Found where the batch sizes are, on the CPU, so that nothing waits for a GPU.
-            batch = torch.arange(sequence.size(1), device=input.batch_sizes.device)
-            running = (batch < input.batch_sizes.unsqueeze(1)).flatten().nonzero().squeeze(1)
-            running = running.to(sequence.device, non_blocking=True)
-            sequence = input._replace(data=sequence.flatten(0, 1).index_select(0, running))
+            sequence = pack_sorted(sequence, input)
         elif input.dim() == 2:
             sequence = sequence.squeeze(1)
             state = tuple(s.squeeze(1) for s in state)

@@ -5,9 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops.context import in_autocast, values_are_known
-
-PLAIN = (Tensor, torch.nn.Parameter)  # no subclass of which something might be intercepted
+from rnndrop_plugin.ops.context import PLAIN, in_autocast, values_are_known
 
 
 def check_tensor(name: str, x: Any) -> None:
@@ -20,7 +18,7 @@ def check_tensor(name: str, x: Any) -> None:
 
 def check_like(name: str, x: Any, shape: tuple[int, ...], of: str, like: Tensor) -> None:
     """Raise unless ``x`` is a tensor of this shape, and of the device and (autocast aside) dtype of ``like``."""
-    if type(x) in PLAIN and x.layout is torch.strided and not x.is_nested:  # this question first: it is the cheapest
+    if type(x) in PLAIN and x.layout is torch.strided and not x.is_nested:  # in one go, as it mostly is
         if x.shape == shape and x.dtype == like.dtype and x.device == like.device:
             return
     check_tensor(name, x)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+PLAIN = (Tensor, torch.nn.Parameter)  # no subclass, which might intercept operations
+
 
 def in_autocast(device: str) -> bool:
     """Whether autocast is on for ``device``; some (meta) have none."""
@@ -49,7 +51,7 @@ def is_plain(tensors: Iterable[Tensor | None]) -> bool:
 
     Otherwise (torch.compile, torch.export, fake tensors, subclasses) it has to be called as an operator of torch.
     """
-    return not intercepted() and all(x is None or type(x) in (Tensor, torch.nn.Parameter) for x in tensors)
+    return not intercepted() and all(x is None or type(x) in PLAIN for x in tensors)
 
 
 def intercepted() -> bool:

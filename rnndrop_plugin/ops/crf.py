@@ -4,6 +4,7 @@ The score of a path y is the sum over its steps of ``emissions[t, y_t]`` and ove
 ``transitions[y_(t-1), y_t]``, and ``start[y_1]`` and ``end[y_T]``.
 """
 
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -45,14 +46,16 @@ def crf_nll(
             if not 0 <= extreme < len(start):
                 raise IndexError(f"tag {extreme} is out of bounds: there are {len(start)} tags")
     scores = (emissions, transitions, start, end)
+    by_steps = partial(_nll, inside)
     if kernels := _kernels(*scores):
-        return kernels.nll(_nll, *scores, tags, lengths)
-    return _nll(*scores, tags, lengths)
+        return kernels.nll(by_steps, *scores, tags, lengths)
+    return by_steps(*scores, tags, lengths)
 
 
-def _nll(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
-    """:func:`crf_nll` of paths that have tags past their ends, too."""
-    inside = torch.arange(emissions.size(1), device=emissions.device) < lengths.unsqueeze(1)
+def _nll(
+    inside: Tensor, emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, tags: Tensor, lengths: Tensor
+) -> Tensor:
+    """:func:`crf_nll` of paths that have tags past their ends, too; inside is bool ``(batch, time)``."""
     steps = emissions.gather(2, tags.unsqueeze(2)).squeeze(2)
     moves = transitions[tags[:, :-1], tags[:, 1:]]
     last = tags.gather(1, lengths.unsqueeze(1) - 1).squeeze(1)

@@ -142,18 +142,9 @@ class _NLL(torch.autograd.Function):
         emissions.gather(2, tags.unsqueeze(2))  # for torch's assertion: the kernels read whatever tags say
         alphas, total, nll = torch.empty_like(emissions), *(emissions.new_empty(len(emissions)) for _ in range(2))
         with torch.cuda.device_of(emissions):
-            arguments = (
-                emissions,
-                transitions,
-                start.contiguous(),
-                end.contiguous(),
-                tags,
-                lengths,
-                alphas,
-                total,
-                nll,
-            )
-            forward[(len(emissions),)](*arguments, emissions.size(1), **_constants(emissions))
+            scores = (emissions, transitions, start.contiguous(), end.contiguous())
+            arguments = (*scores, tags, lengths, alphas, total, nll, emissions.size(1))
+            forward[(len(emissions),)](*arguments, **_constants(emissions))
         ctx.function = function
         ctx.save_for_backward(emissions, transitions, start, end, tags, lengths, alphas, total)
         return nll

@@ -40,12 +40,23 @@ def pad_sorted(
     Raises:
         ValueError: ``total_length`` is less than that of the longest.
     """
-    data, sizes = packed.data, packed.batch_sizes
-    time, batch = len(sizes), int(sizes[0])
+    running, rows = _rows(packed)
+    data, (time, batch) = packed.data, running.shape
     if total_length is not None and total_length < time:
         raise ValueError(f"total_length is {total_length}, and the longest sequence has {time} steps")
-    running = torch.arange(batch, device=sizes.device) < sizes.unsqueeze(1)
-    rows = running.flatten().nonzero().squeeze(1).to(data.device, non_blocking=True)
     time = time if total_length is None else total_length
     padded = data.new_zeros(time * batch, *data.shape[1:]).index_copy(0, rows, data).unflatten(0, (time, batch))
     return padded.transpose(0, 1) if batch_first else padded, running.sum(0)
+
+
+def pack_sorted(x: Tensor, like: PackedSequence) -> PackedSequence:
+    """Pack ``x`` ``(time, batch, ...)``, whose sequences are in the order of :func:`pad_sorted` of ``like``."""
+    return like._replace(data=x.flatten(0, 1).index_select(0, _rows(like)[1]))
+
+
+def _rows(packed: PackedSequence) -> tuple[Tensor, Tensor]:
+    """Which sequences run at each step, bool ``(time, batch)`` on the CPU, and the places of these in a padded batch,
+    on the device of the data. They are found where the batch sizes are, so that nothing waits for a GPU."""
+    sizes = packed.batch_sizes
+    running = torch.arange(int(sizes[0]), device=sizes.device) < sizes.unsqueeze(1)
+    return running, running.flatten().nonzero().squeeze(1).to(packed.data.device, non_blocking=True)

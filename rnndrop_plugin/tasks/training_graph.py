@@ -52,8 +52,9 @@ class TrainingGraph:
         self.model, self.criterion, self.decoder = model, criterion, model.decoder
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.state: tuple[Tensor, ...] | None = None
-        self.gradients: list[Tensor] | None = None
-        self.pool: tuple[int, int] | None = None  # memory that all graphs share: they run one after the other
+        self.gradients = [torch.empty_like(p) for p in self.parameters]
+        # Memory that all graphs share: they run one after the other.
+        self.pool = torch.cuda.graph_pool_handle() if next(model.parameters()).is_cuda else None
         self.seen: set[tuple] = set()
         self.graphs: dict[tuple, _Graph] = {}
 
@@ -98,9 +99,6 @@ class TrainingGraph:
         tokens, target = sample["net_input"]["src_tokens"].clone(), sample["target"].clone()
         inputs = sample["net_input"] | {"src_tokens": tokens, "starts_stream": False}
         batch = sample | {"net_input": inputs, "target": target}
-        if self.gradients is None:
-            self.gradients = [torch.empty_like(p) for p in self.parameters]
-            self.pool = torch.cuda.graph_pool_handle() if tokens.is_cuda else None
         try:
             replay, results = capture(lambda: self._pass(batch), self.pool)
         except (RuntimeError, ValueError) as error:
