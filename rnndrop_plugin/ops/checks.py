@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops.context import PLAIN, in_autocast, values_are_known
+from rnndrop_plugin.ops.context import PLAIN, captured, in_autocast, values_are_known
 
 
 def check_tensor(name: str, x: Any) -> None:
@@ -50,10 +50,10 @@ def check_lengths(lengths: Any, batch: int, time: int, least: int, device: torch
     if lengths.device != device and lengths.device.type != "cpu":
         raise ValueError(f"the lengths are on {lengths.device}, the input on {device}: not on the same device")
     lengths = lengths.long()  # torch finds no least one of some unsigned integers
-    captured = device.type == "cuda" and torch.cuda.is_current_stream_capturing()  # a CUDA graph cannot wait for values
-    if captured and not lengths.is_cuda:  # which would be read again at each replay, from memory that is gone
+    recorded = captured(device)  # a CUDA graph cannot wait for values
+    if recorded and not lengths.is_cuda:  # which would be read again at each replay, from memory that is gone
         raise ValueError("lengths on the CPU, as a packed batch has them, cannot go into a CUDA graph")
-    if batch > 0 and not lengths.is_meta and not captured and values_are_known():
+    if batch > 0 and not lengths.is_meta and not recorded and values_are_known():
         low, high = map(int, lengths.aminmax())
         if low < least or high > time:
             raise ValueError(f"lengths must be from {least} to {time}, got {low if low < least else high}")

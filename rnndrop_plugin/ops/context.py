@@ -46,6 +46,11 @@ def readable(x: Tensor) -> bool:
     return x.device.type == "cpu" and values_are_known()
 
 
+def captured(device: torch.device) -> bool:
+    """Whether a CUDA graph records what runs on ``device``, to run it again on other values in the same memory."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def is_plain(tensors: Iterable[Tensor | None]) -> bool:
     """Whether compiled code may be called directly: nothing intercepts the operations on these tensors.
 

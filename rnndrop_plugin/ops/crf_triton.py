@@ -57,7 +57,8 @@ def forward(
         before = y
         y = tl.load(tags + b * T + t)
         score += tl.load(transitions + before * TAGS + y) + tl.load(emissions + (b * T + t) * TAGS + y)
-        alpha = log_sum_exp(alpha[:, None] + moves, 0) + tl.load(emissions + here, mask=ok, other=0.0)
+        emitted = tl.load(emissions + here, mask=ok, other=0.0)  # first, as the sum makes the threads wait
+        alpha = log_sum_exp(alpha[:, None] + moves, 0) + emitted
         tl.store(alphas + here, alpha, mask=ok)
     whole = log_sum_exp(alpha + tl.load(end + tag, mask=ok, other=NOWHERE), 0)
     tl.store(total + b, whole)
@@ -117,11 +118,12 @@ def best_path(emissions, transitions, start, end, lengths, came_from, path, T, T
     length = length_of(lengths, b, T)
     for _ in range(1, length):
         here += TAGS
+        emitted = tl.load(emissions + here, mask=ok, other=0.0)
         scores, previous = tl.max(best[:, None] + moves, 0, return_indices=True)
-        best = scores + tl.load(emissions + here, mask=ok, other=0.0)
-        tl.store(came_from + here, previous, mask=ok)
+        best = scores + emitted
+        tl.store(came_from + here, tl.minimum(previous, TAGS - 1), mask=ok)  # of NaN the largest may be no tag
     tl.debug_barrier()  # what all threads have stored is read below
-    last = tl.argmax(best + tl.load(end + tag, mask=ok, other=NOWHERE), 0)
+    last = tl.minimum(tl.argmax(best + tl.load(end + tag, mask=ok, other=NOWHERE), 0), TAGS - 1)
     for t in range(length - 1, T):
         tl.store(path + b * T + t, last.to(tl.int64))
     for k in range(1, length):
@@ -138,12 +140,10 @@ def _constants(emissions: Tensor) -> dict[str, int | bool]:
 class _NLL(torch.autograd.Function):
     @staticmethod
     def forward(ctx, function, emissions, transitions, start, end, tags, lengths):
-        emissions, transitions, tags = emissions.contiguous(), transitions.contiguous(), tags.contiguous()
         emissions.gather(2, tags.unsqueeze(2))  # for torch's assertion: the kernels read whatever tags say
         alphas, total, nll = torch.empty_like(emissions), *(emissions.new_empty(len(emissions)) for _ in range(2))
         with torch.cuda.device_of(emissions):
-            scores = (emissions, transitions, start.contiguous(), end.contiguous())
-            arguments = (*scores, tags, lengths, alphas, total, nll, emissions.size(1))
+            arguments = (emissions, transitions, start, end, tags, lengths, alphas, total, nll, emissions.size(1))
             forward[(len(emissions),)](*arguments, **_constants(emissions))
         ctx.function = function
         ctx.save_for_backward(emissions, transitions, start, end, tags, lengths, alphas, total)
@@ -162,7 +162,7 @@ class _NLL(torch.autograd.Function):
         batch, time, kinds = emissions.shape
         d_emissions, d_scores = torch.zeros_like(emissions), emissions.new_empty(batch, kinds + 2, kinds)
         with torch.cuda.device_of(emissions):
-            arguments = (emissions, transitions, end.contiguous(), tags, lengths, alphas, total, grad.contiguous())
+            arguments = (emissions, transitions, end, tags, lengths, alphas, total, grad.contiguous())
             backward[(batch,)](*arguments, d_emissions, d_scores, time, **_constants(emissions))
         d_transitions, d_start, d_end = d_scores.sum(0).split_with_sizes((kinds, 1, 1))
         return None, d_emissions, d_transitions, d_start[0], d_end[0], None, None
@@ -178,7 +178,8 @@ def nll(
         emissions, transitions, start, end, tags, lengths: those of :func:`rnndrop_plugin.ops.crf_nll`, the scores in
             float32, with tags past a sequence's end, too.
     """
-    return _NLL.apply(function, emissions, transitions, start, end, tags, lengths)
+    arguments = (emissions, transitions, start, end, tags, lengths)
+    return _NLL.apply(function, *(x.contiguous() for x in arguments))
 
 
 def decode(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> Tensor:
@@ -187,6 +188,6 @@ def decode(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, l
     came_from = torch.empty_like(emissions, dtype=torch.int32, memory_format=torch.contiguous_format)
     path = lengths.new_empty(batch, time)
     with torch.no_grad(), torch.cuda.device_of(emissions):
-        scores = (x.contiguous() for x in (emissions, transitions, start, end))
-        best_path[(batch,)](*scores, lengths, came_from, path, time, **_constants(emissions))
+        arguments = (x.contiguous() for x in (emissions, transitions, start, end, lengths))
+        best_path[(batch,)](*arguments, came_from, path, time, **_constants(emissions))
     return path

@@ -59,7 +59,7 @@ class AveragedSGD(FairseqOptimizer):
 
     @property
     def optimizer_config(self) -> dict:
-        """What a resume takes from the command line instead of the checkpoint."""
+        """The settings of torch's optimizer."""
         settings = {"lr": self.cfg.lr[0], "lambd": 0.0, "weight_decay": self.cfg.weight_decay}
         return {**settings, "capturable": self.capturable}
 
@@ -108,6 +108,8 @@ class AveragedSGD(FairseqOptimizer):
         return {**super().state_dict(), **state}
 
     def load_state_dict(self, state_dict: dict, optimizer_overrides: dict | None = None) -> None:
-        super().load_state_dict(state_dict, optimizer_overrides)
+        # The checkpoint may be of a training on another device.
+        groups = [{**group, "capturable": self.capturable} for group in state_dict["param_groups"]]
+        super().load_state_dict({**state_dict, "param_groups": groups}, optimizer_overrides)
         self.validations = list(state_dict["validations"])
         self.model_has_averages = state_dict["model_has_averages"]

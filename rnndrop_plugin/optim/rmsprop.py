@@ -40,7 +40,7 @@ class RMSprop(FairseqOptimizer):
 
     @property
     def optimizer_config(self) -> dict:
-        """What a resume takes from the command line instead of the checkpoint."""
+        """The settings of torch's optimizer."""
         return {
             "lr": self.cfg.lr[0],
             "alpha": self.cfg.rmsprop_alpha,

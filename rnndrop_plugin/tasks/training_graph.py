@@ -5,6 +5,7 @@ launches an update. A graph holds them all, for one size of batch. Its masks are
 has the same numbers for a replay as for the operations themselves.
 """
 
+import gc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -62,9 +63,12 @@ class TrainingGraph:
         """What the criterion returns for a batch of the stream."""
         inputs = sample["net_input"]
         size = (*sample["target"].shape, sample["ntokens"])
-        if size not in self.seen or (size not in self.graphs and len(self.graphs) == MOST):
+        wanted = size in self.graphs or (size in self.seen and len(self.graphs) < MOST)
+        watched = len(model._forward_hooks) > 0  # as fairseq does to find out where a NaN comes from
+        if not wanted or watched or self.decoder.carried[True] is None:
+            results = self.criterion(model, sample)
             self.seen.add(size)
-            return self.criterion(model, sample)
+            return results
         self._bring_state(inputs["starts_stream"])
         if size not in self.graphs:
             self.graphs[size] = self._capture(sample)
@@ -102,6 +106,7 @@ class TrainingGraph:
         try:
             replay, results = capture(lambda: self._pass(batch), self.pool)
         except (RuntimeError, ValueError) as error:
+            self.decoder.carried[True] = self.state  # for a checkpoint: that of the capture was never computed
             cause = error.__context__ or error  # the end of a capture has an error of its own, which says less
             line = str(cause).strip().splitlines()[0]
             raise InputError(f"--cuda-graph: the training cannot be captured ({line}); train without it") from error
@@ -123,8 +128,15 @@ class TrainingGraph:
 def capture(work: Callable[[], tuple], pool: tuple[int, int] | None) -> tuple[Callable[[], None], tuple]:
     """A function that does ``work`` again on the GPU, and what ``work`` returned, which is overwritten by it."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        results = work()
+    collects = gc.isenabled()
+    gc.disable()  # to free a graph, of a training before this one, would end the capture
+    try:
+        with torch.cuda.stream(torch.cuda.current_stream()):  # which a capture that fails does not go back to
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                results = work()
+    finally:
+        if collects:
+            gc.enable()
     return graph.replay, results
 
 

@@ -46,6 +46,13 @@ if os.environ.get("TRITON_INTERPRET") != "1":
         for x, y in zip(*found, strict=True):
             torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+    def test_the_best_path_of_nan_is_of_tags():
+        emissions = torch.full((4, 9, 9), torch.nan, device="cuda")
+        path = crf.crf_decode(emissions, emissions[0], emissions[0, 0], emissions[0, 0], torch.tensor([9, 5, 1, 2]))
+        assert path.min() >= 0 and path.max() < 9
+
 else:
     from rnndrop_plugin.ops import crf, crf_triton
 
@@ -85,8 +92,19 @@ else:
         gradients = torch.autograd.grad(loss.sum(), leaves)
         assert all(x.isfinite().all() for x in gradients) and gradients[1][0, 1] == 0
 
-    def test_the_gradient_can_be_differentiated(monkeypatch):
+    @pytest.mark.parametrize("lengths", [torch.tensor([[2, 9], [4, 9], [1, 9]])[:, 0], torch.tensor([3]).expand(3)])
+    def test_lengths_with_strides(monkeypatch, lengths):
+        leaves, paths = scores(3, 4, 5), torch.randint(5, (3, 4))
+        loss = crf.crf_nll(*leaves, paths, lengths)
+        torch.testing.assert_close(loss, by_steps(monkeypatch, crf.crf_nll, *leaves, paths, lengths))
+        path = crf.crf_decode(*leaves, lengths)
+        assert torch.equal(path, by_steps(monkeypatch, crf.crf_decode, *leaves, lengths))
+
+    @pytest.mark.parametrize("transposed", [False, True])
+    def test_the_gradient_can_be_differentiated(monkeypatch, transposed):
         leaves = scores(2, 3, 4)
+        if transposed:  # in memory
+            leaves[:2] = [x.detach().mT.contiguous().mT.requires_grad_() for x in leaves[:2]]
         lengths, paths = torch.tensor([3, 2]), torch.zeros(2, 3, dtype=torch.long)
 
         def penalty():

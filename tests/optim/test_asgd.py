@@ -103,6 +103,17 @@ def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(parameter, averages):
     assert resumed.validations == [1.0, 2.0]
 
 
+def test_a_training_on_a_gpu_is_resumed_on_a_cpu(parameter):
+    optimizer = build([parameter])
+    train(optimizer, parameter, torch.randn(2, 3, dtype=torch.float64))
+    state = optimizer.state_dict()
+    state["param_groups"][0]["capturable"] = True
+    resumed = build([parameter])
+    resumed.load_state_dict(state)
+    train(resumed, parameter, torch.randn(1, 3, dtype=torch.float64))
+    assert resumed.param_groups[0]["capturable"] is False
+
+
 @pytest.mark.parametrize("changes", [{"asgd_nonmonotone": -1}, {"weight_decay": -1.0}])
 def test_numbers_out_of_range_are_refused(parameter, changes):
     with pytest.raises(InputError, match=f"--{next(iter(changes)).replace('_', '-')}"):

@@ -44,14 +44,31 @@ def test_precisions_train_to_the_same_loss(language_model, single_precision, pre
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
-@pytest.mark.parametrize("flags", [(), ("--update-freq", 2), ("--bf16",), ("--variable-bptt",)])
-def test_a_training_from_cuda_graphs_is_the_same(language_model, flags):
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--update-freq", 2),
+        ("--bf16",),
+        ("--memory-efficient-bf16", "--optimizer", "nag", "--momentum", 0),
+        (
+            *("--variable-bptt", "--activation-regularization", 1, "--temporal-activation-regularization", 1),
+            *("--weight-dropout", 0.2, "--decoder-embed-dropout", 0.1, "--decoder-dropout-in", 0.2),
+            *("--decoder-dropout-sampling", "sequence", "--optimizer", "adam", "--lr", 0.01),
+            *("--validate-interval-updates", 5),
+        ),
+    ],
+)
+def test_a_training_from_cuda_graphs_is_the_same(monkeypatch, language_model, flags):
     """With the same masks: torch's generator has the same numbers for a replay."""
+    replay, replays = torch.cuda.CUDAGraph.replay, []
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: replays.append(graph) or replay(graph))
     criterion = ("--criterion", "rnndrop_cross_entropy", *flags)
     logs = [language_model(*criterion, *graph)[1] for graph in ((), ("--cuda-graph",))]
+    assert len(replays) > 10
+    half = any(flag in flags for flag in ("--bf16", "--memory-efficient-bf16"))
     for split in ("train", "valid"):
         plain, graphs = ([float(x) for x in log.metrics("loss", split)] for log in logs)
-        assert graphs == pytest.approx(plain, rel=5e-3 if "--bf16" in flags else 1e-3)
+        assert graphs == pytest.approx(plain, rel=5e-3 if half else 1e-3)
 
 
 def test_eval_lm_on_a_gpu_is_eval_lm_on_a_cpu(command, single_precision, stream_data):

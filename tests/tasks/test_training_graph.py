@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rnndrop_plugin.criterions.cross_entropy import RnndropCrossEntropy
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.tasks import training_graph
 from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingTask
@@ -22,6 +23,8 @@ def replayed(monkeypatch):
     build = training_graph.TrainingGraph.__init__
 
     def capture(work, pool):
+        if graphs[-1].model._forward_hooks:  # fairseq's, that read values to find a NaN
+            raise RuntimeError("operation not permitted when stream is capturing")
         kept = torch.get_rng_state(), [s.clone() for s in graphs[-1].state]
         figures, *rest = work()
         torch.set_rng_state(kept[0])
@@ -57,7 +60,11 @@ def parameters(folder):
     [
         (),
         ("--update-freq", 2, "--variable-bptt", "--sentence-avg"),
-        ("--activation-regularization", 1, "--temporal-activation-regularization", 1, "--weight-dropout", 0.2),
+        (
+            *("--variable-bptt", "--activation-regularization", 1, "--temporal-activation-regularization", 1),
+            *("--weight-dropout", 0.2, "--decoder-embed-dropout", 0.1, "--decoder-dropout-sampling", "sequence"),
+            *("--optimizer", "adam", "--lr", 0.01, "--validate-interval-updates", 5),
+        ),
     ],
 )
 def test_a_training_from_graphs_is_the_same(command, stream_data, tmp_path, request, flags):
@@ -86,6 +93,29 @@ def test_a_resumed_training_goes_on_from_its_state(command, stream_data, tmp_pat
             command("train", stream_data, *LANGUAGE, *FLAGS, "--max-update", end, "--save-dir", tmp_path / name)
     whole, resumed = (parameters(tmp_path / name) for name in ("whole", "resumed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_batch_that_runs_out_of_memory_is_left_out(monkeypatch, command, stream_data, tmp_path, replayed):
+    """The first one, before there is a state, by the trainer as without graphs."""
+    forward, calls = RnndropCrossEntropy.forward, []
+
+    def first_fails(criterion, *arguments, **keywords):
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("CUDA out of memory")
+        return forward(criterion, *arguments, **keywords)
+
+    monkeypatch.setattr(RnndropCrossEntropy, "forward", first_fails)
+    log = command("train", stream_data, *LANGUAGE, *FLAGS, "--save-dir", tmp_path)
+    assert any("attempting to recover from OOM" in record.getMessage() for record in log)
+    assert len(replayed) > 10
+
+
+def test_a_training_that_diverges_says_so(capsys, command, stream_data, tmp_path, replayed):
+    flags = ("--variable-bptt", "--sentence-avg", "--lr", 1e38, "--clip-norm", 0, "--save-dir", tmp_path)
+    with pytest.raises(SystemExit):
+        command("train", stream_data, *LANGUAGE, *FLAGS, *flags)
+    assert "the training has diverged" in capsys.readouterr().err
 
 
 def test_what_cannot_be_captured_ends_in_one_line(monkeypatch, capsys, command, stream_data, tmp_path, replayed):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rnndrop_plugin.ops import c_library
-from rnndrop_plugin.ops.context import in_autocast, is_plain, readable, tracing, transformation
+from rnndrop_plugin.ops.context import captured, in_autocast, is_plain, readable, tracing, transformation
 from rnndrop_plugin.ops.cross_entropy import chunked, compiled, operators, reference
 from rnndrop_plugin.ops.cross_entropy.checks import check_linear_cross_entropy
 from rnndrop_plugin.ops.gradients import need_reference, reference_gradients
@@ -152,7 +152,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 return reference.linear_cross_entropy(*inputs, target, *ctx.options)[:1]
 
             gradients = reference_gradients(loss, inputs, ctx.needs_input_grad[1:4], (grad_loss,))
-        elif not is_plain((grad_loss,)):
+        elif not is_plain((grad_loss,)) or captured(grad_loss.device):  # a replay would multiply them again
             gradients = [None if g is None else g * grad_loss for g in gradients]
         elif not readable(grad_loss) or grad_loss != 1:
             torch._foreach_mul_([g for g in gradients if g is not None], grad_loss)  # one launch on a GPU

@@ -4,7 +4,6 @@ The host gives the GPU few launches, and waits for none. So a CUDA graph can cap
 """
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -12,24 +11,37 @@ from torch import Tensor
 from rnndrop_plugin.ops.cross_entropy.chunked import rows_at_a_time
 from rnndrop_plugin.ops.sums import sum_of_rows
 
-BLOCK = 2048  # classes that a program has in its registers at a time, eight to a thread
+BLOCK = 2048  # classes that a program has in its registers at a time, at most
+OF_WARP = 256  # of them, eight to a thread
+ALIGNED = 16  # logits, to a multiple of which a row is padded, so that kernel and products read it in vectors
 
 NOWHERE = tl.constexpr(-float("inf"))
 
 
+@triton.jit
+def load_logits(logits, bias, place, classes, stride):
+    """Those of a row at ``place``, with the bias; -inf for classes that there are not."""
+    ok = place < classes
+    x = tl.load(logits + place, mask=place < stride, other=NOWHERE)  # this mask lets it read vectors
+    if bias is not None:
+        x += tl.load(bias + place, mask=ok, other=0.0)
+    return tl.where(ok, x, NOWHERE)
+
+
 @triton.jit(do_not_specialize=["first", "rows", "ignore_index"], debug=True)  # keeps the assertion
 def softmax_loss(
-    logits, bias, target, losses, first, rows, classes, ignore_index, smoothing, share,
+    logits, bias, target, losses, first, rows, classes, stride, ignore_index, smoothing, share,
     SMOOTH: tl.constexpr, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The loss of a row, and the gradient of its logits.
 
-    logits ``(.., classes)``, without the bias, replaced by their gradient where that is wanted; target ``(rows,)``;
-    losses ``(2, rows)``, the loss and the negative log-likelihood. The logits are those of the rows from ``first`` on.
+    logits ``(.., stride)``, without the bias, replaced by their gradient where that is wanted, of which a row has
+    ``classes`` and then what nobody reads; target ``(rows,)``; losses ``(2, rows)``, the loss and the negative
+    log-likelihood. The logits are those of the rows from ``first`` on.
     share: the smoothed probability of each class that is not the target.
     """
     row = tl.program_id(0).to(tl.int64)
-    logits += row * classes
+    logits += row * stride
     losses += first + row
     y = tl.load(target + first + row)
     block = tl.arange(0, BLOCK)
@@ -38,7 +50,7 @@ def softmax_loss(
         tl.store(losses + rows, 0.0)
         if GRADIENT:
             for start in range(0, classes, BLOCK):
-                tl.store(logits + start + block, tl.zeros((BLOCK,), tl.float32), mask=start + block < classes)
+                tl.store(logits + start + block, tl.zeros((BLOCK,), tl.float32), mask=start + block < stride)
     else:
         is_class = (y >= 0) & (y < classes)
         tl.device_assert(is_class, "a target is out of bounds: it is no class")
@@ -50,12 +62,9 @@ def softmax_loss(
         sum_of_exp = tl.zeros((BLOCK,), tl.float32)
         sum_of_logits = tl.zeros((BLOCK,), tl.float32)
         for start in range(0, classes, BLOCK):
-            ok = start + block < classes
-            x = tl.load(logits + start + block, mask=ok, other=NOWHERE)
-            if bias is not None:
-                x += tl.load(bias + start + block, mask=ok, other=0.0)
+            x = load_logits(logits, bias, start + block, classes, stride)
             if SMOOTH:
-                sum_of_logits += tl.where(ok, x, 0.0)
+                sum_of_logits += tl.where(start + block < classes, x, 0.0)
             new_top = tl.maximum(top, x)
             base = tl.where(new_top == NOWHERE, 0.0, new_top)
             sum_of_exp = sum_of_exp * tl.exp(top - base) + tl.exp(x - base)
@@ -73,12 +82,9 @@ def softmax_loss(
             tl.debug_barrier()  # all threads have read the target's logit, which one of them overwrites
             place = y.to(tl.int32)
             for start in range(0, classes, BLOCK):
-                ok = start + block < classes
-                x = tl.load(logits + start + block, mask=ok, other=NOWHERE)
-                if bias is not None:
-                    x += tl.load(bias + start + block, mask=ok, other=0.0)
+                x = load_logits(logits, bias, start + block, classes, stride)
                 wanted = tl.where(start + block == place, 1 - smoothing, share)
-                tl.store(logits + start + block, tl.exp(x - largest) / total - wanted, mask=ok)
+                tl.store(logits + start + block, tl.exp(x - largest) / total - wanted, mask=start + block < stride)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -111,15 +117,19 @@ def linear_cross_entropy(
     rows, classes = len(target), weight.size(0)
     target, bias = target.contiguous(), None if bias is None else bias.contiguous()
     losses, loss, nll = features.new_empty(2, rows), features.new_empty(()), features.new_empty(())
-    share = label_smoothing / max(classes - 1, 1)
-    options = {"SMOOTH": label_smoothing > 0, "GRADIENT": any(wanted), "BLOCK": BLOCK, "num_warps": 8}
-    options |= {"sanitize_overflow": False, "enable_fp_fusion": True}
+    smoothing = float(label_smoothing)
+    share = smoothing / max(classes - 1, 1)
+    stride = triton.cdiv(classes, ALIGNED) * ALIGNED
+    block = min(BLOCK, triton.next_power_of_2(stride))
+    options = {"SMOOTH": smoothing > 0, "GRADIENT": any(wanted), "BLOCK": block}
+    options |= {"num_warps": triton.cdiv(block, OF_WARP), "sanitize_overflow": False, "enable_fp_fusion": True}
     of_features, of_weight, of_bias = [], None, None
     first = 0
     with torch.cuda.device_of(features):
         for x in features.split(rows_at_a_time(target, classes)):
-            logits = F.linear(x, weight)
-            arguments = logits, bias, target, losses, first, rows, classes, ignore_index, label_smoothing, share
+            logits = features.new_empty(len(x), stride)[:, :classes]
+            torch.mm(x, weight.t(), out=logits)
+            arguments = logits, bias, target, losses, first, rows, classes, stride, ignore_index, smoothing, share
             softmax_loss[(len(x),)](*arguments, **options)
             first += len(x)
             if wanted[0]:

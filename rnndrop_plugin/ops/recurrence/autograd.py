@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops.context import in_autocast
+from rnndrop_plugin.ops.context import captured, in_autocast
 from rnndrop_plugin.ops.gradients import need_reference, reference_gradients
 from rnndrop_plugin.ops.masks import Mask, Masks
 from rnndrop_plugin.ops.recurrence import reference
@@ -96,8 +96,7 @@ class _Recurrence(torch.autograd.Function):
         device = input.device.type
         with torch.autocast(device, enabled=False) if in_autocast(device) else nullcontext():
             # A CUDA graph can be replayed for the same forward pass again.
-            captured = input.is_cuda and torch.cuda.is_current_stream_capturing()
-            last = not captured and not keeps_graph()
+            last = not captured(input.device) and not keeps_graph()
             grad_input, grad_state, grad_weights = ctx.kernel.backward(
                 options, input, state, weights, saved, grad_output, grad_state, ctx.needs_input_grad[2], last
             )

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,10 +24,13 @@ if os.environ.get("TRITON_INTERPRET") != "1":
         passes_in_the_interpreter(__file__)
 
     def compile(kernel, capability, **constants):
-        types = {"rows": "i32", "first": "i32", "classes": "i32", "ignore_index": "i32", "target": "*i64"}
-        types |= {"smoothing": "fp32", "share": "fp32"}
+        """With tensors that begin at multiples of 16, and rows of as many numbers."""
+        types = dict.fromkeys(("rows", "first", "classes", "stride", "ignore_index"), "i32")
+        types |= {"target": "*i64", "smoothing": "fp32", "share": "fp32"}
         signature = {name: "constexpr" if name in constants else types.get(name, "*fp32") for name in kernel.arg_names}
-        source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+        aligned = [k for k, name in enumerate(kernel.arg_names) if signature[name].startswith("*") or name == "stride"]
+        attributes = {(k,): [["tt.divisibility", 16]] for k in aligned}
+        source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
         options = {"num_warps": 8, "debug": True, "sanitize_overflow": False, "enable_fp_fusion": True}
         return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 
@@ -36,6 +40,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":
         code = compile(fused.softmax_loss, capability, **constants)
         assert code.metadata.shared <= 1024  # what the sums over a row need
         assert code.asm["ttir"].count("tt.assert") == 1
+        # The logits are read twice and written once, four at a time, eight to a thread; the rows of padding are, too.
+        assert code.asm["ptx"].count("ld.global.v4.b32") == 4 and code.asm["ptx"].count("st.global.v4.b32") == 4
         compile(fused.sums, capability, BLOCK=1024)
 
     @gpu
@@ -59,6 +65,28 @@ if os.environ.get("TRITON_INTERPRET") != "1":
         graph.replay()
         for x, y in zip(found, update(), strict=True):
             torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-5)
+
+    @gpu
+    @needs_gpu
+    def test_a_captured_backward_pass_is_the_same_at_each_replay():
+        features, weight = torch.randn(50, 8, device="cuda"), torch.randn(300, 8, device="cuda", requires_grad=True)
+        target, factor = torch.randint(300, (50,), device="cuda"), torch.full((), 0.5, device="cuda")
+
+        def loss():
+            return linear_cross_entropy(features, weight, None, target)[0]
+
+        (expected,) = torch.autograd.grad(loss(), weight, factor)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), torch.autograd.set_multithreading_enabled(False):
+            found_loss = loss()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                (found,) = torch.autograd.grad(found_loss, weight, factor)
+            for _ in range(3):
+                graph.replay()
+            torch.cuda.synchronize()
+        torch.testing.assert_close(found, expected)
 
     @gpu
     @needs_gpu
@@ -160,6 +188,19 @@ else:
             for function in (linear_cross_entropy, linear_cross_entropy_ref)
         )
         torch.testing.assert_close(found, expected)
+
+    def test_memory_that_was_not_a_number(monkeypatch):
+        """Rows of logits are padded, with what has been in that memory before."""
+        monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+        torch.use_deterministic_algorithms(True)
+        try:
+            assert torch.empty(3).isnan().all()
+            check(*problem(), smoothing=0.1)
+        finally:
+            torch.use_deterministic_algorithms(False)
+
+    def test_a_number_of_numpy():
+        check(*problem(), smoothing=np.float32(0.1))
 
     def test_large_logits():
         """Beyond what exp can hold, and targets whose probability is zero in float32."""
