@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from benchmarks.layers import GATES, SHAPES, Figure, Shape, growth, product_rate, rows, timings
 from benchmarks.memory import memory
-from benchmarks.report import TITLES, plot, table, write
+from benchmarks.report import TITLES, plot, table
 from rnndrop_plugin.cli.arguments import positive
+from rnndrop_plugin.files import atomic_write
 from rnndrop_plugin.ops import c_library
 
 SECTIONS = tuple(TITLES)
@@ -55,7 +56,7 @@ def main() -> None:
         type=shape_type,
         metavar="TIME,BATCH,INPUT,HIDDEN",
         default=[Shape(*shape) for shape in SHAPES],
-        help="sizes of the work (default: those of the README's table)",
+        help="sizes of the work (default: those of docs/speed.md)",
     )
     parser.add_argument("--threads", type=positive, help="default: torch's choice")
     parser.add_argument(
@@ -125,6 +126,7 @@ def main() -> None:
             "figures": [figure._asdict() | {"shape": list(figure.shape)} for figure in figures],
             "end to end": [speed._asdict() for speed in speeds],
         }
-        write(args.json, lambda new: new.write_text(json.dumps(result, indent=1) + "\n"))
+        with atomic_write(args.json) as new:
+            new.write_text(json.dumps(result, indent=1) + "\n")
     if args.plot:
         plot(figures, args.plot)

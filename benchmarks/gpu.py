@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.modules["fairseq"] = None  # takes seconds to import, and layers do without it
 
 from rnndrop_plugin import modules  # noqa: E402
+from rnndrop_plugin.files import atomic_write  # noqa: E402
 
 DEVICE = "cuda"
 RATE = 0.25
@@ -288,7 +289,8 @@ def main() -> None:
             figures.append(figure)
         if args.json:  # after each table, so that what was measured is there whenever the run is ended
             records = [figure._asdict() | {"case": figure.case._asdict()} for figure in figures]
-            args.json.write_text(json.dumps(versions | {"rates": rates, "figures": records}, indent=1) + "\n")
+            with atomic_write(args.json) as new:
+                new.write_text(json.dumps(versions | {"rates": rates, "figures": records}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.modules["fairseq"] = None  # takes seconds to import, and layers do without it
 
 from rnndrop_plugin.modules import GRU, LSTM, RNN  # noqa: E402
-from rnndrop_plugin.ops.recurrence.triton import availability, backend, loops  # noqa: E402
+from rnndrop_plugin.ops import availability  # noqa: E402
+from rnndrop_plugin.ops.recurrence.triton import backend, loops  # noqa: E402
 
 SIZE = (2, 2, 4, 8)  # time, batch, input, hidden: the CPU's own work on them is next to nothing
 LAYERS = {

@@ -1,10 +1,9 @@
 """Figures as tables and as a picture."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.layers import GATES, Figure
+from rnndrop_plugin.files import atomic_write
 
 TITLES = {
     "training": "Training: forward and backward pass / that of torch.nn without dropout",
@@ -57,14 +56,5 @@ def plot(figures: list[Figure], path: Path) -> None:
         axes.axvline(1, color="black", linewidth=1)
         axes.set_title(f"({shape})", fontsize="small")
     picture.suptitle("Time of a training step / that of torch.nn without dropout; (time, batch, input, hidden)")
-    write(path, picture.savefig)
-
-
-def write(path: Path, save: Callable) -> None:
-    """Write a file that takes its name when it is whole."""
-    new = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        save(new)
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    with atomic_write(path) as new:
+        picture.savefig(new)

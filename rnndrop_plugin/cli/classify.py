@@ -1,12 +1,13 @@
 """Classify texts by a model that fairseq-train made for the task rnndrop_classification."""
 
 import argparse
+import dataclasses
 import json
 
 from tqdm import tqdm
 
 from rnndrop_plugin.cli.prediction import add_arguments, import_user_dir, write
-from rnndrop_plugin.cli.prepare_semeval import words_of
+from rnndrop_plugin.cli.prepare_semeval import check_length
 from rnndrop_plugin.data.text import read_lines
 
 DECIMALS = 4  # of probabilities: beyond them they may depend on the batch
@@ -61,10 +62,14 @@ def main() -> None:
 
     import_user_dir(args.user_dir)
     classifier = PretrainedClassifier.load(args.path, data=args.data)
-    how = args.tokenize or classifier.tokenization.tokenizer
-    cut = {"tweets": words_of, "blanks": lambda _, text: text.split()}
-    tokenize = cut.get(how, lambda _, text: classifier.tokenization.tokenize(text))
-    pairs = tqdm(zip(places, texts, strict=True), desc="tokenise", unit=" lines", leave=False, disable=None)
-    words = [tokenize(*pair) for pair in pairs]
+    tokenization = classifier.tokenization
+    if args.tokenize:
+        tokenizer = "tweets" if args.tokenize == "tweets" else None
+        tokenization = dataclasses.replace(tokenization, tokenizer=tokenizer, bpe=None)
+    if tokenization.tokenizer == "tweets":
+        for place, text in zip(places, texts, strict=True):
+            check_length(place, text)
+    lines = tqdm(texts, desc="tokenise", unit=" lines", leave=False, disable=None)
+    words = [tokenization.tokenize(line) for line in lines]
     probabilities = classifier.predict(words, args.batch_size)
     write("".join(map(as_json if args.json else as_columns, texts, probabilities)))

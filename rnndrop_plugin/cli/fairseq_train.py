@@ -8,12 +8,6 @@ import sys
 import rnndrop_plugin
 from rnndrop_plugin.cli.command import fail_for_package
 
-TASKS = {  # by a part of the architecture's name
-    "_rnndrop_tagger": "rnndrop_tagging",
-    "_rnndrop_classifier": "rnndrop_classification",
-    "_rnndrop_seq2seq": "translation",
-    "_rnndrop": "rnndrop_language_modeling",
-}
 USER_DIR = os.path.abspath(next(iter(rnndrop_plugin.__path__)))
 
 
@@ -27,13 +21,11 @@ def complete(arguments: list[str], task: str | None = None) -> list[str]:
     """The arguments of one of fairseq's commands with --user-dir and --task, where they are missing.
 
     Args:
-        task: None for the one that --arch needs.
+        task: None in training, where the plugin makes the architecture's the default of --task.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--arch", "-a", default="")
     add_plugin_arguments(parser)
     given, _ = parser.parse_known_args(arguments)
-    task = task or next((task for part, task in TASKS.items() if part in given.arch), None)
     completed = list(arguments)
     if given.user_dir is None:
         completed += ["--user-dir", USER_DIR]

@@ -71,11 +71,10 @@ def unquote(text: str) -> str:
     return re.sub(r'\\?"+', '"', text)
 
 
-def words_of(place: str, text: str, *, smileys: bool = True) -> list[str]:
-    """The words of a text; raises ValueError if it is too long for a message."""
+def check_length(place: str, text: str) -> None:
+    """Raise ValueError if the text is too long for a message."""
     if len(text) > LONGEST:
         raise ValueError(f"{place}: a text of {len(text):,} characters, expected at most {LONGEST:,}")
-    return tokenize(text, smileys=smileys)
 
 
 def read_labelled(path: Path, columns: Sequence[str] = ("id", "label", "text")) -> list[Message]:
@@ -99,7 +98,8 @@ def read_labelled(path: Path, columns: Sequence[str] = ("id", "label", "text")) 
         text = unquote(row["text"].strip())
         if text == "Not Available":
             raise ValueError(f"{place}: the text is 'Not Available', expected a distribution that has all texts")
-        words = words_of(place, text)
+        check_length(place, text)
+        words = tokenize(text)
         if not words:
             raise ValueError(f"{place}: the text is empty")
         messages.append(Message(place, row["id"], row["label"], words, row.get("test id", "")))
@@ -128,7 +128,8 @@ def read_weak(path: Path, label: str) -> list[Message]:
     messages = []
     for number, line in numbered(path):
         place = f"{path}, line {number}"
-        words = words_of(place, line, smileys=False)
+        check_length(place, line)
+        words = tokenize(line, smileys=False)
         messages.append(Message(place, " ".join(words), label, words))
     return messages
 

@@ -159,14 +159,15 @@ def read_parts(args: argparse.Namespace) -> dict[str, list[Sentence]]:
 
 def tokenization_of(args: argparse.Namespace) -> Tokenization:
     """How the text is to be cut: as the flags say, or the folder of --dictionary."""
-    kept = Tokenization.load(args.dictionary) if args.dictionary and args.dictionary.is_dir() else None
+    folder = args.dictionary if not args.dictionary or args.dictionary.is_dir() else args.dictionary.parent
+    kept = Tokenization.load(folder) if folder else None
     if kept is None:
         if args.sentencepiece:
             return Tokenization(lower=args.lower, bpe="sentencepiece", model=MODEL)
         return Tokenization("moses", args.language or "en", args.lower)
     if args.language or args.lower or args.sentencepiece:
         raise ValueError(
-            f"{args.dictionary / 'tokenizer.json'} says how the text is cut: --language, --lower and --sentencepiece "
+            f"{folder / 'tokenizer.json'} says how the text is cut: --language, --lower and --sentencepiece "
             "do not go with it"
         )
     return kept

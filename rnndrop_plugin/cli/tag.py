@@ -1,6 +1,7 @@
 """Tag the words of a text by a model that fairseq-train made for the task rnndrop_tagging."""
 
 import argparse
+import dataclasses
 import json
 import re
 import sys
@@ -12,7 +13,6 @@ from rnndrop_plugin.cli.arguments import add_column_arguments, language
 from rnndrop_plugin.cli.prediction import add_arguments, import_user_dir, write
 from rnndrop_plugin.data.columns import Tagged, check_tag, read_sentences, tag_scheme, to_iob2
 from rnndrop_plugin.data.text import read_lines
-from rnndrop_plugin.data.tokenization import Tokenization
 
 if TYPE_CHECKING:
     from rnndrop_plugin.data.spans import SpanTags
@@ -158,7 +158,9 @@ def main() -> None:
     import_user_dir(args.user_dir)
     tagger = PretrainedTagger.load(args.path, data=args.data)
     if not args.conll:
-        tokenization = Tokenization("moses", args.language) if args.language else tagger.tokenization
+        tokenization = tagger.tokenization
+        if args.language:
+            tokenization = dataclasses.replace(tokenization, tokenizer="moses", language=args.language, bpe=None)
         lines = tqdm(lines, desc="tokenise", unit=" lines", leave=False, disable=None)
         words = [tokenization.tokenize(line) for line in lines]
     classes, span_tags = tagger.task.classes, tagger.task.span_tags

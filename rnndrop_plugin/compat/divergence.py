@@ -1,4 +1,4 @@
-"""A training whose loss leaves all reason, which fairseq carries on with."""
+"""A warning where the loss diverges, which fairseq trains on with."""
 
 import functools
 import logging
@@ -13,15 +13,16 @@ upstream_train_step = Trainer.train_step
 
 @functools.wraps(upstream_train_step)
 def train_step(trainer, samples, *args, **kwargs):
-    """fairseq/trainer.py, Trainer.train_step: a rate that is too high, such as the default of 0.25 is for Adam, goes on
-    with any loss. See :class:`LossWatch`. A task that predicts no symbols is not watched: its loss is not in bits."""
+    """fairseq/trainer.py, Trainer.train_step: with too high a rate (as the default, 0.25, is for Adam) it trains
+    on, however large the loss is. See :class:`LossWatch`. A task that predicts no symbols is not watched: its loss is
+    not in bits."""
     logged = upstream_train_step(trainer, samples, *args, **kwargs)
     symbols = trainer.task.target_dictionary
     name = "nll_loss" if logged and "nll_loss" in logged else "loss"
     in_bits = name == "nll_loss" or not trainer.cfg.optimization.sentence_avg  # which has the loss of a sentence
     if logged and symbols is not None and in_bits:
         if not hasattr(trainer, "loss_watch"):
-            trainer.loss_watch = LossWatch(len(trainer.task.target_dictionary or ()))  # some tasks have none
+            trainer.loss_watch = LossWatch(len(symbols))
         at_interval = trainer.get_num_updates() % trainer.cfg.common.log_interval == 0
         warning = trainer.loss_watch.update(float(logged[name]), at_interval)
         if warning and trainer.is_data_parallel_master:

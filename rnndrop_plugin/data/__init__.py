@@ -1,1 +1,1 @@
-"""Datasets: what one batch of a task is made of."""
+"""What turns text, tags and word vectors into tokens and features, and the datasets that hold them."""

@@ -1,7 +1,7 @@
 """How the text of a data folder was cut into tokens.
 
 ``rnndrop prepare`` writes it beside the data, as tokenizer.json; whoever reads new text for a model that was trained on
-the data (scoring, sampling, tagging, fairseq-interactive) cuts the text in the same way.
+the data (scoring, sampling, tagging) cuts the text in the same way.
 """
 
 import functools

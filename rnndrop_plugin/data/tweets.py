@@ -39,7 +39,7 @@ def clean(text: str) -> str:
     text = re.sub("[\x80-\xff]+", _decode_again, text)
     text = re.sub(r"(?:\\u[0-9a-fA-F]{4})+", _decode_escapes, text)
     text = html.unescape(html.unescape(text))  # some are escaped twice
-    text = text.replace("&#", "& #")  # of a third time the tokenizer would make halves of surrogate pairs
+    text = text.replace("&#", "& #")  # the tokenizer would decode a third time, halves of surrogate pairs, too
     return " ".join(_LOST.sub(" ", text).translate(_PLAIN).split())
 
 

@@ -17,7 +17,7 @@ from rnndrop_plugin import modules
 from rnndrop_plugin.data.vectors import read_vectors
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.ops import BACKENDS, NONLINEARITIES, SAMPLINGS, SCALINGS, choose_backend
-from rnndrop_plugin.ops.masks import ArgumentError, check_rate
+from rnndrop_plugin.ops.checks import ArgumentError, check_rate
 
 logger = logging.getLogger(__name__)
 

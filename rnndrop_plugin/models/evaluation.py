@@ -114,10 +114,16 @@ class Evaluation:
             logits: those of the model.
             extra: with the recurrent ``outputs``, see :meth:`RecurrentDecoder.extract_features`.
             sample: the batch, with ``target`` and ``net_input``.
+
+        Raises:
+            InputError: the logits are those of a part of the window, as --softmax-batch makes them, and there is a
+                cache.
         """
         log_probs = F.log_softmax(logits.float() / self.temperature, dim=-1)
         if self.cache is None:
             return log_probs
+        if log_probs.shape[:2] != extra["outputs"].shape[:2]:
+            raise InputError("--neural-cache-size needs whole windows: it does not go with --softmax-batch")
         if sample["net_input"].get("starts_stream", True):
             self.cache.clear()
         return self.cache(log_probs, extra["outputs"].float(), sample["target"])
@@ -207,7 +213,7 @@ class DynamicBatches:
         self.model, self.batches, self.lr = model, batches, lr
         self.parameters = trained_parameters(model)
         self.start = [parameter.detach().clone() for parameter in self.parameters]
-        self.divisors = [torch.ones(())] * len(self.parameters)
+        self.divisors = [parameter.new_ones(()) for parameter in self.parameters]
         self.decays = [decay] * len(self.parameters)
         if mean_squares is not None:
             roots = [square.sqrt() for square in mean_squares]

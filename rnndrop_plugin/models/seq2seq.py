@@ -28,7 +28,7 @@ from rnndrop_plugin.models.config import (
 )
 from rnndrop_plugin.modules import Dropout, EmbeddingDropout
 from rnndrop_plugin.ops import Attention, State, attend, draw_mask, input_feeding
-from rnndrop_plugin.ops.masks import check_rate
+from rnndrop_plugin.ops.checks import check_rate
 from rnndrop_plugin.ops.packing import pack, pad
 
 
@@ -351,6 +351,8 @@ class RecurrentSeq2Seq(CheckedLoading, FairseqEncoderDecoderModel):
 
 
 def _check_shared(cfg: Seq2SeqConfig, source: Dictionary, target: Dictionary) -> None:
+    if cfg.decoder_freeze_embed and not cfg.encoder_freeze_embed:
+        raise InputError("--share-all-embeddings with --decoder-freeze-embed needs --encoder-freeze-embed, too")
     if source != target:
         raise InputError(
             "--share-all-embeddings needs one dictionary of source and target (fairseq-preprocess "

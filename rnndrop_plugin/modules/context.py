@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rnndrop_plugin.ops import NONLINEARITIES
-from rnndrop_plugin.ops.masks import ArgumentError
+from rnndrop_plugin.ops.checks import ArgumentError
 
 
 def _check_width(width: int) -> None:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rnndrop_plugin.ops import SAMPLINGS, draw_mask
-from rnndrop_plugin.ops.masks import check_choice, check_rate
+from rnndrop_plugin.ops.checks import check_choice, check_rate
 
 
 def dropout(x: Tensor, rate: float, training: bool, sampling: str = "step", batch_first: bool = False) -> Tensor:
@@ -81,5 +81,5 @@ class EmbeddingDropout(nn.Module):
         return embedded * (mask.keep.gather(1, words).to(embedded.dtype) * mask.scale).unsqueeze(2)
 
     def extra_repr(self) -> str:
-        """The rate, and for features how masks are drawn."""
+        """The rate."""
         return f"{self.rate}"

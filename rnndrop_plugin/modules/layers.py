@@ -10,8 +10,8 @@ from torch.nn.utils.rnn import PackedSequence
 from rnndrop_plugin.modules.dropout import dropout
 from rnndrop_plugin.modules.recurrent_dropout import GRUForm, RecurrentDropout
 from rnndrop_plugin.ops import NONLINEARITIES, SAMPLINGS, Masks, State, Weights, choose_backend, draw_mask, recurrence
+from rnndrop_plugin.ops.checks import check_choice, check_rate
 from rnndrop_plugin.ops.context import computed_dtype, in_autocast
-from rnndrop_plugin.ops.masks import check_choice, check_rate
 from rnndrop_plugin.ops.packing import pack_sorted, pad_sorted
 from rnndrop_plugin.ops.recurrence.autograd import gradient_is_wanted
 
@@ -113,7 +113,10 @@ class _Layer(RecurrentDropout, nn.RNNBase):
     def _run(self, input, hx, masks):
         if not torch.compiler.is_compiling():
             self._update_flat_weights()  # stale after functional_call or a parametrization
-            if masks is None and not self._drops_or_scales() and self._plan(input) == "vendor":
+            # torch.nn has no gradient of an evaluation on cuDNN; ours tells cuDNN that it trains.
+            differentiable = self.training or not self.weight_hh_l0.is_cuda or not torch.is_grad_enabled()
+            dropped = masks is not None or self._drops_or_scales()
+            if differentiable and not dropped and self._plan(input) == "vendor":
                 return self.torch_nn.forward(self, input, hx)
         sequence, lengths, state = self._unpack(input, hx)
         time, batch, _ = sequence.shape

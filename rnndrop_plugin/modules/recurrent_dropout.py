@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rnndrop_plugin.ops import BACKENDS, NONLINEARITIES, SAMPLINGS, SCALINGS, Masks, State, draw_mask
-from rnndrop_plugin.ops.masks import ArgumentError, check_choice, check_rate
+from rnndrop_plugin.ops.checks import ArgumentError, check_choice, check_rate
 
 
 class RecurrentDropout(nn.Module):

@@ -1,11 +1,42 @@
 """Checks that the operations share: of the shape, dtype, device and range of a tensor."""
 
+from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rnndrop_plugin.ops.context import PLAIN, captured, in_autocast, values_are_known
+
+
+class ArgumentError(ValueError):
+    """An argument that cannot be used.
+
+    Attributes:
+        argument: its name.
+        problem: what is wrong with it. The message is the name followed by this.
+    """
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(argument, problem)
+        self.argument = argument
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.argument} {self.problem}"
+
+
+def check_rate(name: str, rate: float) -> None:
+    """Raise ArgumentError unless ``rate``, which the user knows as ``name``, is in [0, 1)."""
+    if not isinstance(rate, Real) or not 0 <= rate < 1:
+        raise ArgumentError(name, f"must be in [0, 1), got {rate!r}")
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise ArgumentError unless ``value``, which the user knows as ``name``, is one of ``choices``."""
+    if value not in choices:
+        raise ArgumentError(name, f"must be one of {', '.join(choices)}, got {value!r}")
 
 
 def check_tensor(name: str, x: Any) -> None:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -13,6 +14,11 @@ PLAIN = (Tensor, torch.nn.Parameter)  # no subclass, which might intercept opera
 def in_autocast(device: str) -> bool:
     """Whether autocast is on for ``device``; some (meta) have none."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def without_autocast(device: str) -> AbstractContextManager:
+    """A context in which autocast is off for ``device``."""
+    return torch.autocast(device, enabled=False) if in_autocast(device) else nullcontext()
 
 
 def computed_dtype(x: Tensor) -> torch.dtype:

@@ -10,9 +10,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from rnndrop_plugin.ops import availability
 from rnndrop_plugin.ops.checks import check_device, check_integers, check_lengths, check_tensor
 from rnndrop_plugin.ops.context import is_plain, readable, tracing, transformation
-from rnndrop_plugin.ops.recurrence.triton import availability
 
 
 def crf_nll(

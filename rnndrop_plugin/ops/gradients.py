@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops.context import in_autocast, transformation
+from rnndrop_plugin.ops.context import transformation, without_autocast
 
 
 def need_reference(grad_outputs: Sequence[Tensor]) -> bool:
@@ -23,7 +23,7 @@ def reference_gradients(
     """The gradients that are wanted of ``function(*inputs)``, None for the others."""
     create_graph = torch.is_grad_enabled()
     device = next(x.device.type for x in inputs if x is not None)
-    with torch.enable_grad(), torch.autocast(device, enabled=False) if in_autocast(device) else torch.enable_grad():
+    with torch.enable_grad(), without_autocast(device):
         # Views, so that a tensor that was given twice gets each gradient once.
         views = [x if x is None else x.view_as(x) for x in inputs]
         leaves = [x for x, want in zip(views, wanted, strict=True) if want]

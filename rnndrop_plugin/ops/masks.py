@@ -1,13 +1,12 @@
 """Dropout masks of a recurrence: what they are, and the one place that draws them."""
 
-from collections.abc import Iterable
-from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rnndrop_plugin.ops.checks import check_choice, check_rate
 from rnndrop_plugin.ops.context import tracing, transformation, values_are_known
 
 SAMPLINGS = ("step", "sequence")
@@ -76,35 +75,6 @@ class Masks(NamedTuple):
 
 
 NO_MASKS = Masks()
-
-
-class ArgumentError(ValueError):
-    """An argument that cannot be used.
-
-    Attributes:
-        argument: its name.
-        problem: what is wrong with it. The message is the name followed by this.
-    """
-
-    def __init__(self, argument: str, problem: str) -> None:
-        super().__init__(argument, problem)
-        self.argument = argument
-        self.problem = problem
-
-    def __str__(self) -> str:
-        return f"{self.argument} {self.problem}"
-
-
-def check_rate(name: str, rate: float) -> None:
-    """Raise ArgumentError unless ``rate``, which the user knows as ``name``, is in [0, 1)."""
-    if not isinstance(rate, Real) or not 0 <= rate < 1:
-        raise ArgumentError(name, f"must be in [0, 1), got {rate!r}")
-
-
-def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raise ArgumentError unless ``value``, which the user knows as ``name``, is one of ``choices``."""
-    if value not in choices:
-        raise ArgumentError(name, f"must be one of {', '.join(choices)}, got {value!r}")
 
 
 def draw_mask(

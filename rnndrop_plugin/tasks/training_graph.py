@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.ops import availability
 from rnndrop_plugin.ops.recurrence import triton
-from rnndrop_plugin.ops.recurrence.triton import availability
 
 MOST = 64  # graphs; the windows of --variable-bptt are of some 30 sizes
 

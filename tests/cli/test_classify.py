@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from rnndrop_plugin.cli import classify, tag
+from rnndrop_plugin.data.tokenization import Tokenization
+from rnndrop_plugin.tasks import pretrained
 
 COMMON = ("--user-dir", "rnndrop_plugin", "--task", "rnndrop_classification", "--cpu")
 
@@ -104,6 +106,15 @@ def test_how_texts_are_cut_into_words(classify_texts):
         probabilities[text, how] = json.loads(out)["probabilities"]
     assert probabilities["W1x,W1x", "tweets"] == probabilities["W1x , W1x", "blanks"]
     assert probabilities["W1x,W1x", "blanks"] != probabilities["W1x , W1x", "blanks"]
+
+
+def test_texts_are_lower_cased_as_the_training_texts_were(classify_texts, monkeypatch):
+    text, probabilities = "the w1x, W1x", {}
+    for lower in (False, True):
+        monkeypatch.setattr(pretrained, "Tokenization", lambda _, lower=lower: Tokenization("tweets", lower=lower))
+        for given in (text, text.lower()):
+            probabilities[lower, given] = json.loads(classify_texts(given, "--json")[1])["probabilities"]
+    assert probabilities[True, text] == probabilities[False, text.lower()] != probabilities[False, text]
 
 
 def test_several_files_one_of_them_compressed(call, checkpoint, classify_texts, tmp_path):

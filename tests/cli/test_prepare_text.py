@@ -191,6 +191,18 @@ def test_a_dictionary_and_a_sentencepiece_model_of_others(prepare, call, tmp_pat
     assert [line for split in ("train", "valid", "test") for line in read_split(tmp_path / "dest", split)] == pieces
 
 
+def test_the_file_of_a_dictionary_stands_for_its_folder(prepare, call, tmp_path, write, read_split):
+    """Which tells how its text was cut."""
+    assert prepare("\n".join(LINES), "--sentencepiece", "40")[0] == 0
+    write(tmp_path / "new.txt", "\n".join(LINES[:12]))
+    splits = []
+    for name, dictionary in (("folder", tmp_path / "dest"), ("file", tmp_path / "dest" / "dict.txt")):
+        args = ("--dictionary", dictionary, "--dest", tmp_path / name)
+        assert call(prepare_text, tmp_path / "new.txt", *args)[0] == 0
+        splits.append(read_split(tmp_path / name, "test"))
+    assert splits[0] == splits[1]
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [

@@ -6,7 +6,7 @@ from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 import rnndrop_plugin
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import name_flags
-from rnndrop_plugin.ops.masks import check_rate
+from rnndrop_plugin.ops.checks import check_rate
 
 rnndrop_plugin.register()
 

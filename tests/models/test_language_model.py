@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.language_model import RecurrentLanguageModel
-from rnndrop_plugin.ops.recurrence.triton import availability
+from rnndrop_plugin.ops import availability
 from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingConfig, RnndropLanguageModelingTask
 
 ARCHITECTURES = ("lstm_rnndrop", "gru_rnndrop", "rnn_rnndrop")

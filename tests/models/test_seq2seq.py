@@ -260,6 +260,7 @@ def test_resumes_bit_for_bit(command, data, tmp_path, cell):
         (("--dropout", -0.1), "--dropout must be in [0, 1), got -0.1"),
         (("--update-dropout", 1.5), "--update-dropout must be in [0, 1), got 1.5"),
         (("--share-all-embeddings", "--decoder-embed-dim", 6), "--share-all-embeddings needs --encoder-embed-dim 32"),
+        (("--share-all-embeddings", "--decoder-freeze-embed"), "needs --encoder-freeze-embed, too"),
         (("--share-decoder-input-output-embed", "--decoder-out-embed-dim", 5), "--decoder-out-embed-dim 32"),
         (("--encoder-embed-path", "absent.txt"), "--encoder-embed-path absent.txt"),
         (("--arch", "rnn_rnndrop_seq2seq"), "--update-dropout must be 0: an RNN has no update to drop"),

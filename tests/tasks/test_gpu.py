@@ -82,6 +82,20 @@ def test_eval_lm_on_a_gpu_is_eval_lm_on_a_cpu(command, single_precision, stream_
     assert lines[0] == pytest.approx(lines[1], rel=2e-3)  # TF32 rounds to 2**-11
 
 
+@pytest.mark.parametrize("rule", [("sgd", 0.1), ("rms", 0.0001)])
+def test_a_dynamic_evaluation_on_a_gpu_is_that_on_a_cpu(command, single_precision, stream_data, rule):
+    """Its gradients are those of an evaluation, which torch.nn's layers do not have on cuDNN."""
+    flags = ("--dynamic-evaluation", rule[0], "--dynamic-evaluation-lr", rule[1], "--tokens-per-sample", 5)
+    for model in ({}, {"recurrent_dropout_scaling": "inverted"}):
+        lines = []
+        for device in ((), ("--cpu",)):
+            path = ("--path", single_precision[0] / "checkpoint_last.pt", "--model-overrides", repr(model))
+            log = command("eval_lm", stream_data, *LANGUAGE, *path, *flags, *device)
+            (line,) = [record.getMessage() for record in log if "Perplexity" in record.getMessage()]
+            lines.append(float(line.split("Perplexity: ")[1]))
+        assert lines[0] == pytest.approx(lines[1], rel=5e-3)
+
+
 @pytest.mark.parametrize("task, model, arch", [("tagging", "tagger", "lstm"), ("classification", "classifier", "gru")])
 def test_a_small_model_learns(command, tagging_data, tmp_path, task, model, arch):
     log = command(

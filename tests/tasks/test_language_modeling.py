@@ -304,6 +304,14 @@ def test_an_adaptive_softmax_has_a_static_evaluation_only(train, evaluate, strea
     assert end.value.code == 2 and "the model has an adaptive softmax" in capsys.readouterr().err
 
 
+def test_a_cache_reads_whole_windows(train, evaluate, stream_data, tmp_path, capsys):
+    train("run", "--max-update", 1)
+    with pytest.raises(SystemExit) as end:
+        flags = ("--neural-cache-size", 10, "--softmax-batch", 3)
+        evaluate(stream_data, tmp_path / "run" / "checkpoint_last.pt", *flags)
+    assert end.value.code == 2 and "it does not go with --softmax-batch" in capsys.readouterr().err
+
+
 # Hydra
 
 

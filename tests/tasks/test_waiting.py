@@ -22,8 +22,8 @@ from torch.utils._pytree import tree_leaves
 import rnndrop_plugin
 from rnndrop_plugin.compat import batches
 from rnndrop_plugin.models.seq2seq import Seq2SeqConfig
+from rnndrop_plugin.ops import availability
 from rnndrop_plugin.ops.cross_entropy import dispatch
-from rnndrop_plugin.ops.recurrence.triton import availability
 
 rnndrop_plugin.register()
 META = torch.device("meta")

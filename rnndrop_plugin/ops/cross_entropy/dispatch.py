@@ -5,12 +5,11 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops import c_library
+from rnndrop_plugin.ops import availability, c_library
 from rnndrop_plugin.ops.context import captured, in_autocast, is_plain, readable, tracing, transformation
 from rnndrop_plugin.ops.cross_entropy import chunked, compiled, operators, reference
 from rnndrop_plugin.ops.cross_entropy.checks import check_linear_cross_entropy
 from rnndrop_plugin.ops.gradients import need_reference, reference_gradients
-from rnndrop_plugin.ops.recurrence.triton import availability
 from rnndrop_plugin.ops.version import VERSION
 
 SMALL = 2**20  # up to this many logits the plain operations are as fast, except on a GPU, where they are more launches

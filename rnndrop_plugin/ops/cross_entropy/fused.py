@@ -1,4 +1,4 @@
-"""The output layer and its loss on a GPU: a Triton kernel makes of logits their loss and, in place, their gradient.
+"""The output layer and its loss on a GPU: a Triton kernel computes the loss and overwrites the logits by its gradient.
 
 The host gives the GPU few launches, and waits for none. So a CUDA graph can capture them.
 """
@@ -20,7 +20,7 @@ NOWHERE = tl.constexpr(-float("inf"))
 
 @triton.jit
 def load_logits(logits, bias, place, classes, stride):
-    """Those of a row at ``place``, with the bias; -inf for classes that there are not."""
+    """The logits of a row in the columns ``place``, with the bias; -inf beyond the last class."""
     ok = place < classes
     x = tl.load(logits + place, mask=place < stride, other=NOWHERE)  # this mask lets it read vectors
     if bias is not None:

@@ -1,16 +1,23 @@
 """The one place that chooses which implementation of input feeding runs."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops.context import in_autocast, intercepted, tracing, transformation
+from rnndrop_plugin.ops.checks import check_choice
+from rnndrop_plugin.ops.context import (
+    computed_dtype,
+    in_autocast,
+    intercepted,
+    tracing,
+    transformation,
+    without_autocast,
+)
 from rnndrop_plugin.ops.input_feeding import bptt, reference
 from rnndrop_plugin.ops.input_feeding.checks import check_input_feeding
 from rnndrop_plugin.ops.input_feeding.reference import Attention
-from rnndrop_plugin.ops.masks import IDENTITY, Mask, Masks, check_choice
+from rnndrop_plugin.ops.masks import IDENTITY, Mask, Masks
 from rnndrop_plugin.ops.recurrence.dispatch import BACKENDS
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
@@ -43,15 +50,15 @@ def input_feeding(
         cell, input, feed, states, weights, attention, masks, dropout_between, dropout_out, nonlinearity
     )
     device = input.device.type
-    if autocast := in_autocast(device):
-        dtype = torch.get_autocast_dtype(device)
+    if in_autocast(device):
+        dtype = computed_dtype(input)
 
         def cast(tensors):
             return type(tensors)(*(x if x is None or not x.is_floating_point() else x.to(dtype) for x in tensors))
 
         input, feed, attention = input.to(dtype), feed.to(dtype), cast(attention)
         states, weights = [tuple(s.to(dtype) for s in state) for state in states], [cast(w) for w in weights]
-    with torch.autocast(device, enabled=False) if autocast else nullcontext():
+    with without_autocast(device):
         recorded = torch.compiler.is_compiling() or tracing() or intercepted()  # which wants plain operations
         if backend == "reference" or transformation() or recorded:
             return reference.input_feeding(

@@ -1,12 +1,11 @@
 """What the backends with a backward pass of their own share: one autograd function around them."""
 
-from contextlib import nullcontext
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops.context import captured, in_autocast
+from rnndrop_plugin.ops.context import captured, without_autocast
 from rnndrop_plugin.ops.gradients import need_reference, reference_gradients
 from rnndrop_plugin.ops.masks import Mask, Masks
 from rnndrop_plugin.ops.recurrence import reference
@@ -37,7 +36,7 @@ class Options(NamedTuple):
 
 
 class Kernel(Protocol):
-    """A recurrence and its gradient; the modules ``bptt`` and ``compiled`` are such kernels."""
+    """A recurrence and its gradient; ``bptt``, ``compiled`` and ``triton`` are such kernels."""
 
     def forward(
         self, options: Options, input: Tensor, state: State, weights: Weights, save: bool
@@ -93,8 +92,7 @@ class _Recurrence(torch.autograd.Function):
 
             return None, None, *reference_gradients(function, inputs, ctx.needs_input_grad[2:], grad_outputs)
         input, weights, state = inputs[0], Weights(*inputs[1:5]), inputs[5:]
-        device = input.device.type
-        with torch.autocast(device, enabled=False) if in_autocast(device) else nullcontext():
+        with without_autocast(input.device.type):
             # A CUDA graph can be replayed for the same forward pass again.
             last = not captured(input.device) and not keeps_graph()
             grad_input, grad_state, grad_weights = ctx.kernel.backward(

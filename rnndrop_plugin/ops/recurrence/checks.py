@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops.checks import check_device, check_lengths, check_like, check_tensor
+from rnndrop_plugin.ops.checks import check_choice, check_device, check_lengths, check_like, check_tensor
 from rnndrop_plugin.ops.context import values_are_known
-from rnndrop_plugin.ops.masks import Mask, Masks, check_choice
+from rnndrop_plugin.ops.masks import Mask, Masks
 from rnndrop_plugin.ops.recurrence.reference import GATES, NONLINEARITIES, STEPS, State, Weights
 
 

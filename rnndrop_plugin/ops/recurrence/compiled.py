@@ -8,7 +8,7 @@ from torch import Tensor
 from rnndrop_plugin.ops import c_library
 from rnndrop_plugin.ops.masks import Mask
 from rnndrop_plugin.ops.recurrence.autograd import Options
-from rnndrop_plugin.ops.recurrence.reference import State, Weights
+from rnndrop_plugin.ops.recurrence.reference import GATES, State, Weights
 
 BLOCK = 16  # the kernel computes units in multiples of this, and gives them to threads
 WORTH_A_THREAD = 700_000  # operations a step; with fewer, threads wait for each other longer than they compute
@@ -39,8 +39,7 @@ class _Arguments(ctypes.Structure):
 
 def threads(cell: str, batch: int, hidden: int) -> int:
     """How many threads a call takes, in proportion to what a step computes."""
-    gates = {"lstm": 4, "rnn": 1}.get(cell, 3)
-    operations = 2 * max(batch, STREAMED) * gates * hidden * hidden
+    operations = 2 * max(batch, STREAMED) * GATES[cell] * hidden * hidden
     return max(1, min(c_library.threads(), operations // WORTH_A_THREAD, -(-hidden // BLOCK)))
 
 

@@ -1,18 +1,25 @@
 """The one place that chooses which backend runs a recurrence."""
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops import c_library
-from rnndrop_plugin.ops.context import computed_dtype, in_autocast, intercepted, is_plain, tracing, transformation
-from rnndrop_plugin.ops.masks import NO_MASKS, ArgumentError, Masks
+from rnndrop_plugin.ops import availability, c_library
+from rnndrop_plugin.ops.checks import ArgumentError, check_choice
+from rnndrop_plugin.ops.context import (
+    computed_dtype,
+    in_autocast,
+    intercepted,
+    is_plain,
+    tracing,
+    transformation,
+    without_autocast,
+)
+from rnndrop_plugin.ops.masks import NO_MASKS, Masks
 from rnndrop_plugin.ops.recurrence import bptt, compiled, operators, torch_nn, triton
 from rnndrop_plugin.ops.recurrence.autograd import Options, by_reference, gradient_is_wanted, run
 from rnndrop_plugin.ops.recurrence.checks import check_recurrence
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
-from rnndrop_plugin.ops.recurrence.triton import availability, tiles
+from rnndrop_plugin.ops.recurrence.triton import tiles
 
 #: auto: the fastest of the others that can do what is asked;
 #: reference: the paper's equations, step by step;
@@ -53,8 +60,7 @@ def choose_backend(
     Raises:
         ValueError: ``backend`` is unknown or cannot do what is asked.
     """
-    if backend not in BACKENDS:
-        raise ArgumentError("backend", f"must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    check_choice("backend", backend, BACKENDS)
     device = torch.device(device)
     if backend != "auto":
         obstacle = _obstacle(backend, cell, masks, nonlinearity, device, dtype)
@@ -182,7 +188,7 @@ def _recurrence(options: Options, input: Tensor, state: State, weights: Weights,
     cast = autocast or half_on_cpu  # else all are of one dtype
     if cast:
         input, state, weights = _cast(input, state, weights, torch.float32 if half_on_cpu else dtype)
-    with torch.autocast(device, enabled=False) if autocast else nullcontext():
+    with without_autocast(device):
         if backend == "reference" or 0 in input.shape:
             output, state = by_reference(options, input, state, weights)
         elif backend == "vendor":

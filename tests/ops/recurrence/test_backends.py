@@ -7,8 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnndrop_plugin.ops import NO_MASKS, Mask, Masks, State, Weights, c_library, choose_backend, draw_mask, recurrence
-from rnndrop_plugin.ops.recurrence.triton import availability
+from rnndrop_plugin.ops import (
+    NO_MASKS,
+    Mask,
+    Masks,
+    State,
+    Weights,
+    availability,
+    c_library,
+    choose_backend,
+    draw_mask,
+    recurrence,
+)
 
 GATES = {"lstm": 4, "gru": 3, "gru_reset_after": 3, "rnn": 1}
 BACKENDS = [

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from rnndrop_plugin.ops.masks import Masks
 from rnndrop_plugin.ops.recurrence.autograd import Options
-from rnndrop_plugin.ops.recurrence.reference import State, Weights
+from rnndrop_plugin.ops.recurrence.reference import GATES, State, Weights
 from rnndrop_plugin.ops.recurrence.triton import loops, steps
-from rnndrop_plugin.ops.recurrence.triton.tiles import GATES, STAGES, Tiles, choose, device_limits, precision
+from rnndrop_plugin.ops.recurrence.triton.tiles import STAGES, Tiles, choose, device_limits, precision
 from rnndrop_plugin.ops.sums import sum_of_rows
 
 POLLS = 1 << 22  # of a barrier before it gives up: seconds, where a step takes microseconds
@@ -144,7 +144,7 @@ class _Call:
         launch(kernel, grid, arguments, constants, self.like, num_warps=4, enable_fp_fusion=True)
 
 
-def tile_constants(tiles: Tiles, precision: str, barrier: bool = True) -> dict:
+def tile_constants(tiles: Tiles, precision: str) -> dict:
     """The constants of a persistent kernel that say how it is cut."""
     return {
         "BB": tiles.batch,
@@ -155,7 +155,7 @@ def tile_constants(tiles: Tiles, precision: str, barrier: bool = True) -> dict:
         "KEEP": tiles.keep,
         "STAGES": STAGES,
         "PRECISION": "ieee" if precision == "half" else precision,
-        "BARRIER": barrier,
+        "BARRIER": True,
     }
 
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-GATES = {"lstm": 4, "gru": 3, "gru_reset_after": 3, "rnn": 1}
+from rnndrop_plugin.ops.recurrence.reference import GATES
+
 COLUMNS = {"lstm": 4, "gru": 2, "gru_reset_after": 4, "rnn": 1}  # of a unit in the product of the forward pass
 STAGES = 5  # loads under way where the weights are read again at every step
 REGISTERS = 120  # of a thread's 255, for sums and operands

@@ -10,11 +10,10 @@ if not torch.cuda.is_available():
     pytest.skip("there is no GPU", allow_module_level=True)
 
 from rnndrop_plugin.modules import GRU, LSTM, RNN
-from rnndrop_plugin.ops import Mask, Masks, choose_backend, recurrence
+from rnndrop_plugin.ops import Mask, Masks, availability, choose_backend, recurrence
 from rnndrop_plugin.ops.packing import pack
 from rnndrop_plugin.ops.recurrence import triton as kernel
 from rnndrop_plugin.ops.recurrence.reference import GATES
-from rnndrop_plugin.ops.recurrence.triton import availability
 
 DEVICE = torch.device("cuda", 0)
 ALL = ("update", "hidden", "cell")

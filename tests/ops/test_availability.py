@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rnndrop_plugin.ops import Mask, Masks, choose_backend
-from rnndrop_plugin.ops.recurrence.triton import availability, tiles
+from rnndrop_plugin.ops import Mask, Masks, availability, choose_backend
+from rnndrop_plugin.ops.recurrence.triton import tiles
 
 GPU = torch.device("cuda", 0)
 DROPS = Masks(hidden=Mask(torch.ones(2, 3, dtype=torch.bool), 2.0))
