@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 import torch
-import torch.nn.functional as F
-from fairseq.models import FairseqIncrementalDecoder, FairseqLanguageModel
+from fairseq.models import FairseqLanguageModel
 from fairseq.modules import AdaptiveSoftmax
 from torch import Tensor, nn
 
@@ -17,11 +16,11 @@ from rnndrop_plugin.models.config import (
     SamplingChoice,
     ScalingChoice,
     build_recurrent,
-    check_sizes,
     init_embeddings,
     init_uniform,
     register_architectures,
 )
+from rnndrop_plugin.models.decoder import Decoder
 from rnndrop_plugin.models.evaluation import Evaluation
 from rnndrop_plugin.models.from_pretrained import FromPretrained
 
@@ -72,7 +71,7 @@ class _AdaptiveSoftmax(AdaptiveSoftmax):
         return outputs, targets
 
 
-class RecurrentDecoder(FairseqIncrementalDecoder):
+class RecurrentDecoder(Decoder):
     """Embeddings, recurrent layers and an output layer over the vocabulary.
 
     The state at the end of a batch is kept, detached, for the next batch of the same stream: one state
@@ -86,33 +85,17 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
     """
 
     def __init__(self, cfg: LanguageModelConfig, dictionary, rnn: nn.Module):
-        super().__init__(dictionary)
-        vocabulary, hidden, embed = len(dictionary), cfg.decoder_hidden_size, cfg.decoder_embed_dim
-        shared = cfg.share_decoder_input_output_embed
-        if cfg.decoder_out_embed_dim is not None:
-            check_sizes(cfg, "decoder_out_embed_dim")
-        out_embed = cfg.decoder_out_embed_dim or (embed if shared else hidden)
-        if shared and out_embed != embed:
-            raise InputError(
-                f"--share-decoder-input-output-embed needs --decoder-out-embed-dim {embed} "
-                f"(= --decoder-embed-dim), got {out_embed}"
-            )
+        vocabulary, hidden, shared = len(dictionary), cfg.decoder_hidden_size, cfg.share_decoder_input_output_embed
         if cfg.decoder_output_bias and not shared:
             raise InputError("--decoder-output-bias needs --share-decoder-input-output-embed")
-        if cfg.adaptive_softmax_cutoff and (shared or out_embed != hidden):
+        if cfg.adaptive_softmax_cutoff and (shared or cfg.decoder_out_embed_dim not in (None, hidden)):
             raise InputError(
                 "--adaptive-softmax-cutoff cannot be combined with --share-decoder-input-output-embed "
                 "or --decoder-out-embed-dim"
             )
-        self.embed_tokens = nn.Embedding(vocabulary, embed, dictionary.pad())
-        self.embed_dropout = modules.EmbeddingDropout(cfg.decoder_embed_dropout, vocabulary)
-        self.rnn = rnn
-        self.dropout_in = modules.Dropout(cfg.decoder_dropout_in, str(cfg.decoder_dropout_sampling))
-        self.dropout_out = modules.Dropout(cfg.decoder_dropout_out, str(cfg.decoder_dropout_sampling))
-        self.projection = nn.Linear(hidden, out_embed) if out_embed != hidden else None
+        embed_tokens = nn.Embedding(vocabulary, cfg.decoder_embed_dim, dictionary.pad())
+        super().__init__(cfg, dictionary, embed_tokens, rnn)
         self.adaptive_softmax = None
-        self.output_projection = None
-        self.output_bias = None  # of shared embeddings
         if cfg.adaptive_softmax_cutoff:
             self.adaptive_softmax = _AdaptiveSoftmax(
                 vocabulary,
@@ -121,8 +104,8 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
                 dropout=cfg.decoder_dropout_out,
                 padding_idx=dictionary.pad(),
             )
-        elif not shared:
-            self.output_projection = nn.Linear(out_embed, vocabulary)
+        else:
+            self.add_output_layer(cfg, shared)
         init_uniform(self, cfg.init_range)
         if cfg.decoder_output_bias:
             self.output_bias = nn.Parameter(torch.zeros(vocabulary))
@@ -189,15 +172,9 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
             x = self.dropout_out(self.projection(x))
         return x, {"attn": None, "outputs": outputs, "dropped_outputs": dropped_outputs}
 
-    def output_layer(self, features: Tensor) -> Tensor:
+    def output_layer(self, features: Tensor, **kwargs) -> Tensor:
         """The logits of ``features``; with an adaptive softmax the features themselves."""
-        return features if self.adaptive_softmax is not None else F.linear(features, *self.output_weights())
-
-    def output_weights(self) -> tuple[Tensor, Tensor | None]:
-        """Weight ``(vocabulary, out_embed_dim)`` and bias of the output layer, where the softmax is not adaptive."""
-        if self.output_projection is not None:
-            return self.output_projection.weight, self.output_projection.bias
-        return self.embed_tokens.weight, self.output_bias
+        return features if self.adaptive_softmax is not None else super().output_layer(features)
 
     def reorder_incremental_state(self, incremental_state, new_order: Tensor) -> None:
         """Take the cached rows in ``new_order``, as beam search asks for."""
@@ -205,10 +182,6 @@ class RecurrentDecoder(FairseqIncrementalDecoder):
         if cached is not None:
             cached = {name: state.index_select(1, new_order) for name, state in cached.items()}
             self.set_incremental_state(incremental_state, "state", cached)
-
-    def max_positions(self) -> int:
-        """A recurrence has no longest input."""
-        return 10**9
 
 
 class RecurrentLanguageModel(FromPretrained, CheckedLoading, FairseqLanguageModel):

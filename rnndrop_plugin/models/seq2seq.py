@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Optional
 
 import torch
-import torch.nn.functional as F
 from fairseq.data import Dictionary
-from fairseq.models import FairseqEncoder, FairseqEncoderDecoderModel, FairseqIncrementalDecoder
+from fairseq.models import FairseqEncoder, FairseqEncoderDecoderModel
 from fairseq.tasks.translation import TranslationTask
 from torch import Tensor, nn
 
@@ -20,12 +19,12 @@ from rnndrop_plugin.models.config import (
     RecurrentConfig,
     SamplingChoice,
     build_recurrent,
-    check_sizes,
     init_embeddings,
     init_uniform,
     name_flags,
     register_architectures,
 )
+from rnndrop_plugin.models.decoder import Decoder
 from rnndrop_plugin.modules import Dropout, EmbeddingDropout
 from rnndrop_plugin.ops import Attention, State, attend, draw_mask, input_feeding
 from rnndrop_plugin.ops.checks import check_rate
@@ -159,7 +158,7 @@ class RecurrentEncoder(FairseqEncoder):
         return 10**9
 
 
-class AttentionalDecoder(FairseqIncrementalDecoder):
+class AttentionalDecoder(Decoder):
     """Embeddings, recurrent layers with an attention over the source (Luong et al. 2015), and an output layer.
 
     Args:
@@ -172,26 +171,10 @@ class AttentionalDecoder(FairseqIncrementalDecoder):
     """
 
     def __init__(self, cfg: Seq2SeqConfig, dictionary: Dictionary, embed_tokens: nn.Embedding, rnn: nn.Module):
-        super().__init__(dictionary)
-        hidden, embed = rnn.hidden_size, embed_tokens.embedding_dim
-        shared = cfg.share_decoder_input_output_embed or cfg.share_all_embeddings
-        if cfg.decoder_out_embed_dim is not None:
-            check_sizes(cfg, "decoder_out_embed_dim")
-        out_embed = cfg.decoder_out_embed_dim or (embed if shared else hidden)
-        if shared and out_embed != embed:
-            raise InputError(
-                f"shared embeddings of input and output need --decoder-out-embed-dim {embed} (= --decoder-embed-dim), "
-                f"got {out_embed}"
-            )
-        self.embed_tokens = embed_tokens
-        self.rnn = rnn
-        self.embed_dropout = EmbeddingDropout(cfg.decoder_embed_dropout, len(dictionary))
-        self.dropout_in = Dropout(cfg.decoder_dropout_in, str(cfg.decoder_dropout_sampling))
-        self.dropout_out = Dropout(cfg.decoder_dropout_out, str(cfg.decoder_dropout_sampling))
+        super().__init__(cfg, dictionary, embed_tokens, rnn)
         self.feeds = not cfg.no_input_feed
-        self.attention = nn.Linear(hidden, hidden, bias=False)
-        self.projection = nn.Linear(hidden, out_embed) if out_embed != hidden else None
-        self.output_projection = None if shared else nn.Linear(out_embed, len(dictionary))
+        self.attention = nn.Linear(rnn.hidden_size, rnn.hidden_size, bias=False)
+        self.add_output_layer(cfg, cfg.share_decoder_input_output_embed or cfg.share_all_embeddings)
 
     def forward(
         self, prev_output_tokens: Tensor, encoder_out: Encoded, incremental_state=None, features_only=False, **kwargs
@@ -275,26 +258,12 @@ class AttentionalDecoder(FairseqIncrementalDecoder):
         )
         return outputs, weights, tuple(torch.stack(s) for s in zip(*states, strict=True))
 
-    def output_layer(self, features: Tensor, **kwargs) -> Tensor:
-        """The logits of ``features``."""
-        return F.linear(features, *self.output_weights())
-
-    def output_weights(self) -> tuple[Tensor, Tensor | None]:
-        """Weight ``(vocabulary, out_embed_dim)`` and bias of the output layer."""
-        if self.output_projection is not None:
-            return self.output_projection.weight, self.output_projection.bias
-        return self.embed_tokens.weight, None
-
     def reorder_incremental_state(self, incremental_state, new_order: Tensor) -> None:
         """Take the cached rows in ``new_order``, as beam search asks for."""
         cached = self.get_incremental_state(incremental_state, "state")
         if cached is not None:
             cached = {name: s.index_select(s.dim() - 2, new_order) for name, s in cached.items()}
             self.set_incremental_state(incremental_state, "state", cached)
-
-    def max_positions(self) -> int:
-        """A recurrence has no longest input."""
-        return 10**9
 
 
 class RecurrentSeq2Seq(CheckedLoading, FairseqEncoderDecoderModel):

@@ -1,0 +1,67 @@
+"""What the decoders of language models and of sequence-to-sequence models share."""
+
+import torch.nn.functional as F
+from fairseq.data import Dictionary
+from fairseq.models import FairseqIncrementalDecoder
+from torch import Tensor, nn
+
+from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.models.config import RecurrentConfig, check_sizes
+from rnndrop_plugin.modules import Dropout, EmbeddingDropout
+
+
+class Decoder(FairseqIncrementalDecoder):
+    """Embeddings, recurrent layers and forward dropout around them; :meth:`add_output_layer` adds what comes last.
+
+    Args:
+        embed_tokens: the target's embeddings.
+        rnn: recurrent layers of rnndrop_plugin.modules.
+    """
+
+    def __init__(self, cfg: RecurrentConfig, dictionary: Dictionary, embed_tokens: nn.Embedding, rnn: nn.Module):
+        super().__init__(dictionary)
+        self.embed_tokens = embed_tokens
+        self.rnn = rnn
+        self.embed_dropout = EmbeddingDropout(cfg.decoder_embed_dropout, len(dictionary))
+        self.dropout_in = Dropout(cfg.decoder_dropout_in, str(cfg.decoder_dropout_sampling))
+        self.dropout_out = Dropout(cfg.decoder_dropout_out, str(cfg.decoder_dropout_sampling))
+        self.projection = None
+        self.output_projection = None  # none where the embeddings are shared, or the softmax is adaptive
+        self.output_bias = None  # of shared embeddings
+
+    def add_output_layer(self, cfg: RecurrentConfig, shared: bool) -> None:
+        """Add the output layer, and a projection before it where --decoder-out-embed-dim asks for one.
+
+        Args:
+            shared: whether its weights are the embeddings.
+
+        Raises:
+            InputError: a dimension that does not fit.
+        """
+        hidden, embed = self.rnn.hidden_size, self.embed_tokens.embedding_dim
+        if cfg.decoder_out_embed_dim is not None:
+            check_sizes(cfg, "decoder_out_embed_dim")
+        out_embed = cfg.decoder_out_embed_dim or (embed if shared else hidden)
+        if shared and out_embed != embed:
+            raise InputError(
+                f"shared embeddings of input and output need --decoder-out-embed-dim {embed} (= --decoder-embed-dim), "
+                f"got {out_embed}"
+            )
+        if out_embed != hidden:
+            self.projection = nn.Linear(hidden, out_embed)
+        if not shared:
+            self.output_projection = nn.Linear(out_embed, len(self.dictionary))
+
+    def output_layer(self, features: Tensor, **kwargs) -> Tensor:
+        """The logits of ``features``."""
+        return F.linear(features, *self.output_weights())
+
+    def output_weights(self) -> tuple[Tensor, Tensor | None]:
+        """Weight ``(vocabulary, out_embed_dim)`` and bias of the output layer, where the softmax is not adaptive."""
+        if self.output_projection is not None:
+            return self.output_projection.weight, self.output_projection.bias
+        return self.embed_tokens.weight, self.output_bias
+
+    def max_positions(self) -> int:
+        """A recurrence has no longest input."""
+        return 10**9
