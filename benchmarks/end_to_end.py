@@ -71,7 +71,8 @@ def end_to_end(
     environment = dict(os.environ)
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
-    flags = _flags(size, rows, steps, updates) + ([] if torch.cuda.is_available() else ["--cpu"])
+    where = ["--distributed-world-size", "1"] if torch.cuda.is_available() else ["--cpu"]
+    flags = _flags(size, rows, steps, updates) + where
     models = {
         BASELINE: (
             f"--task language_modeling --arch lstm_lm --decoder-out-embed-dim {size} --dropout 0 --criterion "

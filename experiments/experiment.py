@@ -35,7 +35,7 @@ class Experiment(NamedTuple):
 def device() -> list[str]:
     import torch  # takes seconds: not before the command line has been read
 
-    return [] if torch.cuda.is_available() else ["--cpu"]
+    return ["--distributed-world-size", "1"] if torch.cuda.is_available() else ["--cpu"]
 
 
 def common_flags(task: str) -> list[str]:

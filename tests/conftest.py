@@ -2,6 +2,7 @@ import gzip
 import importlib
 import json
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -14,6 +15,12 @@ from hypothesis import given, settings
 
 def pytest_addoption(parser):
     parser.addoption("--poison", action="store_true", help="fill the memory of fresh tensors with NaN (torch.empty)")
+
+
+def pytest_configure(config):
+    """Hide the GPUs from all tests but those marked ``gpu``, which are chosen by ``-m gpu``."""
+    if "gpu" not in config.getoption("markexpr"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,7 @@ def call_main(cfg, main, **kwargs):
     """fairseq/distributed/utils.py, call_main: check what can be checked, and say an error of the input in one line."""
     resume.close_logs()
     run(flags.check_flags, cfg)
+    processes.use_one_process_on_a_cpu(cfg)
     run(processes.check_processes, cfg)
     # A partial of a module's function can be sent to the processes that fairseq starts for several GPUs.
     return upstream_call_main(cfg, functools.partial(run, main), **kwargs)

@@ -9,6 +9,13 @@ from fairseq.trainer import Trainer
 from rnndrop_plugin.errors import InputError
 
 
+def use_one_process_on_a_cpu(cfg) -> None:
+    """fairseq/dataclass/configs.py: the default of --distributed-world-size is the number of GPUs, with --cpu, too, and
+    a model on a CPU cannot be trained by a process for each of them."""
+    if cfg.common.cpu and 1 < cfg.distributed_training.distributed_world_size == torch.cuda.device_count():
+        cfg.distributed_training.distributed_world_size = cfg.distributed_training.distributed_num_procs = 1
+
+
 def check_processes(cfg) -> None:
     """fairseq/distributed/utils.py, infer_init_method, asks for GPUs: without them torchrun's processes train a model
     each, in the same folder, and other spellings fail or train nothing.

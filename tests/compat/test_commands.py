@@ -33,7 +33,7 @@ CFG = omegaconf.OmegaConf.create(
             "distributed_world_size": 1,
             "distributed_no_spawn": False,
         },
-        "common": {"tpu": False, "seed": 1},
+        "common": {"cpu": False, "tpu": False, "seed": 1},
     }
 )
 

@@ -51,6 +51,12 @@ def test_processes_that_would_not_train_together(training, tmp_path, monkeypatch
     assert not (tmp_path / "run").exists()
 
 
+def test_a_cpu_has_one_process_however_many_gpus_there_are(command, training, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # which fairseq makes the default of the next flag
+    command(*training, "--cpu", "--distributed-world-size", 2, "--max-update", 1, "--save-dir", tmp_path)
+    assert (tmp_path / "checkpoint_last.pt").exists()
+
+
 def test_fairseq_lets_each_of_torchruns_processes_train_alone(command, training, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
