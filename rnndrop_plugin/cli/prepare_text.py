@@ -11,7 +11,15 @@ from tqdm import tqdm
 
 from rnndrop_plugin.cli.arguments import SHARE, add_split_arguments, check_split_arguments, language, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
-from rnndrop_plugin.cli.splits import SPLITS, UNK, Sentence, read_dictionary, text_sizes, write_splits
+from rnndrop_plugin.cli.splits import (
+    SPLITS,
+    UNK,
+    Sentence,
+    dictionary_folder,
+    read_dictionary,
+    text_sizes,
+    write_splits,
+)
 from rnndrop_plugin.data.text import read_lines
 from rnndrop_plugin.data.tokenization import Tokenization
 
@@ -159,7 +167,7 @@ def read_parts(args: argparse.Namespace) -> dict[str, list[Sentence]]:
 
 def tokenization_of(args: argparse.Namespace) -> Tokenization:
     """How the text is to be cut: as the flags say, or the folder of --dictionary."""
-    folder = args.dictionary if not args.dictionary or args.dictionary.is_dir() else args.dictionary.parent
+    folder = dictionary_folder(args.dictionary) if args.dictionary else None
     kept = Tokenization.load(folder) if folder else None
     if kept is None:
         if args.sentencepiece:

@@ -51,6 +51,15 @@ def text_sizes(texts: Iterable[str]) -> dict[str, int]:
     return sizes
 
 
+def dictionary_folder(path: Path) -> Path:
+    """The data folder that ``path`` is, or whose dict.txt it is; ValueError if it is neither."""
+    if path.name == "dict.txt":
+        return path.parent
+    if path.is_dir():
+        return path
+    raise ValueError(f"{path}: neither a data folder nor a file dict.txt")
+
+
 def read_dictionary(path: Path) -> "Dictionary":
     """The dictionary of a data folder, or of a file.
 
@@ -59,9 +68,7 @@ def read_dictionary(path: Path) -> "Dictionary":
     """
     from rnndrop_plugin.data.indexed import load_dictionary
 
-    if path.name == "dict.txt" or path.is_dir():
-        return load_dictionary(str(path.parent if path.name == "dict.txt" else path))
-    raise ValueError(f"{path}: neither a data folder nor a file dict.txt")
+    return load_dictionary(str(dictionary_folder(path)))
 
 
 def write_splits(

@@ -2,7 +2,8 @@
 
 ``cells`` has the equations of a step, forward and backward; ``product`` the product with the recurrent weights and the
 barrier; ``loops`` one kernel a direction for the whole sequence; ``steps`` one kernel a step between products of torch;
-``tiles`` the table that chooses among them; ``backend`` calls them, and ``availability`` says where they can run.
+``tiles`` the table that chooses among them; ``backend`` calls them. ``rnndrop_plugin.ops.availability`` says where they
+can run.
 
 This module is a :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel` with the functions of ``backend``. Triton is
 imported with the first of them, since it is not everywhere.
