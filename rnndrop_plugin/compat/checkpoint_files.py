@@ -57,9 +57,10 @@ def allow_checkpoint_classes() -> None:
 
 
 @functools.wraps(upstream_load)
-def load_checkpoint_to_cpu(path, *args, **kwargs):
+def load_checkpoint_to_cpu(path, arg_overrides=None, *args, **kwargs):
     """checkpoint_utils.load_checkpoint_to_cpu, which lets torch's many-lined errors through; torch does not notice
-    bits that have changed.
+    bits that have changed. A backend that serves one kind of device is the machine's, and not the model's: what was
+    trained by it is loaded with the backend ``auto``, unless ``arg_overrides`` says otherwise.
 
     Raises:
         DamagedCheckpoint: the file is damaged.
@@ -69,7 +70,7 @@ def load_checkpoint_to_cpu(path, *args, **kwargs):
         with open(PathManager.get_local_path(path), "rb") as file:
             if zipfile.is_zipfile(file) and zipfile.ZipFile(file).testzip() is not None:
                 raise zipfile.BadZipFile
-        return upstream_load(path, *args, **kwargs)
+        state = upstream_load(path, arg_overrides, *args, **kwargs)
     except Exception as error:
         damaged = False
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a seek beyond a file's end
@@ -82,6 +83,10 @@ def load_checkpoint_to_cpu(path, *args, **kwargs):
             damaged, reason = True, "it is damaged, or not one of fairseq's"
         kind = DamagedCheckpoint if damaged else InputError
         raise kind(f"{path}: cannot load this checkpoint: {reason}") from error
+    model = (state.get("cfg") or {}).get("model") or {}
+    if model.get("recurrent_backend") in ("cpu", "triton") and "recurrent_backend" not in (arg_overrides or {}):
+        model.recurrent_backend = "auto"
+    return state
 
 
 @functools.wraps(upstream_save)

@@ -1,12 +1,16 @@
 """Where fairseq's commands begin."""
 
 import functools
+import sys
 
 from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import generate
+from hydra.core.hydra_config import HydraConfig
+from torch.multiprocessing import ProcessExitedException
 
 from rnndrop_plugin.compat import flags, processes, resume
-from rnndrop_plugin.compat.errors import run
+from rnndrop_plugin.compat.errors import STATUS, run
+from rnndrop_plugin.errors import InputError
 
 upstream_call_main = distributed_utils.call_main
 
@@ -19,7 +23,14 @@ def call_main(cfg, main, **kwargs):
     processes.use_one_process_on_a_cpu(cfg)
     run(processes.check_processes, cfg)
     # A partial of a module's function can be sent to the processes that fairseq starts for several GPUs.
-    return upstream_call_main(cfg, functools.partial(run, main), **kwargs)
+    try:
+        return upstream_call_main(cfg, functools.partial(run, main), **kwargs)
+    except ProcessExitedException as error:
+        if error.exit_code != STATUS:
+            raise
+        if HydraConfig.initialized():
+            raise InputError("a process of the training has ended with the error above") from error
+        sys.exit(STATUS)  # the process has said why
 
 
 generate_main = functools.partial(run, generate.main)  # the one command that does without call_main

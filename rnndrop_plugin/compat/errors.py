@@ -12,6 +12,8 @@ from rnndrop_plugin.errors import TRACEBACK, InputError, traceback_is_wanted
 
 logger = logging.getLogger(__name__)
 
+STATUS = 2  # of a process that an error of the input has ended
+
 
 def run(main, cfg, **kwargs):
     """Run a command's ``main``; an error of the input ends the process with its line.
@@ -37,7 +39,7 @@ def end(line: str, error: Exception | None = None) -> typing.NoReturn:
     if error is not None and traceback_is_wanted():
         traceback.print_exception(error)
     print(f"error: {line}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(STATUS)
 
 
 def describe(error: Exception) -> str | None:

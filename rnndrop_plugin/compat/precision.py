@@ -1,4 +1,4 @@
-"""Half precision and CUDA graphs: what the machine can do, and a rate that does not depend on a loss's scale."""
+"""What the machine can do of what flags ask for, and a rate that does not depend on the scale of a loss."""
 
 import functools
 import logging
@@ -21,7 +21,7 @@ upstream_amp_step = AMPOptimizer.step
 def init_trainer(trainer, cfg, *args, **kwargs):
     """fairseq/trainer.py, Trainer.__init__: --tpu ends in an AttributeError without torch_xla; --fp16 fails within
     torch without a GPU, and --amp trains in single precision there. In mixed precision fairseq wraps the optimizer,
-    which would not be asked for its averages.
+    which would not be asked for its averages. A backend for another device would fail at the first update.
 
     Raises:
         InputError: the machine or the optimizer lacks what a flag asks for.
@@ -34,6 +34,11 @@ def init_trainer(trainer, cfg, *args, **kwargs):
             raise InputError("--fp16 needs a GPU, and there is none (or --cpu is given); --bf16 does not")
         if cfg.common.amp:
             logger.warning("--amp has no effect without a GPU: the training is in single precision")
+    backend = getattr(cfg.model, "recurrent_backend", None)
+    if backend == "triton" and not on_gpu:
+        raise InputError("--recurrent-backend triton needs a GPU, and there is none (or --cpu is given)")
+    if backend == "cpu" and on_gpu:
+        raise InputError("--recurrent-backend cpu is for a CPU, and there is a GPU: add --cpu, or leave it out")
     mixed = cfg.common.fp16 or cfg.common.bf16 or cfg.common.amp
     if mixed and getattr(cfg.optimizer, "_name", None) == "rnndrop_asgd":
         raise InputError("--optimizer rnndrop_asgd averages parameters of float32: drop --fp16, --bf16 and --amp")

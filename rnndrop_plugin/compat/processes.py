@@ -18,12 +18,21 @@ def use_one_process_on_a_cpu(cfg) -> None:
 
 def check_processes(cfg) -> None:
     """fairseq/distributed/utils.py, infer_init_method, asks for GPUs: without them torchrun's processes train a model
-    each, in the same folder, and other spellings fail or train nothing.
+    each, in the same folder, and other spellings fail or train nothing. --find-unused-parameters lets torch's
+    DistributedDataParallel mark parameters that the model's forward pass does not reach as ready, the output layer
+    among them, which fails when their gradients come.
 
     Raises:
         InputError: the processes would not train together.
     """
+    criterion = getattr(cfg.criterion, "_name", None)
     cfg = cfg.distributed_training
+    torch_ddp = cfg.distributed_world_size > 1 and cfg.ddp_backend in ("c10d", "pytorch_ddp")
+    if torch_ddp and cfg.find_unused_parameters and criterion == "rnndrop_cross_entropy":
+        raise InputError(
+            "--find-unused-parameters does not go with rnndrop_cross_entropy, which computes the output layer outside "
+            "of the model: leave it out, or add --ddp-backend legacy_ddp"
+        )
     launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
     processes = max(launched, cfg.distributed_world_size)
     if processes == 1 or cfg.distributed_no_spawn and cfg.distributed_world_size > 1:

@@ -204,11 +204,13 @@ class RnndropLanguageModelingTask(RnndropTask):
         """Prepare the model for another evaluation than the static one, and the batches of its text.
 
         Raises:
-            InputError: the model has an adaptive softmax.
+            InputError: the model has an adaptive softmax, or it is to learn in half precision.
         """
         evaluation = self.evaluation
         if self.model.decoder.adaptive_softmax is not None:
             raise InputError(f"the model has an adaptive softmax, which has a static evaluation only: {evaluation}")
+        if evaluation.rule and any(parameter.dtype.itemsize < 4 for parameter in self.model.parameters()):
+            raise InputError("--dynamic-evaluation needs parameters of float32, which small steps change: drop --fp16")
         if evaluation.temperature_is_chosen:
             evaluation.temperature = choose_temperature(self.model, self._read_in_order("valid", 1))
         if evaluation.rule:

@@ -42,6 +42,22 @@ def test_the_allowed_classes_load_a_checkpoint_and_each_is_needed(command, train
         torch.serialization.add_safe_globals(before)
 
 
+@pytest.mark.parametrize("trained_by", ["cpu", "triton", "reference"])
+def test_a_model_is_not_bound_to_the_device_that_it_was_trained_on(command, training, tmp_path, trained_by):
+    command(*training, "--cpu", "--recurrent-backend", "cpu", "--max-update", 1, "--save-dir", tmp_path)
+    path = tmp_path / "checkpoint_last.pt"
+    state = torch.load(path)
+    state["cfg"]["model"]["recurrent_backend"] = trained_by
+    torch.save(state, path)
+
+    def backend(**options) -> str:
+        (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(path)], **options)
+        return model.decoder.rnn.backend
+
+    assert backend() == ("reference" if trained_by == "reference" else "auto")
+    assert backend(arg_overrides={"recurrent_backend": "cpu"}) == "cpu"
+
+
 def test_switching_the_protection_off_warns(monkeypatch, caplog):
     checkpoint_files.allow_checkpoint_classes()
     assert not caplog.records

@@ -8,8 +8,9 @@ import pytest
 import torch
 from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import generate
+from torch.multiprocessing import ProcessExitedException
 
-from rnndrop_plugin.compat import errors, versions
+from rnndrop_plugin.compat import commands, errors, versions
 from rnndrop_plugin.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,9 @@ CFG = omegaconf.OmegaConf.create(
             "distributed_init_method": None,
             "distributed_world_size": 1,
             "distributed_no_spawn": False,
+            "ddp_backend": "pytorch_ddp",
         },
+        "criterion": None,
         "common": {"cpu": False, "tpu": False, "seed": 1},
     }
 )
@@ -80,6 +83,19 @@ def test_any_other_error_keeps_its_traceback(monkeypatch, error):
     monkeypatch.setattr(distributed_utils, "infer_init_method", lambda *_: None)
     with pytest.raises(type(error)):
         distributed_utils.call_main(CFG, fail(error))
+
+
+@pytest.mark.parametrize("status", [1, 2])
+def test_a_process_of_several_has_said_why_it_ended(monkeypatch, status):
+    """What a process raises, errors.run has printed; torch's error of the process would follow it."""
+
+    def train(cfg, main, **kwargs):
+        torch.multiprocessing.start_processes(lambda rank: sys.exit(status), nprocs=2, start_method="fork")
+
+    monkeypatch.setattr(commands, "upstream_call_main", train)
+    with pytest.raises(SystemExit if status == errors.STATUS else ProcessExitedException) as end:
+        distributed_utils.call_main(CFG, print)
+    assert getattr(end.value, "code", errors.STATUS) == errors.STATUS
 
 
 def test_generate_is_a_command_like_the_others():

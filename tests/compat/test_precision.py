@@ -8,6 +8,7 @@ from fairseq.optim.sgd import SGD
 from omegaconf import OmegaConf
 
 from rnndrop_plugin.compat import precision
+from rnndrop_plugin.errors import InputError
 
 
 @pytest.mark.skipif(utils.xm is not None, reason="torch_xla is installed")
@@ -32,6 +33,22 @@ def test_fairseq_has_no_words_for_precisions_that_the_machine_lacks(
     else:
         with pytest.raises((AttributeError, SystemExit)):
             command(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("backend", "gpu", "cpu", "line"),
+    [
+        ("triton", False, False, "--recurrent-backend triton needs a GPU, and there is none"),
+        ("triton", True, True, r"--recurrent-backend triton needs a GPU, .* \(or --cpu is given\)"),
+        ("cpu", True, False, "--recurrent-backend cpu is for a CPU, and there is a GPU: add --cpu"),
+    ],
+)
+def test_a_backend_of_another_device_is_refused(monkeypatch, backend, gpu, cpu, line):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    common = {"tpu": False, "cpu": cpu, "fp16": False, "amp": False}
+    cfg = OmegaConf.create({"common": common, "model": {"recurrent_backend": backend}})
+    with pytest.raises(InputError, match=line):
+        trainer.Trainer(cfg, None, None, None)
 
 
 @pytest.mark.skipif(utils.xm is not None, reason="torch_xla is installed")

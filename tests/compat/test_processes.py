@@ -40,6 +40,12 @@ def test_fairseq_seeds_the_processes_alike():
             ("--distributed-world-size", 1),
             "each of 4 processes would train alone: add --distributed-world-size 4",
         ),
+        (
+            2,
+            1,
+            ("--distributed-world-size", 2, "--find-unused-parameters"),
+            "leave it out, or add --ddp-backend legacy_ddp",
+        ),
     ],
 )
 def test_processes_that_would_not_train_together(training, tmp_path, monkeypatch, refuse, gpus, launched, flags, line):

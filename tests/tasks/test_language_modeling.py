@@ -304,6 +304,15 @@ def test_an_adaptive_softmax_has_a_static_evaluation_only(train, evaluate, strea
     assert end.value.code == 2 and "the model has an adaptive softmax" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("rule", ["sgd", "rms"])
+def test_a_dynamic_evaluation_learns_in_single_precision(train, evaluate, stream_data, tmp_path, capsys, rule):
+    train("run", "--max-update", 1)
+    with pytest.raises(SystemExit) as end:
+        flags = ("--fp16", "--dynamic-evaluation", rule, "--dynamic-evaluation-lr", 0.002)
+        evaluate(stream_data, tmp_path / "run" / "checkpoint_last.pt", *flags)
+    assert end.value.code == 2 and "needs parameters of float32" in capsys.readouterr().err
+
+
 def test_a_cache_reads_whole_windows(train, evaluate, stream_data, tmp_path, capsys):
     train("run", "--max-update", 1)
     with pytest.raises(SystemExit) as end:
