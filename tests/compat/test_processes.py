@@ -43,7 +43,7 @@ def test_fairseq_seeds_the_processes_alike():
         (
             2,
             1,
-            ("--distributed-world-size", 2, "--find-unused-parameters"),
+            ("--distributed-world-size", 2, "--find-unused-parameters", "--criterion", "rnndrop_cross_entropy"),
             "leave it out, or add --ddp-backend legacy_ddp",
         ),
     ],
