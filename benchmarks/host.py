@@ -21,7 +21,7 @@ sys.modules["fairseq"] = None  # takes seconds to import, and layers do without 
 
 from rnndrop_plugin.modules import GRU, LSTM, RNN  # noqa: E402
 from rnndrop_plugin.ops import availability  # noqa: E402
-from rnndrop_plugin.ops.recurrence.triton import backend, loops  # noqa: E402
+from rnndrop_plugin.ops.recurrence.triton import backend, loops, tiles  # noqa: E402
 
 SIZE = (2, 2, 4, 8)  # time, batch, input, hidden: the CPU's own work on them is next to nothing
 LAYERS = {
@@ -48,8 +48,8 @@ def nothing_launched() -> Iterator[None]:
     """A GPU that has no work, as far as the backend sees it."""
     with (
         patch.object(availability, "obstacle", lambda device, dtype: None),
-        patch.object(backend, "device_limits", lambda device: (132, 227 * 1024)),
-        patch.object(backend, "_tiles", {}),
+        patch.object(tiles, "device_limits", lambda device: (132, 227 * 1024)),
+        patch.object(tiles, "_chosen", {}),
         patch.object(backend, "_launchers", {}),
         patch.object(loops, "forward", Unlaunched(loops.forward)),
         patch.object(loops, "backward", Unlaunched(loops.backward)),

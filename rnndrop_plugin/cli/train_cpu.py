@@ -42,7 +42,7 @@ def main() -> None:
         epilog="All other arguments are fairseq-train's. --batch-size is that of one process.",
         allow_abbrev=False,
     )
-    parser.add_argument("--processes", type=positive, required=True, help="how many")
+    parser.add_argument("--processes", type=positive, required=True, help="number of processes")
     args, arguments = parser.parse_known_args()
 
     import torch  # not for --help

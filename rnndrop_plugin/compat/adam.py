@@ -12,7 +12,7 @@ upstream_step = Adam.step
 @functools.wraps(upstream_step)
 def step(adam: Adam, closure=None):
     """fairseq/optim/adam.py, Adam.step, goes from parameter to parameter: in float32 torch's operations on lists take
-    all at once. The state is the same, and so are the numbers."""
+    all at once. The state is the same, and so are the numbers, on a GPU to rounding."""
     loss = None if closure is None else closure()
     used = [[p for p in group["params"] if p.grad is not None] for group in adam.param_groups]
     plain = all(p.dtype == p.grad.dtype == torch.float32 and not p.grad.is_sparse for some in used for p in some)

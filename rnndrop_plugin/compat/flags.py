@@ -108,4 +108,4 @@ def check_best_metric(trainer) -> None:
     if getattr(trainer.cfg.task, "eval_bleu", False):
         names.append("bleu")  # which is not logged as long as all translations are empty
     if metric not in names:
-        raise InputError(f"--best-checkpoint-metric {metric} is none of what is logged: {', '.join(names)}")
+        raise InputError(f"--best-checkpoint-metric {metric} is not logged; the metrics are {', '.join(names)}")

@@ -1,4 +1,4 @@
-"""What the machine can do of what flags ask for, and a rate that does not depend on the scale of a loss."""
+"""Checks that the machine can do what flags ask for, and a rate that does not depend on the scale of a loss."""
 
 import functools
 import logging

@@ -47,7 +47,7 @@ class Source(NamedTuple):
 
 @functools.wraps(upstream_load)
 def load_checkpoint(cfg, trainer, **kwargs):
-    """Let fairseq load the checkpoint and its training iterator, and see to what it leaves undone.
+    """Let fairseq load the checkpoint and its training iterator, and restore what it does not.
 
     Raises:
         InputError: the checkpoint that a flag names is missing, cannot be loaded, or leaves nothing to train.
@@ -201,7 +201,7 @@ def _load(cfg, trainer, **kwargs):
 
 def _check_dictionaries(task, extra_state: dict) -> None:
     """checkpoint_utils.load_checkpoint takes any --finetune-from-model whose parameters have the right sizes: it does
-    not show the task what the checkpoint holds of one, such as other dictionaries."""
+    not give the task its state from the checkpoint, such as other dictionaries."""
     saved = extra_state.get(type(task).__name__)
     if saved is not None:
         task.load_state_dict(saved)

@@ -20,7 +20,7 @@ class RnndropClassificationCriterionConfig(FairseqDataclass):
         default=None,
         metadata={
             "help": "labels, separated by commas, whose mean F1 is logged as f1 (SemEval's score: positive,negative; "
-            "default: all labels that are predicted or there)"
+            "default: all labels that are predicted or true)"
         },
     )
     ignore_absent_classes: bool = field(
@@ -37,7 +37,7 @@ class RnndropClassification(FairseqCriterion):
     """Cross entropy of a sequence's label.
 
     Logged: ``loss`` (base 2, per sequence), ``accuracy``, ``f1_LABEL`` of each label, and ``f1``, the mean of
-    those that --f1-classes names, or without it of those that are predicted or there, in percent. A training
+    those that --f1-classes names, or without it of those that are predicted or true, in percent. A training
     epoch's are with dropout on.
 
     Raises:

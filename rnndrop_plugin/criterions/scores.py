@@ -39,7 +39,7 @@ def f1_score(counts: Tensor) -> float:
     """The harmonic mean of precision and recall in percent, 0 where nothing is correct.
 
     Args:
-        counts: ``(3,)``, how many are correct, predicted and there.
+        counts: ``(3,)``, how many are correct, predicted and true.
     """
     correct, predicted, gold = counts.tolist()
     return ratio(2 * correct, predicted + gold)
@@ -51,7 +51,7 @@ def ratio(part: float, whole: float) -> float:
 
 
 def count_classes(predicted: Tensor, target: Tensor, classes: int, counted: Tensor | None = None) -> Tensor:
-    """``(classes, 3)``: how often each class is correct, predicted and there.
+    """``(classes, 3)``: how often each class is correct, predicted and true.
 
     torch.bincount and a selection of items would have the host wait for a GPU.
 
@@ -68,7 +68,7 @@ def count_classes(predicted: Tensor, target: Tensor, classes: int, counted: Tens
 
 
 def mean_f1(counts: Tensor) -> float:
-    """The mean F1 of the classes that are predicted or there, in percent (macro F1 as scikit-learn has it).
+    """The mean F1 of the classes that are predicted or true, in percent (macro F1 as scikit-learn has it).
 
     Args:
         counts: ``(classes, 3)``, see :func:`count_classes`.
@@ -81,7 +81,7 @@ def log_scores(logging_outputs: list[dict], names: Sequence[str], scores: dict[s
     """Log ``f1_NAME`` of each name, and ``scores``, functions of all counts.
 
     Args:
-        logging_outputs: those that have ``"counts"``, ``(names, 3)``: correct, predicted and there.
+        logging_outputs: those that have ``"counts"``, ``(names, 3)``: correct, predicted and true.
         scores: how to make each score from the sum of the counts.
     """
     counts = [log["counts"] for log in logging_outputs if "counts" in log]

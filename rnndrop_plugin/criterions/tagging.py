@@ -35,7 +35,7 @@ class RnndropTagging(FairseqCriterion):
     Logged: ``loss`` (base 2, per word, or per sentence with --sentence-avg) and ``accuracy`` of the tags, and in
     evaluation, where the tags mark spans, ``precision``, ``recall`` and ``f1`` of the spans as conlleval counts them
     and ``f1_TYPE`` of each type, in percent. Where they mark none, such as parts of speech, ``f1`` is the mean F1 of
-    the tags that are predicted or there.
+    the tags that are predicted or true.
     """
 
     def __init__(self, task, sentence_avg: bool):
@@ -73,7 +73,7 @@ class RnndropTagging(FairseqCriterion):
         return {"counts": self.count(predicted, sample["target"], sample["net_input"]["src_lengths"])}
 
     def count(self, predicted: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
-        """``(types, 3)`` or ``(tags, 3)``: the spans or tags that are correct, predicted and there in a batch."""
+        """``(types, 3)`` or ``(tags, 3)``: the spans or tags that are correct, predicted and true in a batch."""
         if self.span_tags is None:
             predicted, target = predicted.flatten(), target.flatten()
             return count_classes(predicted, target, len(self.tags), target != NO_TARGET)

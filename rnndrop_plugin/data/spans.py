@@ -78,7 +78,7 @@ class SpanTags:
         return own
 
     def count(self, sentences: Iterable[tuple[Sequence[str], Sequence[str]]]) -> tuple[Counter, Counter, Counter]:
-        """Of each type, how many spans are correct, predicted and there. A span is correct where its type and both
+        """Of each type, how many spans are correct, predicted and true. A span is correct where its type and both
         ends are.
 
         Args:

@@ -11,7 +11,7 @@ CONTINUED = "@@"  # what ends a piece of subword-nmt within a word
 
 
 class Units(NamedTuple):
-    """What a text consists of, whatever it was cut into. Each sentence's end counts as one word and one character, as
+    """The size of a text, independent of its tokens. Each sentence's end counts as one word and one character, as
     it is predicted, too."""
 
     words: int

@@ -42,7 +42,7 @@ def read_vectors(
     Args:
         words: those to read. Of others only the length of the line is checked, and nothing is kept.
         size: the numbers of a vector; None for what the file has.
-        name: how errors call the file, its path if None.
+        name: how error messages name the file, its path if None.
         size_name: the flag that has set the size, for errors.
 
     Returns:
@@ -69,9 +69,10 @@ def read_vectors(
             for place, word, values in _rows(file, size, f" ({size_name})" if size_name else ""):
                 count += 1
                 bar.update(raw.tell() - bar.n)
-                word = word if word in words else normalize(word, keep_lone=True)
                 if word in words:
                     vectors[word] = _vector(place, values)
+                elif (normalized := normalize(word, keep_lone=True)) in words:
+                    vectors.setdefault(normalized, _vector(place, values))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{name}: not a whole gzip file ({error})") from error
     except OSError as error:

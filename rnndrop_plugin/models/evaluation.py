@@ -41,13 +41,12 @@ class EvaluationConfig(FairseqDataclass):
     dynamic_evaluation_lr: Optional[float] = field(default=None, metadata={"help": "learning rate of it"})
     dynamic_evaluation_decay: float = field(
         default=0.0,
-        metadata={"help": "what part of the way back to the trained parameters each window goes, in [0, 1]"},
+        metadata={"help": "how far each window moves the parameters back towards the trained ones, in [0, 1]"},
     )
     dynamic_evaluation_epsilon: float = field(
         default=1e-4,
         metadata={
-            "help": "is added to the roots by which rms divides: a parameter whose gradients are far smaller learns as "
-            "by SGD"
+            "help": "added to the roots that rms divides by: parameters with much smaller gradients learn as by SGD"
         },
     )
     neural_cache_size: int = field(
@@ -189,7 +188,7 @@ class DynamicBatches:
     The first rule is "sgd", the second "rms". L is the mean negative log-likelihood of the batch's targets, theta_g the
     trained parameters, s the mean square of the gradient on the training text and r = sqrt(s) / mean(sqrt(s)), where
     lambda r is at most 1 (Krause et al. 2018, "Dynamic evaluation of neural sequence models", section 5). The next
-    batch starts from the state that this one has ended with before it was learned.
+    batch starts from the state at the end of this one, as it was before the update.
 
     Args:
         model: evaluated with these batches.
@@ -276,7 +275,7 @@ def mean_square_gradients(model: nn.Module, batches: Iterable) -> list[Tensor]:
 
 @torch.no_grad()
 def choose_temperature(model: nn.Module, batches: Iterable) -> float:
-    """The one of ``TEMPERATURES`` by which the targets of ``batches`` are most probable."""
+    """The one of ``TEMPERATURES`` that gives the targets of ``batches`` the highest likelihood."""
     model.eval()
     device, pad = next(model.parameters()).device, model.decoder.dictionary.pad()
     losses = [0.0] * len(TEMPERATURES)

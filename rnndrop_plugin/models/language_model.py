@@ -196,7 +196,7 @@ class RecurrentLanguageModel(FromPretrained, CheckedLoading, FairseqLanguageMode
         """Build the model of ``cfg``.
 
         Raises:
-            InputError: flags that cannot be, or a task that does not carry the state.
+            InputError: invalid flags, or a task that does not carry the state.
         """
         if not getattr(task, "carries_state", False):
             raise InputError(

@@ -277,7 +277,7 @@ class RecurrentSeq2Seq(CheckedLoading, FairseqEncoderDecoderModel):
         """Build the model of ``cfg``.
 
         Raises:
-            InputError: flags that cannot be, an unusable file of embeddings, or a task that does not translate.
+            InputError: invalid flags, an unusable file of embeddings, or a task that does not translate.
         """
         if not isinstance(task, TranslationTask):
             raise InputError(f"this model is for --task translation, got the task {type(task).__name__}")

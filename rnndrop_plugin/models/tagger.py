@@ -68,7 +68,7 @@ class RecurrentTagger(SequenceModel):
         """Build the model of ``cfg``.
 
         Raises:
-            InputError: flags that cannot be, an unusable file of embeddings, or a task without classes.
+            InputError: invalid flags, an unusable file of embeddings, or a task without classes.
         """
         cls.check_task(task)
         features = WordFeatures(cfg, task.dictionaries, cfg.character_filters)

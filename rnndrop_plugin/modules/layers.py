@@ -96,7 +96,8 @@ class _Layer(RecurrentDropout, nn.RNNBase):
             masks: dropout masks to use instead of drawing them (and in evaluation, too), one
                 :class:`~rnndrop_plugin.ops.Masks` for each layer and direction, in the order of ``hx``.
                 They are indexed by the example's place in the caller's batch and by real time, the
-                batch being padded to its longest sequence. Weights and forward dropout have no part in them.
+                batch being padded to its longest sequence. Those of weight dropout and forward dropout are
+                not among them and are drawn all the same.
 
         Returns:
             The output and the final state, in the form of ``input`` and ``hx``.
@@ -268,7 +269,7 @@ class LSTM(_Layer):
         c_t &= d_c(f * c_{t-1} + i * d_u(g)) \\
         h_t &= o * \phi(c_t)
 
-    where :math:`d_u`, :math:`d_h` and :math:`d_c` drop units at random, each with a rate of its own and 0 unless told.
+    where :math:`d_u`, :math:`d_h` and :math:`d_c` drop units at random, each with its own rate, 0 by default.
     Parameters have torch.nn.LSTM's names, shapes and gate order (i, f, g, o), so state dicts load both
     ways. Where nothing is dropped torch's own kernel runs, or one of ours where that is faster;
     ``backend="vendor"`` always takes torch's.

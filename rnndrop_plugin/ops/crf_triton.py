@@ -160,9 +160,10 @@ class _NLL(torch.autograd.Function):
 
             return None, *reference_gradients(function, inputs, ctx.needs_input_grad[1:5], (grad,)), None, None
         batch, time, kinds = emissions.shape
-        d_emissions, d_scores = torch.zeros_like(emissions), emissions.new_empty(batch, kinds + 2, kinds)
+        d_emissions, d_scores = emissions.new_zeros(emissions.shape), emissions.new_empty(batch, kinds + 2, kinds)
         with torch.cuda.device_of(emissions):
-            arguments = (emissions, transitions, end, tags, lengths, alphas, total, grad.contiguous())
+            arguments = (emissions, transitions, end, tags, lengths, alphas, total, grad)
+            arguments = [x.contiguous() for x in arguments]  # whose layout a hook may have changed
             backward[(batch,)](*arguments, d_emissions, d_scores, time, **_constants(emissions))
         d_transitions, d_start, d_end = d_scores.sum(0).split_with_sizes((kinds, 1, 1))
         return None, d_emissions, d_transitions, d_start[0], d_end[0], None, None

@@ -1,4 +1,4 @@
-"""What tells one state of the operations from another."""
+"""A version of the operations: a hash of their sources."""
 
 import hashlib
 from pathlib import Path

@@ -19,8 +19,8 @@ class AveragedSGDConfig(FairseqDataclass):
     asgd_nonmonotone: int = field(
         default=5,
         metadata={
-            "help": "begin to average after a validation that is worse than the best one of those more than N "
-            "validations before it; 0: than the best so far"
+            "help": "begin to average after a validation that is worse than the best of all validations but the last "
+            "N; 0: than the best so far"
         },
     )
     weight_decay: float = field(default=0.0, metadata={"help": "weight decay"})

@@ -90,8 +90,8 @@ class RnndropLanguageModelingTask(RnndropTask):
             )
         if cfg.variable_bptt and not cfg.sentence_avg:
             logger.warning(
-                "--variable-bptt without --sentence-avg: a short window counts as much as a long one: the rate is not "
-                "scaled with the steps"
+                "--variable-bptt without --sentence-avg: the rate is not scaled with the length of a window, so a "
+                "short one counts as much as a long one"
             )
         self.dictionary = dictionaries[""]
         self.evaluation = Evaluation(cfg)

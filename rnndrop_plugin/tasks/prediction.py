@@ -1,4 +1,4 @@
-"""What trained taggers and classifiers say of sequences of words."""
+"""Loading trained models, and running taggers and classifiers on lists of words."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path

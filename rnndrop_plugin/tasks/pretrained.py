@@ -13,6 +13,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 from rnndrop_plugin.data.indexed import count_made_up
+from rnndrop_plugin.data.text import normalize
 from rnndrop_plugin.data.tokenization import Tokenization
 from rnndrop_plugin.tasks import prediction
 from rnndrop_plugin.tasks.classification import RnndropClassificationTask
@@ -47,7 +48,9 @@ class Pretrained:
 
     def words(self, text: str | Sequence[str]) -> list[str]:
         """The tokens of ``text``, which may be cut already."""
-        return self.tokenization.tokenize(text) if isinstance(text, str) else list(text)
+        if isinstance(text, str):
+            return self.tokenization.tokenize(text)
+        return [normalize(token, keep_lone=True) for token in text]
 
     def words_of_all(self, texts: Sequence[str | Sequence[str]]) -> list[list[str]]:
         """The tokens of each text.

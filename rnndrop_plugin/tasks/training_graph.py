@@ -27,7 +27,8 @@ class _Graph(NamedTuple):
         replay: reads ``tokens`` and ``target``, and writes ``figures`` and the gradients.
         figures: the loss, and the tensors among what is logged.
         gradients: of the parameters, None for those that have none; all graphs write to the same memory.
-        sample_size, logging_output: of the criterion, for all batches of a size; None where a tensor is logged.
+        sample_size, logging_output: what the criterion returned, the same for all batches of this size; an entry that
+            is None is a tensor, whose value is in ``figures``.
     """
 
     replay: Callable[[], None]
@@ -126,7 +127,7 @@ class TrainingGraph:
 
 
 def capture(work: Callable[[], tuple], pool: tuple[int, int] | None) -> tuple[Callable[[], None], tuple]:
-    """A function that does ``work`` again on the GPU, and what ``work`` returned, which is overwritten by it."""
+    """Capture ``work`` in a CUDA graph: a function that replays it, and its result, which each replay overwrites."""
     graph = torch.cuda.CUDAGraph()
     collects = gc.isenabled()
     gc.disable()  # to free a graph, of a training before this one, would end the capture

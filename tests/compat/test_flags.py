@@ -15,7 +15,7 @@ def test_fairseq_finds_an_unknown_metric_after_an_epoch(command, training, tmp_p
     monkeypatch.setattr(trainer.Trainer, "train_step", lambda *args: steps.append(1) or train_step(*args))
     arguments = (*training, "--max-epoch", 1, "--save-dir", tmp_path, "--best-checkpoint-metric")
     line = refuse(*arguments, "accuracy")
-    assert "--best-checkpoint-metric accuracy is none of what is logged: loss, ppl, " in line
+    assert "--best-checkpoint-metric accuracy is not logged; the metrics are loss, ppl, " in line
     assert not steps and not list(tmp_path.iterdir())
     unpatch(checkpoint_utils, "load_checkpoint")
     with pytest.raises(KeyError, match="accuracy"):
@@ -31,7 +31,7 @@ def test_metrics_of_the_other_tasks(command, tagging_data, tmp_path, task, refus
     flags += ("--optimizer", "sgd", "--lr", 0.1, "--batch-size", 8, "--max-epoch", 1, "--best-checkpoint-metric")
     other = {"tagging": "f1_people", "classification": "f1_PER"}[task]
     line = refuse("train", tagging_data, *flags, other, "--save-dir", tmp_path)
-    assert f"--best-checkpoint-metric {other} is none of what is logged: loss, accuracy" in line
+    assert f"--best-checkpoint-metric {other} is not logged; the metrics are loss, accuracy" in line
     own = {"tagging": "f1_PER", "classification": "f1_people"}[task]
     command("train", tagging_data, *flags, own, "--save-dir", tmp_path)
     assert (tmp_path / "checkpoint_best.pt").exists()

@@ -51,6 +51,14 @@ def test_reads_the_vectors_of_the_words_asked_for(path, content, size, compresse
         assert torch.equal(vector, torch.tensor(VECTORS[word]))
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_words_own_spelling_is_taken_before_one_that_is_the_same_character_by_character(path, order):
+    spellings = {"café": [1.0], "cafe\u0301": [2.0], "e\u0301t\u00e9": [3.0]}
+    path.write_bytes(text(dict(list(spellings.items())[::order])))
+    vectors = read_vectors(path, {"café", "été"})
+    assert {word: vector.tolist() for word, vector in vectors.items()} == {"café": [1.0], "été": [3.0]}
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_the_content_tells_text_from_binary(path, data):

@@ -42,7 +42,7 @@ def test_available(gpu):
 def test_what_drops_nothing_is_cudnns_where_it_is_faster(gpu):
     gpu.setattr(tiles, "device_limits", lambda device: (132, 227 * 1024))
     gpu.setattr(torch.backends.cudnn, "allow_tf32", True)
-    tiles.is_persistent.cache_clear()
+    gpu.setattr(tiles, "_chosen", {})
 
     def chosen(**changes):
         sizes = {"batch": 32, "hidden": 256, "dtype": torch.float32} | changes
@@ -53,7 +53,6 @@ def test_what_drops_nothing_is_cudnns_where_it_is_faster(gpu):
     assert chosen(hidden=4096) == "vendor"  # its blocks cannot all be on the device at once
     gpu.setattr(torch.backends.cudnn, "allow_tf32", False)
     assert chosen() == "vendor"
-    tiles.is_persistent.cache_clear()
 
 
 def test_float64_stays_on_torch(gpu):

@@ -47,6 +47,12 @@ def sentences(folder, split):
     return [dictionary.string(line[:-1]) for line in data_utils.load_indexed_dataset(str(folder / split), dictionary)]
 
 
+def test_a_list_of_tokens_is_normalised_as_a_text_is(language_model, tagger):
+    for cls, folder in ((RecurrentLanguageModel, language_model), (RecurrentTagger, tagger)):
+        words = cls.from_pretrained(folder).words
+        assert words(["e\u0301te\u0301", "w1\u200b"]) == words("e\u0301te\u0301 w1\u200b") == ["été", "w1"]
+
+
 def test_scores_of_a_stream_are_those_of_eval_lm(command, language_model, stream_data):
     model = RecurrentLanguageModel.from_pretrained(language_model)
     scores = model.score(sentences(stream_data, "test"), carry_state=True)

@@ -89,11 +89,11 @@ def launched(request, monkeypatch):
     pytest.importorskip("triton", reason="Triton is not installed (the extra 'triton')")
     from rnndrop_plugin.ops import crf_triton
     from rnndrop_plugin.ops.cross_entropy import fused
-    from rnndrop_plugin.ops.recurrence.triton import backend
+    from rnndrop_plugin.ops.recurrence.triton import backend, tiles
 
     monkeypatch.setattr(availability, "obstacle", lambda device, dtype: None if device == META else "not there")
-    monkeypatch.setattr(backend, "_tiles", {})
-    monkeypatch.setattr(backend, "device_limits", lambda device: (132, 227 * 1024))
+    monkeypatch.setattr(tiles, "_chosen", {})
+    monkeypatch.setattr(tiles, "device_limits", lambda device: (132, 227 * 1024))
     monkeypatch.setattr(backend, "launch", lambda kernel, *_, **__: launched.append(kernel))
     for module, kernel in ((crf_triton, "forward"), (crf_triton, "backward"), (fused, "softmax_loss"), (fused, "sums")):
         monkeypatch.setattr(module, kernel, launched)

@@ -47,7 +47,7 @@ class Kernel(Protocol):
         """
 
     def saved_like(self, options: Options, input: Tensor, hidden: int) -> list[Tensor]:
-        """Tensors of the shapes and dtypes of what ``forward`` saves after the output, their values of no account.
+        """Uninitialised tensors of the shapes and dtypes of what ``forward`` saves after the output.
 
         Under torch.compile the sizes of ``input`` may be symbols instead of numbers.
         """

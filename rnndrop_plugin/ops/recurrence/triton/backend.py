@@ -16,7 +16,7 @@ from rnndrop_plugin.ops.masks import Masks
 from rnndrop_plugin.ops.recurrence.autograd import Options
 from rnndrop_plugin.ops.recurrence.reference import GATES, State, Weights
 from rnndrop_plugin.ops.recurrence.triton import loops, steps
-from rnndrop_plugin.ops.recurrence.triton.tiles import STAGES, Tiles, choose, device_limits, precision
+from rnndrop_plugin.ops.recurrence.triton.tiles import STAGES, Tiles, chosen, precision, refuse
 from rnndrop_plugin.ops.sums import sum_of_rows
 
 POLLS = 1 << 22  # of a barrier before it gives up: seconds, where a step takes microseconds
@@ -24,13 +24,12 @@ BLOCK = 256  # elements of a block in a pointwise kernel
 PADDING = 8  # rows of h are padded to a multiple of this, so that they are read in vectors
 
 _launchers: dict[tuple, Callable] = {}
-_tiles: dict[tuple, Tiles | None] = {}
 
 
 @functools.cache
 def _failure_flag(device: torch.device) -> Tensor:
     """Where a kernel on ``device`` notes that a barrier failed: host memory, to be read without waiting for it."""
-    return torch.zeros(1, dtype=torch.int32, pin_memory=device.type == "cuda")
+    return torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
 
 
 def raise_if_failed(device: torch.device) -> None:
@@ -118,9 +117,7 @@ class _Call:
         """Launch a persistent kernel; False if it cannot have all its blocks on the device at once."""
         products = precision(self.like.dtype)
         key = (direction, self.options.cell, self.batch, self.hidden, products, self.like.device)
-        if key not in _tiles:
-            _tiles[key] = choose(*key[:-1], *device_limits(self.like.device))
-        tiles = _tiles[key]
+        tiles = chosen(*key)
         if tiles is None:
             return False
         grid = tiles.grid(self.batch, self.hidden)
@@ -129,13 +126,12 @@ class _Call:
         constants = constants | tile_constants(tiles, products)
         try:
             launch(kernel, grid, sum(arguments, ()), constants, self.like, **compile_settings(tiles))
-        except triton.runtime.errors.OutOfResources:
-            _tiles[key] = None
-        except RuntimeError as error:
-            if "cooperative" not in str(error):
+        except (triton.runtime.errors.OutOfResources, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "cooperative" not in str(error):
                 raise
-            _tiles[key] = None
-        return _tiles[key] is not None
+            refuse(*key)
+            return False
+        return True
 
     def step(self, kernel, t: int, arguments: tuple, constants: dict) -> None:
         """Launch a pointwise kernel."""
@@ -251,7 +247,7 @@ def backward(
 ) -> tuple[Tensor | None, State, Weights]:
     """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
     raise_if_failed(input.device)
-    _, gates, *rest = saved
+    gates, *rest = (x.contiguous() for x in saved[1:])  # whose layout a hook may have changed
     call = _Call(options, gates, weights)
     hs, hx, cs, extra = _named(options, rest)
     # A block has read its gates of a step before it writes their gradients, and no other block reads them.

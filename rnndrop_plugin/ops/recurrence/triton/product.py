@@ -159,5 +159,5 @@ def two_gates(z, BB: tl.constexpr, BH: tl.constexpr):
 
 @triton.jit
 def nothing(number):
-    """What tells whether a kernel can be built and launched."""
+    """Launched once to see whether kernels can be built and launched here."""
     tl.debug_barrier()

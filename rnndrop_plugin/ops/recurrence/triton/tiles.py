@@ -122,11 +122,25 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32" if allowed else "tf32x3"
 
 
-@functools.cache
+_chosen: dict[tuple, Tiles | None] = {}
+
+
+def chosen(direction: str, cell: str, batch: int, hidden: int, precision: str, device: torch.device) -> Tiles | None:
+    """:func:`choose` for ``device``, or None where :func:`refuse` was told that the device refuses it."""
+    key = direction, cell, batch, hidden, precision, device
+    if key not in _chosen:
+        _chosen[key] = choose(*key[:-1], *device_limits(device))
+    return _chosen[key]
+
+
+def refuse(*key) -> None:
+    """Note that the device has refused what :func:`chosen` gives for these arguments."""
+    _chosen[key] = None
+
+
 def is_persistent(cell: str, batch: int, hidden: int, precision: str, device: torch.device) -> bool:
     """Whether a kernel for all steps can run, forward and backward."""
-    limits = device_limits(device)
-    return all(choose(direction, cell, batch, hidden, precision, *limits) for direction in ("forward", "backward"))
+    return all(chosen(direction, cell, batch, hidden, precision, device) for direction in ("forward", "backward"))
 
 
 def _depths(direction: str, cell: str, hidden: int) -> list[int]:

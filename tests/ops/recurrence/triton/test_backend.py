@@ -32,9 +32,7 @@ else:
 
     def use(monkeypatch, tiles):
         """Cut persistent kernels by ``tiles``; None for the steps one by one."""
-        backend._tiles.clear()
-        monkeypatch.setattr(backend, "device_limits", lambda device: (1, 1))
-        monkeypatch.setattr(backend, "choose", lambda *arguments: tiles)
+        monkeypatch.setattr(backend, "chosen", lambda *key: tiles)
 
     def launch_again_and_again(kernel, grid, arguments, constants, like, **settings):
         """Launch a persistent kernel without its barrier until all that its blocks exchange has arrived.
@@ -77,6 +75,16 @@ else:
         leaves = [p.input, *p.state, *p.weights]
         first, second = (torch.autograd.grad(loss, leaves, retain_graph=again) for again in (True, False))
         assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
+
+    def test_what_was_saved_comes_back_in_other_strides_and_on_another_default_device(monkeypatch, problem):
+        def transpose_twice(x):
+            return x if x.dim() < 2 else x.transpose(0, 1).contiguous().transpose(0, 1)
+
+        use(monkeypatch, ONE_BLOCK)
+        backend._failure_flag.cache_clear()
+        p = problem("gru", (3, 2, 3, 5), ("hidden",))
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: x, transpose_twice), torch.device("meta"):
+            p.check(backend)
 
     @pytest.mark.parametrize("cell", GATES)
     def test_step_by_step(monkeypatch, problem, cell):

@@ -21,7 +21,7 @@ ALL = ("update", "hidden", "cell")
 if reason := availability.obstacle(DEVICE, torch.float32):
     pytest.skip(f"Triton's kernels cannot run on this GPU: {reason}", allow_module_level=True)
 
-from rnndrop_plugin.ops.recurrence.triton import backend, loops  # noqa: E402
+from rnndrop_plugin.ops.recurrence.triton import backend, loops, tiles  # noqa: E402
 
 pytestmark = pytest.mark.gpu
 
@@ -142,8 +142,7 @@ def test_agrees_within_rounding(tf32, problem, name):
 
 @pytest.mark.parametrize("cell", GATES)
 def test_step_by_step(float32, monkeypatch, problem, cell):
-    monkeypatch.setattr(backend, "_tiles", {})
-    monkeypatch.setattr(backend, "choose", lambda *arguments: None)
+    monkeypatch.setattr(backend, "chosen", lambda *key: None)
     problem(cell, (5, 20, 12, 50), ALL, lengths=LENGTHS, device=DEVICE).check(kernel, 1e-4)
 
 
@@ -169,19 +168,20 @@ def test_repetitions_are_the_same_bit_for_bit_under_load(tf32, problem, cell, dt
 
 def test_an_oversubscribed_grid_is_refused_and_taken_step_by_step(float32, monkeypatch, problem):
     """A cut of more blocks than can be on the device at once must be refused by the driver: nothing hangs."""
-    small = backend.choose("forward", "lstm", 16, 8, "tf32x3", *backend.device_limits(DEVICE))
-    monkeypatch.setattr(backend, "_tiles", {})
-    monkeypatch.setattr(backend, "choose", lambda *arguments: small)
+    processors, shared = tiles.device_limits(DEVICE)
+    small = tiles.choose("forward", "lstm", 16, 8, "tf32x3", processors, shared)
+    monkeypatch.setattr(tiles, "_chosen", {})
+    monkeypatch.setattr(tiles, "choose", lambda *arguments: small)
     launched = []
     launch = backend.launch
     monkeypatch.setattr(
         backend, "launch", lambda kernel, *rest, **more: launched.append(kernel) or launch(kernel, *rest, **more)
     )
-    processors, _ = backend.device_limits(DEVICE)
     batch = 16 * 64 * processors  # 64 blocks of four warps each are more than a multiprocessor holds
     problem("lstm", (1, batch, 3, 8), device=DEVICE).check(kernel, 1e-4)
     assert launched[0] is loops.forward and len(launched) > 2
-    assert set(backend._tiles.values()) == {None}
+    assert set(tiles._chosen.values()) == {None}
+    assert not tiles.is_persistent("lstm", batch, 8, "tf32x3", DEVICE)
 
 
 @pytest.mark.parametrize("cls", [LSTM, GRU, RNN])
