@@ -40,7 +40,7 @@ class Unlaunched:
         self.__name__, self.arg_names = kernel.__name__, kernel.arg_names
 
     def __getitem__(self, grid):
-        return lambda *arguments, **constants: {grid: lambda *arguments: None}
+        return lambda **arguments: {grid: lambda *arguments: None}
 
 
 @contextmanager

@@ -18,11 +18,11 @@ from rnndrop_plugin.compat import (
     batches,
     checkpoint_files,
     commands,
-    divergence,
     embeddings,
     evaluation,
     flags,
     gradients,
+    memory,
     precision,
     processes,
     resume,
@@ -71,5 +71,5 @@ def apply() -> None:
     utils.multi_tensor_total_norm = gradients.multi_tensor_total_norm
     Adam.step = adam.step
     Trainer.clip_grad_norm = gradients.clip_grad_norm
-    Trainer.train_step = divergence.train_step
+    Trainer.train_step = memory.train_step
     Trainer._set_seed = processes.seed_each_process

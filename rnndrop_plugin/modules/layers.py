@@ -153,7 +153,8 @@ class _Layer(RecurrentDropout, nn.RNNBase):
                 outputs.append(output)
                 final_states.append(final_state)
             sequence = torch.cat(outputs, dim=2) if self.bidirectional else outputs[0]
-        state = tuple(torch.stack(s) for s in zip(*final_states, strict=True))
+        one = len(final_states) == 1  # which needs no copy
+        state = tuple(s[0].unsqueeze(0) if one else torch.stack(s) for s in zip(*final_states, strict=True))
         return self._repack(sequence, state, input)
 
     def draw_masks(self, time: int, batch: int) -> list[Masks]:

@@ -26,9 +26,9 @@ class Mask(NamedTuple):
     scale: float = 1.0
 
     @property
-    def drops(self) -> bool:
-        """Whether d is anything but the identity."""
-        return self.keep is not None or self.scale != 1
+    def is_identity(self) -> bool:
+        """Whether nothing is dropped and nothing scaled."""
+        return self.keep is None and self.scale == 1
 
     def at(self, t: int) -> "Mask":
         """The mask of step ``t``, ``keep`` being ``(batch, hidden)`` or None."""

@@ -35,7 +35,7 @@ from rnndrop_plugin.models.evaluation import (
 )
 from rnndrop_plugin.models.language_model import RecurrentLanguageModel
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
-from rnndrop_plugin.tasks.training_graph import TrainingGraph
+from rnndrop_plugin.tasks.training_graph import GraphedCriterion
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class RnndropLanguageModelingTask(RnndropTask):
         self.train_layout: dict[str, int] = {}  # of the training stream, see get_checkpoint_dict
         self.train_rows: Tensor | None = None  # those of this process
         self.gathered: list[Tensor] | None = None  # the state of all processes' rows, see gather_state
-        self.training_graph: TrainingGraph | None = None
+        self.graphed_criterion: GraphedCriterion | None = None
 
     @classmethod
     def setup_task(cls, cfg: RnndropLanguageModelingConfig, **kwargs):
@@ -230,9 +230,9 @@ class RnndropLanguageModelingTask(RnndropTask):
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
         """fairseq's, with --cuda-graph from a graph."""
         if self.cfg.cuda_graph and not ignore_grad:
-            if self.training_graph is None:
-                self.training_graph = TrainingGraph(model, criterion)
-            criterion = self.training_graph
+            if self.graphed_criterion is None:
+                self.graphed_criterion = GraphedCriterion(model, criterion)
+            criterion = self.graphed_criterion
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
     def valid_step(self, sample, model, criterion):

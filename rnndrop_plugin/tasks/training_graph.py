@@ -40,7 +40,7 @@ class _Graph(NamedTuple):
     logging_output: dict[str, Any]
 
 
-class TrainingGraph:
+class GraphedCriterion:
     """A criterion whose forward and backward pass over the batches of a stream are CUDA graphs.
 
     The first batch of a size is computed without a graph, which also compiles and loads what the graph launches.
@@ -57,20 +57,20 @@ class TrainingGraph:
         self.gradients = [torch.empty_like(p) for p in self.parameters]
         # Memory that all graphs share: they run one after the other.
         self.pool = torch.cuda.graph_pool_handle() if next(model.parameters()).is_cuda else None
-        self.seen: set[tuple] = set()
+        self.seen: set[tuple] = set()  # the sizes of batches that were computed without a graph
         self.graphs: dict[tuple, _Graph] = {}
 
     def __call__(self, model: nn.Module, sample: dict) -> tuple[Tensor, int, dict]:
         """What the criterion returns for a batch of the stream."""
         inputs = sample["net_input"]
         size = (*sample["target"].shape, sample["ntokens"])
-        wanted = size in self.graphs or (size in self.seen and len(self.graphs) < MOST)
+        graphed = size in self.graphs or (size in self.seen and len(self.graphs) < MOST)
         watched = len(model._forward_hooks) > 0  # as fairseq does to find out where a NaN comes from
-        if not wanted or watched or self.decoder.carried[True] is None:
+        if not graphed or watched or self.decoder.carried[True] is None:
             results = self.criterion(model, sample)
             self.seen.add(size)
             return results
-        self._bring_state(inputs["starts_stream"])
+        self._copy_state_in(inputs["starts_stream"])
         if size not in self.graphs:
             self.graphs[size] = self._capture(sample)
         graph = self.graphs[size]
@@ -83,7 +83,7 @@ class TrainingGraph:
         log = {name: next(logged) if value is None else value for name, value in graph.logging_output.items()}
         return loss, graph.sample_size, log
 
-    def _bring_state(self, starts_stream: bool) -> None:
+    def _copy_state_in(self, starts_stream: bool) -> None:
         """Put the decoder's state, or that in which a stream begins, where the graphs have it."""
         carried = self.decoder.carried[True]
         if self.state is None:

@@ -20,7 +20,7 @@ FLAGS = (
 def replayed(monkeypatch):
     """CUDA's graphs on a CPU: the work is done again at each replay. Counts the replays."""
     graphs, replays = [], []
-    build = training_graph.TrainingGraph.__init__
+    build = training_graph.GraphedCriterion.__init__
 
     def capture(work, pool):
         if graphs[-1].model._forward_hooks:  # fairseq's, that read values to find a NaN
@@ -46,7 +46,7 @@ def replayed(monkeypatch):
         build(graph, *arguments)
 
     monkeypatch.setattr(training_graph, "capture", capture)
-    monkeypatch.setattr(training_graph.TrainingGraph, "__init__", init)
+    monkeypatch.setattr(training_graph.GraphedCriterion, "__init__", init)
     monkeypatch.setattr(RnndropLanguageModelingTask, "begin_epoch", begin_epoch)
     return replays
 

@@ -26,7 +26,7 @@ def obstacle(cell: str, masks: Masks, nonlinearity: str) -> str | None:
         return f"torch has no {cell} kernel with {nonlinearity}"
     if masks.hidden.keep is None:
         masks = masks._replace(hidden=IDENTITY)
-    if not any(mask.drops for mask in masks):
+    if all(mask.is_identity for mask in masks):
         return None
     if cell != "lstm" or masks._replace(update=IDENTITY) != Masks() or masks.update.scale != 1:
         return (

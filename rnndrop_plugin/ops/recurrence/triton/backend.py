@@ -43,47 +43,46 @@ def raise_if_failed(device: torch.device) -> None:
         )
 
 
-def launch(kernel, grid: tuple[int, int, int], arguments: tuple, constants: dict, like: Tensor, **settings) -> None:
+def launch(kernel, grid: tuple[int, int, int], arguments: dict, constants: dict, like: Tensor, **settings) -> None:
     """Launch a kernel. Triton's own launch binds all arguments anew each time; here only the first does.
 
     Args:
-        arguments, constants: in the order of the kernel's own.
+        arguments, constants: the kernel's, by name.
         like: a tensor whose dtype and device the others have.
         settings: of the compilation, which follow from ``constants``.
     """
     key = (kernel.__name__, grid, like.dtype, like.device, *constants.values())
     launcher = _launchers.get(key)
-    aligned = all(arguments[k].data_ptr() % 16 == 0 for k in _aligned(kernel))
+    aligned = all(arguments[name].data_ptr() % 16 == 0 for name in _aligned(kernel))
     if launcher is not None and aligned:
-        launcher(*arguments, *constants.values())
+        arguments = arguments | constants
+        launcher(*[arguments[name] for name in kernel.arg_names])
         return
-    compiled = kernel[grid](*arguments, **constants, **settings)
+    compiled = kernel[grid](**arguments, **constants, **settings)
     if compiled is not None and aligned:  # there is none in the interpreter
         _launchers[key] = compiled[grid]
 
 
 @functools.cache
-def _aligned(kernel) -> list[int]:
+def _aligned(kernel) -> list[str]:
     """Which arguments of a kernel are tensors that compiled code takes for aligned, if they are at its first launch."""
     outside = {*loops.OUTSIDE, *loops.NUMBERS, *steps.NUMBERS}
-    return [k for k, name in enumerate(kernel.arg_names) if name.islower() and name not in outside]
+    return [name for name in kernel.arg_names if name.islower() and name not in outside]
 
 
-def _mask_arguments(masks: Masks, dummy: Tensor) -> tuple[tuple, dict[str, int]]:
+def _mask_arguments(masks: Masks, dummy: Tensor) -> tuple[dict, dict[str, int]]:
     """The kernels' arguments for the masks, and their modes (see :func:`.product.drop`)."""
-    keeps, strides, modes = [], [], []
-    for keep, scale in masks:
-        if keep is None:
-            keeps.append(dummy)
-            strides.append(0)
-            modes.append(int(scale != 1))
-        else:
+    arguments, modes = {}, {}
+    for name, (keep, scale) in zip("uhc", masks, strict=True):
+        step, mode = 0, int(scale != 1)
+        if keep is not None:
             keep = keep.contiguous().view(torch.uint8)
-            keeps.append(keep)
-            strides.append(keep.stride(0) if keep.dim() == 3 else 0)
-            modes.append(2)
-    scales = (float(mask.scale) for mask in masks)
-    return (*keeps, *strides, *scales), dict(zip(("MU", "MH", "MC"), modes, strict=True))
+            step, mode = keep.stride(0) if keep.dim() == 3 else 0, 2
+        arguments[f"keep_{name}"] = dummy if keep is None else keep
+        arguments[f"step_{name}"] = step
+        arguments[f"scale_{name}"] = float(scale)
+        modes[f"M{name.upper()}"] = mode
+    return arguments, modes
 
 
 class _Call:
@@ -113,7 +112,7 @@ class _Call:
         """``x`` for a kernel, or any tensor in its place where the kernel does not look at it."""
         return self.like if x is None else x.contiguous()
 
-    def loop(self, kernel, direction: str, arguments: tuple, constants: dict) -> bool:
+    def loop(self, kernel, direction: str, arguments: dict, constants: dict) -> bool:
         """Launch a persistent kernel; False if it cannot have all its blocks on the device at once."""
         products = precision(self.like.dtype)
         key = (direction, self.options.cell, self.batch, self.hidden, products, self.like.device)
@@ -121,11 +120,15 @@ class _Call:
         if tiles is None:
             return False
         grid = tiles.grid(self.batch, self.hidden)
-        counters = torch.zeros(32 * grid[1], dtype=torch.int32, device=self.like.device)
-        arguments += (self.masks, (counters, _failure_flag(self.like.device), POLLS, self.time, self.batch))
+        barrier = {
+            "counters": torch.zeros(32 * grid[1], dtype=torch.int32, device=self.like.device),
+            "failed": _failure_flag(self.like.device),
+            "polls": POLLS,
+        }
+        arguments = arguments | self.masks | barrier | {"T": self.time, "B": self.batch}
         constants = constants | tile_constants(tiles, products)
         try:
-            launch(kernel, grid, sum(arguments, ()), constants, self.like, **compile_settings(tiles))
+            launch(kernel, grid, arguments, constants, self.like, **compile_settings(tiles))
         except (triton.runtime.errors.OutOfResources, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "cooperative" not in str(error):
                 raise
@@ -133,10 +136,10 @@ class _Call:
             return False
         return True
 
-    def step(self, kernel, t: int, arguments: tuple, constants: dict) -> None:
+    def step(self, kernel, t: int, arguments: dict, constants: dict) -> None:
         """Launch a pointwise kernel."""
         grid = (-(-self.batch * self.hidden // BLOCK), 1, 1)
-        arguments = (*arguments, *self.masks, t, self.time, self.batch)
+        arguments = arguments | self.masks | {"t": t, "T": self.time, "B": self.batch}
         launch(kernel, grid, arguments, constants, self.like, num_warps=4, enable_fp_fusion=True)
 
 
@@ -172,16 +175,16 @@ def forward(
     begins_inside = options.reverse and options.lengths is not None
     out = torch.empty_like(hs[1:]) if begins_inside else hs[call.after : call.after + call.time]
     final = tuple(torch.empty_like(s, memory_format=torch.contiguous_format) for s in state)
-    buffers = (gates, hs, hx, out, call.pointer(cs), call.pointer(extra))
-    ends = (*map(call.pointer, (state[0], state[-1])), final[0], final[-1])
-    outside = (call.pointer(weights.bias_hh), call.pointer(call.lengths))
+    buffers = {"gates": gates, "hs": hs, "hx": hx, "out": out, "cs": call.pointer(cs), "extra": call.pointer(extra)}
+    buffers |= {"bias": call.pointer(weights.bias_hh), "lengths": call.pointer(call.lengths)}
+    ends = {"h0": call.pointer(state[0]), "c0": call.pointer(state[-1]), "h_n": final[0], "c_n": final[-1]}
     with torch.cuda.device_of(input):
         if weights.bias_ih is None:
             torch.mm(input.flatten(0, 1), weights.ih.t(), out=gates.flatten(0, 1))
         else:
             torch.addmm(weights.bias_ih, input.flatten(0, 1), weights.ih.t(), out=gates.flatten(0, 1))
-        if not call.loop(loops.forward, "forward", (buffers, ends, (call.u,), outside), call.constants):
-            final = _forward_steps(call, buffers, state, outside)
+        if not call.loop(loops.forward, "forward", buffers | ends | {"u": call.u}, call.constants):
+            final = _forward_steps(call, buffers, state)
     output = out[:, :, :hidden]
     return output, final, (output, *saved) if save else ()
 
@@ -191,7 +194,7 @@ def saved_like(options: Options, input: Tensor, hidden: int) -> list[Tensor]:
     time, batch, _ = input.shape
     padded = -(-hidden // PADDING) * PADDING
     saved = [input.new_empty(time, batch, GATES[options.cell] * hidden), input.new_empty(time + 1, batch, padded)]
-    if options.masks.hidden.drops:
+    if not options.masks.hidden.is_identity:
         saved.append(torch.empty_like(saved[1]))
     if options.cell == "lstm":
         saved.append(input.new_empty(time + 1, batch, hidden))
@@ -203,13 +206,13 @@ def saved_like(options: Options, input: Tensor, hidden: int) -> list[Tensor]:
 def _named(options: Options, rest: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """hs, hx, cs and extra of the kernels, from what :func:`saved_like` has after the gates."""
     hs, *rest = rest
-    hx = rest.pop(0) if options.masks.hidden.drops else hs
+    hx = hs if options.masks.hidden.is_identity else rest.pop(0)
     last = rest[0] if rest else None
     return (hs, hx, last, None) if options.cell == "lstm" else (hs, hx, None, last)
 
 
-def _forward_steps(call: _Call, buffers: tuple[Tensor, ...], state: State, outside: tuple[Tensor, ...]) -> State:
-    gates, hs, hx, out, cs, extra = buffers
+def _forward_steps(call: _Call, buffers: dict[str, Tensor], state: State) -> State:
+    gates, hs, hx, cs, extra = (buffers[name] for name in ("gates", "hs", "hx", "cs", "extra"))
     cell, hidden = call.options.cell, call.hidden
     order = range(call.time - 1, -1, -1) if call.options.reverse else range(call.time)
     first = order[0]
@@ -226,11 +229,11 @@ def _forward_steps(call: _Call, buffers: tuple[Tensor, ...], state: State, outsi
         parts = [(lefts, u[:, : 2 * hidden], True), (extra[:, :, :hidden], u[:, 2 * hidden :], False)]
     products = [gates.new_empty(call.batch, part.size(1)) for _, part, _ in parts]
     constants = {reset: call.constants | {"RESET": reset, "BLOCK": BLOCK} for _, _, reset in parts}
-    rest = (*buffers, carried[0], carried[-1], *outside)
+    arguments = buffers | {"h": carried[0], "c": carried[-1]}
     for t in order:
         for (left, part, reset), product in zip(parts, products, strict=True):
             torch.mm(left[t], part, out=product)
-            call.step(steps.forward_step, t, (product, *rest), constants[reset])
+            call.step(steps.forward_step, t, arguments | {"product": product}, constants[reset])
     return tuple(s.to(call.like.dtype) for s in carried)
 
 
@@ -253,16 +256,16 @@ def backward(
     # A block has read its gates of a step before it writes their gradients, and no other block reads them.
     d_gates = gates if last else torch.empty_like(gates)
     d_hn = torch.empty_like(extra) if options.cell == "gru_reset_after" else None
-    read = (gates, hs, call.pointer(cs), call.pointer(extra), grad_output.contiguous())
+    read = {"gates": gates, "hs": hs, "cs": call.pointer(cs), "extra": call.pointer(extra)}
+    read |= {"grad": grad_output.contiguous(), "lengths": call.pointer(call.lengths)}
     grad_state = tuple(g.contiguous() for g in grad_state)
     grad_initial = tuple(torch.empty_like(s, memory_format=torch.contiguous_format) for s in state)
-    written = (d_gates, call.pointer(d_hn))
+    written = {"d_gates": d_gates, "d_hn": call.pointer(d_hn)}
     constants = {name: value for name, value in call.constants.items() if name != "BIAS"}
     with torch.cuda.device_of(input):
-        ends = (grad_state[0], grad_state[-1]), written, (grad_initial[0], grad_initial[-1])
-        arguments = (read, *ends, (call.u, call.pointer(call.lengths)))
-        if not call.loop(loops.backward, "backward", arguments, constants):
-            grad_initial = _backward_steps(call, read, grad_state, written, constants)
+        ends = {"dh_n": grad_state[0], "dc_n": grad_state[-1], "dh0": grad_initial[0], "dc0": grad_initial[-1]}
+        if not call.loop(loops.backward, "backward", read | written | ends | {"u": call.u}, constants):
+            grad_initial = _backward_steps(call, read | written, grad_state, constants)
 
     flat = d_gates.flatten(0, 1)
     hidden = hx[call.before : call.before + call.time].flatten(0, 1)[:, : call.hidden]
@@ -287,16 +290,14 @@ def backward(
     return d_input, grad_initial, Weights(d_ih, d_hh, d_bias, d_bias_hh)
 
 
-def _backward_steps(
-    call: _Call, read: tuple[Tensor, ...], grad_state: State, written: tuple[Tensor, ...], constants: dict
-) -> State:
+def _backward_steps(call: _Call, buffers: dict[str, Tensor], grad_state: State, constants: dict) -> State:
     cell, hidden = call.options.cell, call.hidden
-    d_gates, d_hn = written
+    d_gates, d_hn = buffers["d_gates"], buffers["d_hn"]
     order = range(call.time) if call.options.reverse else range(call.time - 1, -1, -1)
     carried = [g.to(torch.float32, copy=True) for g in grad_state]
     rest = torch.zeros_like(carried[0])
     product = d_gates.new_zeros(call.batch, hidden)
-    arguments = (product, *read, carried[0], carried[-1], rest, *written, call.pointer(call.lengths))
+    arguments = buffers | {"product": product, "dh": carried[0], "dc": carried[-1], "carried": rest}
     rz = d_gates.size(2) if not cell.startswith("gru") else 2 * hidden
     constants = constants | {"RESET": False, "BLOCK": BLOCK}
     for t in order:

@@ -40,17 +40,16 @@ else:
         Blocks run one after the other here, so at first they find nothing of those that come later. But a place of the
         memory between them is written once, from earlier places: each further launch gets one step further.
         """
-        named = dict(zip(kernel.arg_names, arguments, strict=False))
-        exchanged = [x for name in EXCHANGED[kernel.__name__] if (x := named.get(name)) is not like]
-        own = [x for x in arguments if isinstance(x, torch.Tensor) and not any(x is y for y in exchanged)]
+        exchanged = [x for name in EXCHANGED[kernel.__name__] if (x := arguments.get(name)) is not like]
+        own = [x for x in arguments.values() if isinstance(x, torch.Tensor) and not any(x is y for y in exchanged)]
         inputs = [x.clone() for x in own]
         for x in exchanged:
             x.fill_(torch.nan)  # nothing is read that was not written
         exchanges = 2 if constants["CELL"] == "gru" else 1
-        for _ in range(exchanges * named["T"] + 1):
+        for _ in range(exchanges * arguments["T"] + 1):
             for x, value in zip(own, inputs, strict=True):
                 x.copy_(value)
-            kernel[grid](*arguments, **constants | {"BARRIER": False})
+            kernel[grid](**arguments, **constants | {"BARRIER": False})
 
     @pytest.mark.parametrize("cell", GATES)
     def test_one_block(monkeypatch, problem, cell):

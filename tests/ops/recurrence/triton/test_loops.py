@@ -205,11 +205,10 @@ class Recorder:
         self.bound, self.direct = 0, 0
 
     def __getitem__(self, grid):
-        def launch_and_bind(*arguments, **constants):
+        def launch_and_bind(**arguments):
             self.bound += 1
             settings = {"num_warps", "num_stages", "launch_cooperative_grid", "enable_fp_fusion"}
-            names = [name for name in constants if name not in settings]
-            assert [*self.arg_names[: len(arguments)], *names] == self.arg_names
+            assert arguments.keys() - settings == set(self.arg_names)
             return {grid: self.launch}
 
         return launch_and_bind
