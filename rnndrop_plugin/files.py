@@ -8,10 +8,18 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to, which takes its place when the block ends well and is removed otherwise."""
+    """A path beside ``path`` to write to, which takes its place when the block ends well and is removed otherwise.
+
+    Raises:
+        OSError: it cannot be written; the error names ``path``.
+    """
     new = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield new
         new.replace(path)
+    except OSError as error:
+        if error.filename != str(new):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         new.unlink(missing_ok=True)

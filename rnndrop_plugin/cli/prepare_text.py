@@ -84,7 +84,11 @@ def pieces_of(model: Path) -> list[str]:
 
 def size_or_model(text: str) -> int | Path:
     """An argparse type: the size of a vocabulary, or the file of a sentencepiece model."""
-    return positive(text) if text.isdecimal() or not Path(text).is_file() else Path(text)
+    if text.isdecimal():
+        return positive(text)
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a size nor a file")
+    return Path(text)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.optim import AMPOptimizer
 from fairseq.optim.adam import Adam
+from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
 from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
 from fairseq_cli import eval_lm, generate
@@ -67,6 +68,8 @@ def apply() -> None:
     Trainer.__init__ = precision.init_trainer
     AMPOptimizer.__init__ = precision.init_amp
     AMPOptimizer.step = precision.step_amp
+    _FP16OptimizerMixin.state_dict = precision.half_state_dict
+    _FP16OptimizerMixin.load_state_dict = precision.load_half_state_dict
     utils.multi_tensor_l2norm_available = True
     utils.multi_tensor_total_norm = gradients.multi_tensor_total_norm
     Adam.step = adam.step

@@ -6,12 +6,14 @@ import traceback
 import typing
 
 from hydra.core.hydra_config import HydraConfig
+from omegaconf.errors import OmegaConfBaseException
 
 import rnndrop_plugin
 from rnndrop_plugin.errors import TRACEBACK, InputError, traceback_is_wanted
 
 logger = logging.getLogger(__name__)
 
+WORDED = (AssertionError, Exception, ImportError, NotImplementedError)  # by which fairseq refuses, if with a text
 STATUS = 2  # of a process that an error of the input has ended
 
 
@@ -59,8 +61,10 @@ def describe(error: Exception) -> str | None:
         text = f"{error}: the training has diverged; a lower --lr or a --clip-norm may help"
     elif isinstance(error, ValueError) and "Unsupported optimizer" in str(error):
         text = "--memory-efficient-fp16 and --memory-efficient-bf16 need an optimizer such as adam"
-    elif isinstance(error, OSError) or type(error) in (AssertionError, Exception) and str(error):
-        text = str(error)  # fairseq's own words for flags and files that it cannot use
+    elif isinstance(error, ValueError) and str(error).startswith("Valid paths"):  # fairseq/data/data_utils.py
+        text = str(error).rstrip(".")
+    elif isinstance(error, (OSError, OmegaConfBaseException)) or type(error) in WORDED and str(error):
+        text = str(error)  # fairseq's own words for flags, files and packages that it cannot use
         if "infer language pair" in text:
             text += " (--task translation asks for it, which is the default: give the model's task by --task)"
     else:

@@ -66,8 +66,9 @@ def find_missing_setting(architecture: str, task: str) -> str | None:
 
 
 def check_flags(cfg) -> None:
-    """What fairseq ends with a traceback for: fairseq_cli/train.py gives the seed to numpy and the rate to torch,
-    iterators.py divides by --update-freq, and --model-overrides goes to Python's eval in eval_lm.py and validate.py.
+    """What fairseq ends with a traceback for: fairseq_cli/train.py gives the seed to numpy and the rate to torch, and
+    divides by intervals, iterators.py by --update-freq, and --model-overrides goes to Python's eval in eval_lm.py and
+    validate.py.
 
     Raises:
         InputError: one of these flags cannot be used.
@@ -84,10 +85,18 @@ def check_flags(cfg) -> None:
             raise InputError(f"{flag} must be a dictionary such as {{'name': 1}}, got {text}")
     if not 0 <= cfg.common.seed < 2**32:
         raise InputError(f"--seed must be in [0, 2**32), got {cfg.common.seed}")
-    if min(cfg.optimization.update_freq) < 1:
-        raise InputError(f"--update-freq must be at least 1, got {min(cfg.optimization.update_freq)}")
-    if min(cfg.optimization.lr) < 0:
-        raise InputError(f"--lr must not be negative, got {min(cfg.optimization.lr)}")
+    for flag, values, least, hint in (
+        ("--update-freq", cfg.optimization.update_freq, 1, ""),
+        ("--lr", cfg.optimization.lr, 0, ""),
+        ("--log-interval", [cfg.common.log_interval], 1, ""),
+        ("--validate-interval", [cfg.dataset.validate_interval], 1, " (--disable-validation leaves validations out)"),
+        ("--save-interval", [cfg.checkpoint.save_interval], 1, " (--no-save leaves checkpoints out)"),
+        ("--max-valid-steps", [cfg.dataset.max_valid_steps or 0], 0, ""),
+    ):
+        if not values:
+            raise InputError(f"{flag} is empty")
+        if min(values) < least:
+            raise InputError(f"{flag} must be at least {least}, got {min(values)}{hint}")
 
 
 def check_best_metric(trainer) -> None:

@@ -1,4 +1,5 @@
-"""Checks that the machine can do what flags ask for, and a rate that does not depend on the scale of a loss."""
+"""Checks that the machine can do what flags ask for; half precision whose rate does not depend on the scale of a loss,
+and whose parameters in float32 a checkpoint keeps."""
 
 import functools
 import logging
@@ -6,7 +7,9 @@ import logging
 import torch
 from fairseq import utils
 from fairseq.optim import AMPOptimizer
+from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
 from fairseq.trainer import Trainer
+from torch import Tensor
 
 from rnndrop_plugin.errors import InputError
 
@@ -15,6 +18,8 @@ logger = logging.getLogger(__name__)
 upstream_init = Trainer.__init__
 upstream_amp_init = AMPOptimizer.__init__
 upstream_amp_step = AMPOptimizer.step
+upstream_state_dict = _FP16OptimizerMixin.state_dict
+upstream_load_state_dict = _FP16OptimizerMixin.load_state_dict
 
 
 @functools.wraps(upstream_init)
@@ -70,3 +75,26 @@ def step_amp(optimizer):
     The rate is divided by the loss scale then, which optimizers such as Adam do not see, but SGD does."""
     optimizer.scaler.step(optimizer.optimizer)
     optimizer.scaler.update()
+
+
+@functools.wraps(upstream_state_dict)
+def half_state_dict(optimizer) -> dict:
+    """fairseq/optim/fp16_optimizer.py, _FP16OptimizerMixin.state_dict, leaves out the parameters in float32 that it
+    updates. A resume would make them of those in half precision, and lose all updates that are too small for these."""
+    return upstream_state_dict(optimizer) | {"fp32_params": [p.data for p in _single_precision(optimizer)]}
+
+
+@functools.wraps(upstream_load_state_dict)
+def load_half_state_dict(optimizer, state_dict, *args, **kwargs):
+    """Take them from a checkpoint, where it has them."""
+    upstream_load_state_dict(optimizer, state_dict, *args, **kwargs)
+    own, saved = _single_precision(optimizer), state_dict.get("fp32_params", [])
+    if [p.shape for p in own] == [p.shape for p in saved]:  # else they are of a training without, or not in one piece
+        for p, value in zip(own, saved, strict=True):
+            p.data.copy_(value)
+
+
+def _single_precision(optimizer) -> list[Tensor]:
+    """The parameters in float32: one for each parameter, or all in one piece for each GPU."""
+    parameters = optimizer.fp32_params
+    return list(parameters.values() if isinstance(parameters, dict) else parameters)

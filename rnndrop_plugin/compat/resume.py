@@ -22,12 +22,13 @@ from rnndrop_plugin.compat import averaging, flags, processes
 from rnndrop_plugin.compat.checkpoint_files import DamagedCheckpoint
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.optim.asgd import AveragedSGD
-from rnndrop_plugin.optim.plateau import Plateau
+from rnndrop_plugin.optim.plateau import OTHER_SCHEDULER, Plateau
 
 logger = logging.getLogger(__name__)
 
 RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader")
 LAST = CheckpointConfig.__dataclass_fields__["restore_file"].default
+OTHER_TRAINED = "the checkpoint's optimizer was for other trained parameters: --reset-optimizer begins it anew"
 upstream_load = checkpoint_utils.load_checkpoint
 upstream_save = checkpoint_utils.save_checkpoint
 
@@ -50,7 +51,8 @@ def load_checkpoint(cfg, trainer, **kwargs):
     """Let fairseq load the checkpoint and its training iterator, and restore what it does not.
 
     Raises:
-        InputError: the checkpoint that a flag names is missing, cannot be loaded, or leaves nothing to train.
+        InputError: the checkpoint that a flag names is missing, cannot be loaded, is of another scheduler or optimizer,
+            or leaves nothing to train.
     """
     processes.check_processes(trainer.cfg)  # the first job of fairseq-hydra-train is past call_main by now
     forget_scores()
@@ -58,10 +60,12 @@ def load_checkpoint(cfg, trainer, **kwargs):
     extra_state, epoch_itr = _load_newest_undamaged(cfg, trainer, source, **kwargs)
     if extra_state is None:
         _warn_of_other_checkpoints(source)
+    elif source.flag == "--finetune-from-model":
+        _check_dictionaries(trainer.task, extra_state)
     else:
-        if source.flag == "--finetune-from-model":
-            _check_dictionaries(trainer.task, extra_state)
-        elif source.own:
+        if not cfg.reset_optimizer:
+            _check_trained(trainer, extra_state)
+        if source.own:
             _restore_progress(cfg, trainer, extra_state, epoch_itr)
             _skip_finished_run(cfg, trainer, epoch_itr)
         else:
@@ -81,7 +85,7 @@ def save_checkpoint(cfg, trainer, epoch_itr, val_loss):
     task = trainer.task
     if trainer.data_parallel_world_size > 1 and hasattr(task, "gather_state"):
         task.gather_state(trainer.data_parallel_process_group)
-    progress = {"early_stopping": dict(_early_stopping())}
+    progress = {"early_stopping": dict(_early_stopping()), "trained": _trained(trainer)}
     if isinstance(trainer.lr_scheduler, ReduceLROnPlateauLRSchedule):
         progress["bad_epochs"] = trainer.lr_scheduler.lr_scheduler.num_bad_epochs
     if hasattr(task, "progress"):
@@ -181,15 +185,30 @@ def _load_newest_undamaged(cfg, trainer, source: Source, **kwargs):
 
 def _load(cfg, trainer, **kwargs):
     """fairseq/trainer.py, load_checkpoint, ends with a KeyError where --store-ema is new: it has deleted the parameters
-    that the average is to start from. ``trainer.ema`` is made when it is first asked for, from those of the model."""
+    that the average is to start from. ``trainer.ema`` is made when it is first asked for, from those of the model. It
+    counts the updates to the next average, with --ema-update-freq, anew. And schedulers and optimizers that are not
+    those of the checkpoint end with tracebacks of their own.
+
+    Raises:
+        InputError: the scheduler is another one, or the parameters that are trained are others.
+    """
     ema = trainer.cfg.ema
     wanted, ema.store_ema = ema.store_ema, False
     try:
         extra_state, epoch_itr = upstream_load(cfg, trainer, **kwargs)
+    except KeyError as error:
+        if error.args != ("best",):  # fairseq_lr_scheduler.py, load_state_dict
+            raise
+        raise InputError(OTHER_SCHEDULER) from error
+    except ValueError as error:
+        if "parameter group" not in str(error):  # torch/optim/optimizer.py, load_state_dict
+            raise
+        raise InputError(OTHER_TRAINED) from error
     finally:
         ema.store_ema = wanted
     if wanted and extra_state is not None:
         average = trainer.ema
+        average.update_freq_counter = trainer.get_num_updates() % ema.ema_update_freq
         if "ema" in extra_state:
             average.restore(extra_state["ema"])
             if ema.ema_fp32:
@@ -207,6 +226,26 @@ def _check_dictionaries(task, extra_state: dict) -> None:
         task.load_state_dict(saved)
 
 
+def _check_trained(trainer, extra_state: dict) -> None:
+    """An optimizer keeps its state by the places of the parameters that are trained, and takes that of others.
+
+    Raises:
+        InputError: the checkpoint's are others.
+    """
+    trained = _progress(trainer.task, extra_state).get("trained")
+    if trained is not None and trained != _trained(trainer):
+        names = ", ".join(sorted(set(trained) ^ set(_trained(trainer)))[:3])
+        raise InputError(f"{OTHER_TRAINED} (such as {names})")
+
+
+def _trained(trainer) -> list[str]:
+    return [name for name, parameter in trainer.get_model().named_parameters() if parameter.requires_grad]
+
+
+def _progress(task, extra_state: dict) -> dict:
+    return extra_state.get(type(task).__name__, {}).get("progress", extra_state)  # older checkpoints: beside it
+
+
 def _restore_progress(cfg, trainer, extra_state: dict, epoch_itr) -> None:
     """fairseq_cli/train.py begins anew what --patience counts and, at an epoch's beginning, the means of
     --log-interval updates; reduce_lr_on_plateau.py does so with --lr-patience. And an epoch's checkpoint is written
@@ -214,7 +253,7 @@ def _restore_progress(cfg, trainer, extra_state: dict, epoch_itr) -> None:
     epoch's end would lose that step."""
     if trainer.get_num_updates() == 0:  # --reset-optimizer
         return
-    progress = extra_state.get(type(trainer.task).__name__, {}).get("progress", extra_state)  # older ones: beside it
+    progress = _progress(trainer.task, extra_state)
     if not cfg.reset_meters:
         _early_stopping().update(progress.get("early_stopping", {}))
         if "train_inner" in extra_state["metrics"]:

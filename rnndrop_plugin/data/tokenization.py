@@ -65,6 +65,10 @@ class Tokenization:
             raise ValueError(f"{path}: not written by rnndrop prepare: {error}") from error
         if tokenization.tokenizer not in TOKENIZERS or tokenization.bpe not in ("sentencepiece", None):
             raise ValueError(f"{path}: unknown tokenizer {tokenization.tokenizer!r} or bpe {tokenization.bpe!r}")
+        if tokenization.bpe and not isinstance(tokenization.model, str):
+            raise ValueError(f"{path}: bpe {tokenization.bpe!r} without the file of a model")
+        if not _are_sizes(tokenization.splits):
+            raise ValueError(f"{path}: the sizes of the splits are none: {tokenization.splits}")
         return tokenization
 
     def tokenize(self, text: str) -> list[str]:
@@ -98,6 +102,17 @@ class Tokenization:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; the data folder's {FILE} names it")
         return sentencepiece.SentencePieceProcessor(model_file=str(path))
+
+
+def _are_sizes(splits: object) -> bool:
+    """Whether ``splits`` is what :class:`Tokenization` has for them."""
+    sizes = list(splits.values()) if isinstance(splits, dict) else [None]
+    return all(
+        isinstance(split, dict)
+        and split.keys() == {"sentences", "words", "characters"}
+        and all(type(size) is int and size >= 0 for size in split.values())
+        for split in sizes
+    )
 
 
 @functools.cache

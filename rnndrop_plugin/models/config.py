@@ -2,6 +2,7 @@
 
 import logging
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -121,10 +122,12 @@ def register_architectures(
     for cell in cells:
         rnn_class = CELLS[cell]
         class_name = rnn_class.__name__ + base.__name__.removeprefix("Recurrent")
-        cls = type(
-            class_name, (base,), {"rnn_class": rnn_class, "__module__": base.__module__, "__doc__": base.__doc__}
-        )
-        register_model(f"{cell}_{name}", dataclass=config)(cls)
+        architecture = f"{cell}_{name}"
+        module = sys.modules[base.__module__]
+        names = {"__module__": base.__module__, "__qualname__": architecture, "__doc__": base.__doc__}
+        cls = type(class_name, (base,), {"rnn_class": rnn_class, **names})
+        setattr(module, architecture, cls)  # where pickle looks for it
+        register_model(architecture, dataclass=config)(cls)
 
 
 @contextmanager

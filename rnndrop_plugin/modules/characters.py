@@ -37,6 +37,8 @@ class CharacterCNN(nn.Module):
         """
         table = self.embedding.weight @ self.convolution.weight.permute(1, 2, 0).flatten(1)
         table = torch.where(self._nothing, self._added, table.unflatten(1, (3, -1)))  # (characters, 3, filters)
+        if characters.size(2) == 0:
+            return table.new_zeros(*characters.shape[:2], len(self.convolution.bias))
         words = F.pad(characters.flatten(0, 1), (1, 1), value=self.embedding.padding_idx)
         windows = torch.add(self._places, words.unfold(1, 3, 1), alpha=3).flatten(0, 1)
         x = F.embedding_bag(windows, table.flatten(0, 1), mode="sum").unflatten(0, (len(words), -1))

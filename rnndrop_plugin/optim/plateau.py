@@ -9,6 +9,8 @@ from omegaconf import II
 
 from rnndrop_plugin.errors import InputError
 
+OTHER_SCHEDULER = "the checkpoint is of another --lr-scheduler: use that one, or --reset-lr-scheduler"
+
 
 @dataclass
 class PlateauConfig(FairseqDataclass):
@@ -64,6 +66,6 @@ class Plateau(FairseqLRScheduler):
             InputError: it is of another schedule.
         """
         if not {"best", "lr"} <= state_dict.keys():
-            raise InputError("the checkpoint is of another --lr-scheduler: use that one, or --reset-lr-scheduler")
+            raise InputError(OTHER_SCHEDULER)
         self.best = state_dict["best"]
         self.optimizer.set_lr(state_dict["lr"])

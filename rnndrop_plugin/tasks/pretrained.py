@@ -138,7 +138,7 @@ class PretrainedLanguageModel(Pretrained):
         """
         if max_tokens < 0:
             raise ValueError(f"max_tokens must not be negative, got {max_tokens}")
-        if temperature <= 0:
+        if not temperature > 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         dictionary, generator = self.task.dictionary, torch.Generator()
         if seed is None:
@@ -150,8 +150,10 @@ class PretrainedLanguageModel(Pretrained):
         tokens, state = self.words(prompt), {}
         new = [dictionary.eos(), *prediction.encode(tokens, dictionary).tolist()]
         for _ in range(max_tokens):
-            logits = self._log_probs(new, incremental_state=state)[-1].double() / temperature
+            logits = self._log_probs(new, incremental_state=state)[-1].double()
             logits[never] = -math.inf
+            logits = (logits - logits.max()) / temperature  # which may be tiny
+            logits[never] = -math.inf  # which a temperature of infinity makes NaN
             new = torch.multinomial(logits.softmax(0), 1, generator=generator).tolist()
             if new == [dictionary.eos()]:
                 break

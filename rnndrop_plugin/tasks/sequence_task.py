@@ -168,6 +168,16 @@ class SequencesTask(RnndropTask):
         super().reduce_metrics(logging_outputs, criterion)
         criterion.log_scores(logging_outputs)
 
+    def build_generator(self, models, args, **kwargs):
+        """Refuse fairseq-generate and fairseq-interactive.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(
+            "this model writes no text: fairseq-validate evaluates it, `rnndrop tag` and `rnndrop classify` use it"
+        )
+
     def max_positions(self) -> int:
         """A recurrence has no longest input."""
         return 10**9

@@ -214,7 +214,7 @@ def test_the_file_of_a_dictionary_stands_for_its_folder(prepare, call, tmp_path,
         (("{text}", "--dictionary", "{text}"), "text.txt: neither a data folder nor a file dict.txt"),
         (("{text}", "--dictionary", "absent/dict.txt"), "absent/dict.txt: no such file"),
         (("{text}", "--sentencepiece", "{text}"), "text.txt: not a sentencepiece model"),
-        (("{text}", "--sentencepiece", "absent.model"), "'absent.model' is not a whole number of at least 1"),
+        (("{text}", "--sentencepiece", "absent.model"), "'absent.model' is neither a size nor a file"),
         (("--test", "{text}", "--sentencepiece", "9", "--dictionary", "dict.txt"), "with a size needs --train"),
     ],
 )

@@ -27,7 +27,7 @@ def fail(error: Exception, cause: Exception | None = None):
 CFG = omegaconf.OmegaConf.create(
     {
         "common_eval": {"model_overrides": "{}"},
-        "checkpoint": {"optimizer_overrides": "{}"},
+        "checkpoint": {"optimizer_overrides": "{}", "save_interval": 1},
         "optimization": {"update_freq": [1], "lr": [0.1]},
         "distributed_training": {
             "distributed_init_method": None,
@@ -36,7 +36,8 @@ CFG = omegaconf.OmegaConf.create(
             "ddp_backend": "pytorch_ddp",
         },
         "criterion": None,
-        "common": {"cpu": False, "tpu": False, "seed": 1},
+        "common": {"cpu": False, "tpu": False, "seed": 1, "log_interval": 1},
+        "dataset": {"validate_interval": 1, "max_valid_steps": None},
     }
 )
 
@@ -58,6 +59,10 @@ HINT = " (RNNDROP_TRACEBACK=1 shows where)"
             fail(FloatingPointError("gradients are Nan/Inf")),
             f"gradients are Nan/Inf: the training has diverged; a lower --lr or a --clip-norm may help{HINT}",
         ),
+        (fail(ValueError("Valid paths ['valid1'] will be ignored.")), f"Valid paths ['valid1'] will be ignored{HINT}"),
+        (fail(NotImplementedError("--post-process=x is not")), f"--post-process=x is not{HINT}"),
+        (fail(ImportError("Please install fairscale")), f"Please install fairscale{HINT}"),
+        (fail(omegaconf.errors.ValidationError("x is no float\n    key: y")), f"x is no float key: y{HINT}"),
         (
             fail(ValueError("Unsupported optimizer: SGD")),
             f"--memory-efficient-fp16 and --memory-efficient-bf16 need an optimizer such as adam{HINT}",
@@ -78,7 +83,9 @@ def test_an_error_of_the_input_ends_a_command_in_one_line(monkeypatch, capsys, m
     assert not isinstance(unpatched.value, SystemExit)
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), ValueError("x"), AssertionError(), RuntimeError("x")])
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), ValueError("x"), AssertionError(), NotImplementedError(), RuntimeError("x")]
+)
 def test_any_other_error_keeps_its_traceback(monkeypatch, error):
     monkeypatch.setattr(distributed_utils, "infer_init_method", lambda *_: None)
     with pytest.raises(type(error)):

@@ -9,10 +9,13 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from fairseq.logging import progress_bar
+from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq_cli import train
 
-from rnndrop_plugin.compat import resume
+from rnndrop_plugin.compat import precision, resume
+
+LAST = "checkpoint_last.pt"
 
 
 def save(monkeypatch, task, processes: int = 1) -> list:
@@ -21,6 +24,7 @@ def save(monkeypatch, task, processes: int = 1) -> list:
     trainer = types.SimpleNamespace(
         data_parallel_world_size=processes, data_parallel_process_group="group", lr_scheduler=None, task=task
     )
+    trainer.get_model = lambda: torch.nn.Linear(1, 1)
     monkeypatch.setattr(resume, "upstream_save", lambda *_: calls.append(trainer.task.get_checkpoint_dict()))
     resume.save_checkpoint(None, trainer, None, None)
     return calls
@@ -44,7 +48,8 @@ def test_a_task_of_fairseq_keeps_what_patience_has_counted(monkeypatch):
     for counted in (1, 2):  # at each checkpoint anew
         monkeypatch.setattr(train.should_stop_early, "num_runs", counted, raising=False)
         (saved,) = save(monkeypatch, task)
-        assert saved == {"TranslationTask": {"progress": {"early_stopping": {"num_runs": counted}}}}
+        progress = {"early_stopping": {"num_runs": counted}, "trained": ["weight", "bias"]}
+        assert saved == {"TranslationTask": {"progress": progress}}
 
 
 def test_fairseq_starts_afresh_where_the_file_to_restore_is_missing(command, training, tmp_path, unpatch):
@@ -282,3 +287,56 @@ def test_fairseq_logs_to_the_files_of_the_run_before(tmp_path, monkeypatch):
     resume.close_logs()
     assert closed == ["tensorboard", "aim", "wandb"] and not progress_bar._tensorboard_writers
     assert not set(handlers) & set(progress_bar.logger.handlers)
+
+
+@pytest.mark.parametrize("flags", [("--bf16",), ("--store-ema", "--ema-decay", 0.75, "--ema-update-freq", 2)])
+def test_fairseq_forgets_what_a_bit_for_bit_resume_needs(command, training, tmp_path, monkeypatch, flags):
+    """The parameters in float32, and the updates since the last average."""
+
+    def run(name: str, *updates: int) -> dict:
+        for update in updates:
+            arguments = ("--optimizer", "adam", "--lr", 1e-3, *flags, "--save-dir", tmp_path / name)
+            command(*training, *arguments, "--max-update", update)
+        state = torch.load(tmp_path / name / "checkpoint_last.pt")
+        return state["model"] | {f"ema.{name}": p for name, p in state["extra_state"].get("ema", {}).items()}
+
+    def differ(one: dict, other: dict) -> bool:
+        return any(not torch.equal(one[name], other[name]) for name in one)
+
+    whole = run("whole", 6)
+    assert not differ(whole, run("resumed", 3, 5, 6))
+    if flags == ("--bf16",):
+        monkeypatch.setattr(_FP16OptimizerMixin, "load_state_dict", precision.upstream_load_state_dict)
+    else:
+        monkeypatch.setattr(checkpoint_utils, "load_checkpoint", resume.upstream_load)
+    assert differ(whole, run("upstream", 3, 5, 6))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "names"),
+    [
+        (("--decoder-freeze-embed",), (), " (such as decoder.embed_tokens.weight)"),
+        ((), ("--recurrent-biases", 1), " (such as decoder.rnn.bias_hh_l0)"),
+        (
+            ("--decoder-freeze-embed",),
+            ("--recurrent-biases", 1),
+            "decoder.embed_tokens.weight, decoder.rnn.bias_hh_l0)",
+        ),
+    ],
+)
+def test_an_optimizer_of_other_parameters(command, training, tmp_path, refuse, before, after, names):
+    arguments = (*training, "--optimizer", "adam", "--lr", 1e-3)
+    command(*arguments, *before, "--save-dir", tmp_path, "--max-update", 1)
+    for flags in (("--save-dir", tmp_path), ("--save-dir", tmp_path / "new", "--restore-file", tmp_path / LAST)):
+        line = refuse(*arguments, *after, *flags, "--max-update", 2)
+        assert "was for other trained parameters: --reset-optimizer begins it anew" in line
+        assert line.endswith(names) or len(before) + len(after) < 3
+    command(*arguments, *after, "--save-dir", tmp_path, "--max-update", 1, "--reset-optimizer")
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "reduce_lr_on_plateau", "rnndrop_plateau"])
+def test_a_schedule_other_than_that_of_the_checkpoint(command, training, tmp_path, refuse, schedule):
+    arguments = (*training, "--save-dir", tmp_path, "--lr-scheduler")
+    command(*arguments, "fixed", "--max-update", 1)
+    assert "the checkpoint is of another --lr-scheduler" in refuse(*arguments, schedule, "--max-update", 2)
+    command(*arguments, schedule, "--max-update", 2, "--reset-lr-scheduler")

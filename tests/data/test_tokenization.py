@@ -47,7 +47,14 @@ def test_pieces(tmp_path):
         Tokenization.load(tmp_path).tokenize("the cat")
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"cutter": 1}', '{"tokenizer": "knife"}', '{"bpe": "scissors"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", '{"cutter": 1}', '{"tokenizer": "knife"}', '{"bpe": "scissors"}', '{"bpe": "sentencepiece"}'),
+        *('{"splits": 3}', '{"splits": {"valid": {"sentences": 40}}}', '{"splits": {"valid": [1, 2, 3]}}'),
+        *(f'{{"splits": {{"train": {{"sentences": 4, "words": {n}, "characters": 9}}}}}}' for n in (-4, '"x"', 1.5)),
+    ],
+)
 def test_a_file_that_says_something_else_is_refused(content, tmp_path):
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(ValueError, match="tokenizer.json: "):

@@ -1,5 +1,7 @@
 """The names that users rely on, and what an error calls the flags."""
 
+import pickle
+
 import pytest
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 
@@ -33,6 +35,7 @@ def test_every_architecture_has_a_class_and_a_configuration_of_its_own():
         assert NAMES[name] in [base.__name__ for base in cls.__mro__]
         assert getattr(cls, "__dataclass") is MODEL_DATACLASS_REGISTRY[name]
         assert cls.rnn_class.__name__ == name.split("_")[0].upper()
+        assert pickle.loads(pickle.dumps(cls)) is cls
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ def test_a_word_has_the_largest_value_of_each_filter():
         windows = torch.stack([x[t : t + 3].t().flatten() for t in range(len(word))])
         torch.testing.assert_close(values, torch.relu(windows @ weight.flatten(1).t() + bias).amax(0))
     assert not found[0, 3].any()
+    assert not cnn(batch[:, :, :0]).any() and cnn(batch[:, :, :0]).shape == (1, 4, 6)  # no word has any
 
 
 def by_convolution(cnn: CharacterCNN, characters: torch.Tensor) -> torch.Tensor:

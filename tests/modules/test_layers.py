@@ -153,6 +153,15 @@ def test_autocast_with_dropout(module):
     assert all(p.grad.dtype == torch.float32 and p.grad.any() for p in module.parameters())
 
 
+def test_autocast_in_float16_where_torchs_kernel_has_none(module):
+    layer = module.eval()
+    expected = layer(X)[0]
+    with torch.autocast("cpu", dtype=torch.float16):
+        output = layer(X)[0]
+    assert output.dtype == torch.float16
+    torch.testing.assert_close(output.float(), expected, rtol=0, atol=0.01)
+
+
 def test_autocast_leaves_float64_alone(module):
     module, x = module.double(), X.double()
     exact = seeded(module, x)

@@ -87,8 +87,11 @@ def test_samples(language_model):
         words = model.task.dictionary.symbols[4:]
         following = [score.log_probs[i] for score in model.score([[*tokens[:i], word] for word in words])]
         assert tokens[i] == words[int(torch.stack(following).argmax())]
-    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
-        model.sample("w1", temperature=0)
+    assert model.sample("w1", max_tokens=4, temperature=1e-320).split() == tokens
+    model.sample("w1", max_tokens=4, temperature=math.inf)
+    for temperature in (0, math.nan):
+        with pytest.raises(ValueError, match=f"temperature must be above 0, got {temperature}"):
+            model.sample("w1", temperature=temperature)
     with pytest.raises(ValueError, match="max_tokens must not be negative, got -1"):
         model.sample("w1", max_tokens=-1)
 

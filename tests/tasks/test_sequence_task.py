@@ -53,6 +53,13 @@ def trained(request, command, tagging_data, tmp_path_factory):
     return request.param, folder, log
 
 
+@pytest.mark.parametrize("name", ["generate", "interactive"])
+def test_a_model_that_writes_no_text(trained, refused, tagging_data, name):
+    task, folder, _ = trained
+    arguments = ("--user-dir", "rnndrop_plugin", "--task", f"rnndrop_{task}", "--path", folder / "checkpoint_best.pt")
+    assert "`rnndrop tag` and `rnndrop classify` use it" in refused(name, tagging_data, *arguments, "--cpu")
+
+
 def test_a_small_model_learns(trained, command, tagging_data):
     """The fixture's tags and labels follow from the words."""
     task, folder, log = trained

@@ -82,6 +82,7 @@ def choose_backend(
         if device.type == "cuda":
             availability.warn_once(obstacle)
         return "vendor" if vendor else "torch"
+    vendor = vendor and not (dtype == torch.float16 and in_autocast("cpu"))  # which oneDNN cannot
     if vendor and nothing_dropped and not (training and _compiled_trains_faster(batch, dtype)):
         return "vendor"
     if c_library.unavailable():
