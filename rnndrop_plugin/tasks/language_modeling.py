@@ -88,11 +88,6 @@ class RnndropLanguageModelingTask(RnndropTask):
             raise InputError(
                 f"--tokens-per-sample (less any --context-window) must be at least 1, got {cfg.tokens_per_sample}"
             )
-        if cfg.variable_bptt and not cfg.sentence_avg:
-            logger.warning(
-                "--variable-bptt without --sentence-avg: the rate is not scaled with the length of a window, so a "
-                "short one counts as much as a long one"
-            )
         self.dictionary = dictionaries[""]
         self.evaluation = Evaluation(cfg)
         self.train_layout: dict[str, int] = {}  # of the training stream, see get_checkpoint_dict
@@ -141,6 +136,11 @@ class RnndropLanguageModelingTask(RnndropTask):
         """
         if not self.evaluation.is_static:
             raise InputError(f"the flags of an evaluation are for fairseq-eval-lm: {self.evaluation}")
+        if self.cfg.variable_bptt and not self.cfg.sentence_avg:
+            logger.warning(
+                "--variable-bptt without --sentence-avg: the rate is not scaled with the length of a window, so a "
+                "short one counts as much as a long one"
+            )
         adaptive = self.model is not None and self.model.decoder.adaptive_softmax is not None
         if cfg._name == "adaptive_loss" and not adaptive:
             raise InputError("--criterion adaptive_loss needs --adaptive-softmax-cutoff")
