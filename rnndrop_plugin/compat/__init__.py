@@ -23,7 +23,7 @@ from rnndrop_plugin.compat import (
     evaluation,
     flags,
     gradients,
-    memory,
+    overhead,
     precision,
     processes,
     resume,
@@ -62,7 +62,7 @@ def apply() -> None:
     eval_lm.eval_lm = evaluation.eval_lm
 
     Trainer.begin_valid_epoch = averaging.begin_valid_epoch
-    Trainer.state_dict = averaging.state_dict
+    Trainer.state_dict = overhead.state_dict
     Trainer.lr_step = averaging.lr_step
 
     Trainer.__init__ = precision.init_trainer
@@ -74,5 +74,6 @@ def apply() -> None:
     utils.multi_tensor_total_norm = gradients.multi_tensor_total_norm
     Adam.step = adam.step
     Trainer.clip_grad_norm = gradients.clip_grad_norm
-    Trainer.train_step = memory.train_step
+    Trainer.begin_epoch = overhead.begin_epoch
+    Trainer.train_step = overhead.train_step
     Trainer._set_seed = processes.seed_each_process

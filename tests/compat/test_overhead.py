@@ -1,0 +1,85 @@
+import inspect
+import types
+
+import pytest
+import torch
+from fairseq.trainer import Trainer
+from omegaconf import DictConfig, OmegaConf
+
+from rnndrop_plugin.compat import overhead
+from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingTask as Task
+
+
+def test_settings_are_the_configurations():
+    cfg = OmegaConf.create({"a": {"b": [1, 2], "c": "${a.d}", "d": 0.5, "absent": "???"}, "e": types.SimpleNamespace()},
+                           flags={"allow_objects": True})  # fmt: skip
+    copy = overhead.settings(cfg)
+    assert (copy.a.b, copy.a.c, copy["a"]["d"], copy.e) == ([1, 2], 0.5, 0.5, cfg.e)
+    assert "absent" not in copy.a and getattr(copy.a, "absent", 7) == 7
+    with pytest.raises(AttributeError, match="absent"):
+        copy.absent  # noqa: B018
+
+
+def test_fairseq_reads_its_configuration_at_every_update(command, training, tmp_path, monkeypatch):
+    """A copy is taken for all updates of an epoch but the first, and no number changes."""
+
+    kinds: list[type] = []
+    step = overhead.upstream_train_step
+    watched = lambda trainer, *rest: kinds.append(type(trainer.cfg)) or step(trainer, *rest)  # noqa: E731
+    monkeypatch.setattr(overhead, "upstream_train_step", watched)
+
+    def run(name: str) -> dict:
+        kinds.clear()
+        flags = ("--clip-norm", 1, "--lr", 0.5, "--tokens-per-sample", 8, "--max-epoch", 2)
+        command(*training, *flags, "--save-dir", tmp_path / name)
+        return torch.load(tmp_path / name / "checkpoint_last.pt")
+
+    state = run("ours")
+    epoch = len(kinds) // 2
+    assert epoch > 2 and kinds == 2 * [DictConfig, *[overhead.Settings] * (epoch - 1)]
+    monkeypatch.setattr(overhead, "settings", lambda cfg: None)
+    upstream = run("upstream")
+    assert set(kinds) == {DictConfig}
+    assert all(torch.equal(state["model"][name], upstream["model"][name]) for name in upstream["model"])
+    for cfg in (state["cfg"], upstream["cfg"]):
+        cfg["checkpoint"]["save_dir"] = cfg["optimizer"] = None  # the second repeats the first
+    assert state["cfg"] == upstream["cfg"]
+
+
+def test_what_is_saved_within_an_update_has_the_configuration_itself(command, training, tmp_path, monkeypatch):
+    def train_step(task, *arguments, **keywords):
+        if task.failing:
+            raise LookupError("in the middle")
+        task.failing = True
+        return step(task, *arguments, **keywords)
+
+    step = Task.train_step
+    monkeypatch.setattr(Task, "failing", False, raising=False)
+    monkeypatch.setattr(Task, "train_step", train_step)
+    with pytest.raises(LookupError, match="in the middle"):
+        command(*training, "--tokens-per-sample", 8, "--save-dir", tmp_path)
+    assert torch.load(tmp_path / "crash.pt")["cfg"]["task"]["tokens_per_sample"] == 8
+
+
+def test_the_memory_of_a_gpu_is_read_where_it_is_logged(monkeypatch):
+    upstream = inspect.getsource(inspect.unwrap(Trainer.train_step))
+    assert "if self.cuda and self.cuda_env is not None:" in upstream  # at every update
+    assert Trainer.train_step is overhead.train_step
+
+    read = []
+
+    def update(trainer, samples):
+        if trainer.cuda_env is not None:
+            read.append(trainer.updates)
+        if samples == "bad":
+            raise FloatingPointError
+
+    monkeypatch.setattr(overhead, "upstream_train_step", update)
+    cfg = OmegaConf.create({"common": {"log_interval": 3}})
+    trainer = types.SimpleNamespace(cfg=cfg, cuda_env="a GPU", updates=0, get_num_updates=lambda: trainer.updates)
+    for trainer.updates in range(7):
+        overhead.train_step(trainer, "good")
+    with pytest.raises(FloatingPointError):
+        overhead.train_step(trainer, "bad")
+    assert read == [2, 5]  # the third and the sixth update
+    assert trainer.cuda_env == "a GPU" and trainer.cfg is cfg
