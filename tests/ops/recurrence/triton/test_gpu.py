@@ -146,6 +146,14 @@ def test_step_by_step(float32, monkeypatch, problem, cell):
     problem(cell, (5, 20, 12, 50), ALL, lengths=LENGTHS, device=DEVICE).check(kernel, 1e-4)
 
 
+def test_the_gpu_may_be_the_default_device(float32, problem):
+    backend._failure_flag.cache_clear()
+    p = problem("lstm", (3, 2, 5, 48), ("update",), device=DEVICE)
+    with DEVICE:
+        found = p.results(kernel)
+    assert all(torch.equal(x, y) for x, y in zip(found, p.results(kernel), strict=True))
+
+
 def test_one_compilation_serves_all_batches(float32, problem):
     """Of every number of steps and sequences."""
     for time, batch in ((1, 1), (3, 2), (2, 16), (5, 31), (4, 32)):
