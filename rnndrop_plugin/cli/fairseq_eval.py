@@ -43,7 +43,8 @@ def main() -> None:
         description="Evaluate a checkpoint with this plugin, on the test split unless --gen-subset (fairseq-eval-lm, "
         "fairseq-generate) or --valid-subset (fairseq-validate) names another. A language model is evaluated by "
         "fairseq-eval-lm, a translation model by fairseq-generate, others by fairseq-validate; --user-dir, by "
-        f"the checkpoint --task, and for fairseq-validate --batch-size {BATCH_SIZE} are filled in.",
+        f"the checkpoint --task, for fairseq-validate --batch-size {BATCH_SIZE} and for fairseq-generate "
+        "--required-batch-size-multiple 1, so that no sentence is left out, are filled in.",
         usage="%(prog)s DATA --path CHECKPOINT ...",
         epilog="All other arguments are those of fairseq's command, whose --help lists them.",
         allow_abbrev=False,

@@ -17,6 +17,9 @@ from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.file_io import PathManager
 from fairseq.logging import metrics, progress_bar
 from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import ReduceLROnPlateauLRSchedule
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from rnndrop_plugin.compat import averaging, flags, processes
 from rnndrop_plugin.compat.checkpoint_files import DamagedCheckpoint
@@ -66,6 +69,7 @@ def load_checkpoint(cfg, trainer, **kwargs):
         if not cfg.reset_optimizer:
             _check_trained(trainer, extra_state)
         if source.own:
+            _compare_settings(cfg, trainer, extra_state)
             _restore_progress(cfg, trainer, extra_state, epoch_itr)
             _skip_finished_run(cfg, trainer, epoch_itr)
         else:
@@ -85,7 +89,7 @@ def save_checkpoint(cfg, trainer, epoch_itr, val_loss):
     task = trainer.task
     if trainer.data_parallel_world_size > 1 and hasattr(task, "gather_state"):
         task.gather_state(trainer.data_parallel_process_group)
-    progress = {"early_stopping": dict(_early_stopping()), "trained": _trained(trainer)}
+    progress = {"early_stopping": dict(_early_stopping()), "trained": _trained(trainer), "model": _model(trainer)}
     if isinstance(trainer.lr_scheduler, ReduceLROnPlateauLRSchedule):
         progress["bad_epochs"] = trainer.lr_scheduler.lr_scheduler.num_bad_epochs
     if hasattr(task, "progress"):
@@ -236,6 +240,31 @@ def _check_trained(trainer, extra_state: dict) -> None:
     if trained is not None and trained != _trained(trainer):
         names = ", ".join(sorted(set(trained) ^ set(_trained(trainer)))[:3])
         raise InputError(f"{OTHER_TRAINED} (such as {names})")
+
+
+def _compare_settings(cfg, trainer, extra_state: dict) -> None:
+    """Say which settings of the model are others than those of the run that goes on.
+
+    Raises:
+        InputError: it is a job of a sweep of fairseq-hydra-train, which goes on from another job's checkpoint.
+    """
+    own, saved = _model(trainer), _progress(trainer.task, extra_state).get("model", {})
+    others = [f"{name} is {own[name]}, was {saved[name]}" for name in own if own[name] != saved.get(name, own[name])]
+    if not others:
+        return
+    line = f"{cfg.save_dir} has the checkpoint of a run with other settings: {', '.join(others)}"
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise InputError(f"{line}: give each job a folder of its own (checkpoint.save_dir)")
+    logger.warning(line)
+
+
+def _model(trainer) -> dict:
+    """The settings of the model; none for fairseq's older ones, which have all flags of the command among them."""
+    cfg = trainer.cfg.model
+    values = OmegaConf.to_container(cfg, enum_to_str=True) if OmegaConf.is_config(cfg) else {}
+    return {
+        name: value for name, value in values.items() if value is None or isinstance(value, (bool, int, float, str))
+    }
 
 
 def _trained(trainer) -> list[str]:

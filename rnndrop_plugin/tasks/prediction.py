@@ -25,8 +25,8 @@ def load(path: str | Path, data: str | Path | None, expected: type[RnndropTask])
     """The task and the model of a checkpoint, ready to predict, on a GPU if there is one.
 
     Args:
-        data: the data folder, for its dictionaries. None for the one that the checkpoint names or, where that is gone,
-            the checkpoint's own folder.
+        data: the data folder, for its dictionaries. None for the one that the checkpoint names, by the path that was
+            given or by its whole path, or, where that is gone, the checkpoint's own folder.
         expected: the task that the checkpoint must be of, or a subclass of it.
 
     Raises:
@@ -41,7 +41,8 @@ def load(path: str | Path, data: str | Path | None, expected: type[RnndropTask])
         raise ValueError(f"{path}: a checkpoint of the task {cfg._name}, which is not known here (--user-dir names it)")
     if not issubclass(task_class, expected):
         raise ValueError(f"{path}: a checkpoint of the task {cfg._name}, expected {task_name(expected)}")
-    folders = [Path(data)] if data else [Path(cfg.data), Path(path).parent]
+    trained_on = [Path(folder) for folder in (cfg.data, state.get("task_state", {}).get("data")) if folder]
+    folders = [Path(data)] if data else [*trained_on, Path(path).parent]
     folder = next((f for f in folders if any((f / name / "dict.txt").is_file() for name in ("", WORD))), None)
     if folder is None:
         hint = "" if data else f"; {path} was trained on it, --data says where it is now"

@@ -49,6 +49,9 @@ class RnndropTask(FairseqTask):
         except ValueError as error:
             raise InputError(str(error)) from error
         self.state.merge_state_dict({"dictionaries": {name: _identity(d) for name, d in dictionaries.items()}})
+        self.state.merge_state_dict(
+            {"data": os.path.abspath(cfg.data)}
+        )  # for whoever loads the model in another folder
         if self.tokenization is not None:
             self.state.merge_state_dict({"tokenization": self.tokenization.settings()})
 

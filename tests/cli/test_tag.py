@@ -182,7 +182,7 @@ def test_true_tags_are_compared_in_iob2(gold_file):
 def test_a_data_folder_that_was_moved(call, checkpoint, tagging_data, tag_texts, tmp_path):
     """--data says where the folder is; without it the line says so."""
     state = torch.load(checkpoint, weights_only=True)
-    state["cfg"]["task"]["data"] = str(tmp_path / "gone")
+    state["cfg"]["task"]["data"] = state["task_state"]["data"] = str(tmp_path / "gone")
     torch.save(state, tmp_path / "moved.pt")
     (tmp_path / "text").write_text("W1x w2y\n")
     args = "--path", tmp_path / "moved.pt", tmp_path / "text"

@@ -146,6 +146,7 @@ def test_the_jobs_of_a_sweep_end_each_by_itself(command, stream_data, tmp_path):
 
     flags = ("--task", "rnndrop_language_modeling", "--arch", "lstm_rnndrop", "--criterion", "rnndrop_cross_entropy")
     flags += ("--decoder-embed-dim", 4, "--decoder-hidden-size", 4, "--tokens-per-sample", 50, "--batch-size", 4)
+    flags += ("--update-dropout", 0.25)
     sgd = ("--optimizer", "sgd", "--lr", 1e-6, "--lr-scheduler", "rnndrop_plateau")
     command("train", stream_data, *PLUGIN, *flags, *sgd, "--max-epoch", 2, "--save-dir", tmp_path / "4")
     finished = (tmp_path / "4" / "checkpoint_last.pt").read_bytes()

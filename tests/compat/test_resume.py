@@ -12,8 +12,10 @@ from fairseq.logging import progress_bar
 from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq_cli import train
+from omegaconf import OmegaConf
 
 from rnndrop_plugin.compat import precision, resume
+from rnndrop_plugin.errors import InputError
 
 LAST = "checkpoint_last.pt"
 
@@ -25,6 +27,7 @@ def save(monkeypatch, task, processes: int = 1) -> list:
         data_parallel_world_size=processes, data_parallel_process_group="group", lr_scheduler=None, task=task
     )
     trainer.get_model = lambda: torch.nn.Linear(1, 1)
+    trainer.cfg = types.SimpleNamespace(model=OmegaConf.create({"units": 1, "sizes": [1]}))
     monkeypatch.setattr(resume, "upstream_save", lambda *_: calls.append(trainer.task.get_checkpoint_dict()))
     resume.save_checkpoint(None, trainer, None, None)
     return calls
@@ -48,7 +51,7 @@ def test_a_task_of_fairseq_keeps_what_patience_has_counted(monkeypatch):
     for counted in (1, 2):  # at each checkpoint anew
         monkeypatch.setattr(train.should_stop_early, "num_runs", counted, raising=False)
         (saved,) = save(monkeypatch, task)
-        progress = {"early_stopping": {"num_runs": counted}, "trained": ["weight", "bias"]}
+        progress = {"early_stopping": {"num_runs": counted}, "trained": ["weight", "bias"], "model": {"units": 1}}
         assert saved == {"TranslationTask": {"progress": progress}}
 
 
@@ -340,3 +343,15 @@ def test_a_schedule_other_than_that_of_the_checkpoint(command, training, tmp_pat
     command(*arguments, "fixed", "--max-update", 1)
     assert "the checkpoint is of another --lr-scheduler" in refuse(*arguments, schedule, "--max-update", 2)
     command(*arguments, schedule, "--max-update", 2, "--reset-lr-scheduler")
+
+
+def test_a_run_that_goes_on_with_other_settings_is_told(command, training, tmp_path, monkeypatch):
+    arguments = (*training, "--save-dir", tmp_path, "--max-epoch")
+    command(*arguments, 1, "--update-dropout", 0.25)
+    assert "other settings" not in command(*arguments, 2, "--update-dropout", 0.25).text()
+    line = f"{tmp_path} has the checkpoint of a run with other settings: update_dropout is 0.5, was 0.25"
+    assert line in command(*arguments, 3, "--update-dropout", 0.5).text()
+    monkeypatch.setattr(resume.HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(resume.HydraConfig, "get", lambda: types.SimpleNamespace(mode=resume.RunMode.MULTIRUN))
+    with pytest.raises(InputError, match="give each job a folder of its own"):
+        command(*arguments, 3)

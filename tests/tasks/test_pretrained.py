@@ -118,7 +118,10 @@ def test_where_the_dictionaries_are_found(language_model, stream_data, tmp_path)
     for name in ("checkpoint_best.pt", "checkpoint_last.pt"):
         shutil.copy(language_model / name, tmp_path)
     state = torch.load(tmp_path / "checkpoint_best.pt")
-    state["cfg"]["task"]["data"] = str(tmp_path / "gone")
+    state["cfg"]["task"]["data"] = "a path from another folder"
+    torch.save(state, tmp_path / "checkpoint_best.pt")
+    assert RecurrentLanguageModel.from_pretrained(tmp_path).score(["w1"])
+    state["cfg"]["task"]["data"] = state["task_state"]["data"] = str(tmp_path / "gone")
     torch.save(state, tmp_path / "checkpoint_best.pt")
     with pytest.raises(FileNotFoundError, match="gone: no such folder; .*checkpoint_best.pt was trained on it"):
         RecurrentLanguageModel.from_pretrained(tmp_path)

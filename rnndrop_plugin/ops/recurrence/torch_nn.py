@@ -30,8 +30,8 @@ def obstacle(cell: str, masks: Masks, nonlinearity: str) -> str | None:
         return None
     if cell != "lstm" or masks._replace(update=IDENTITY) != Masks() or masks.update.scale != 1:
         return (
-            "torch's kernels have no recurrent dropout but, with expected scaling, an LSTM's update dropout in "
-            "training and hidden dropout in evaluation"
+            "torch's kernels have no recurrent dropout, except with expected scaling: an LSTM's update dropout in "
+            "training, and hidden dropout in evaluation"
         )
     return None
 

@@ -316,9 +316,14 @@ def test_the_plan_knows_the_batch():
     [
         ("gru", NO_MASKS, "tanh", "the paper's GRU"),
         ("lstm", NO_MASKS, "relu", "no lstm kernel with relu"),
-        ("lstm", Masks(cell=Mask(None, 0.5)), "tanh", "no recurrent dropout but"),
-        ("lstm", Masks(update=Mask(None, 0.5)), "tanh", "no recurrent dropout but"),
-        ("gru_reset_after", Masks(update=Mask(torch.ones(2, 3, dtype=torch.bool))), "tanh", "no recurrent dropout but"),
+        ("lstm", Masks(cell=Mask(None, 0.5)), "tanh", "no recurrent dropout, except"),
+        ("lstm", Masks(update=Mask(None, 0.5)), "tanh", "no recurrent dropout, except"),
+        (
+            "gru_reset_after",
+            Masks(update=Mask(torch.ones(2, 3, dtype=torch.bool))),
+            "tanh",
+            "no recurrent dropout, except",
+        ),
     ],
 )
 def test_impossible_vendor_request(cell, masks, nonlinearity, words):
