@@ -3,7 +3,10 @@
 Each patch names the place upstream that it mends; ``tests/compat`` shows for each that fairseq still needs it.
 """
 
+import sys
+
 from fairseq import checkpoint_utils, options, utils
+from fairseq.dataclass import initialize
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.optim import AMPOptimizer
@@ -57,6 +60,9 @@ def apply() -> None:
     Trainer._prepare_sample = batches.prepare_sample
 
     options.parse_args_and_arch = flags.parse_args_and_arch
+    initialize.add_defaults = flags.add_defaults
+    if "fairseq_cli.train" in sys.modules:  # which has it already
+        sys.modules["fairseq_cli.train"].add_defaults = flags.add_defaults
     distributed_utils.call_main = commands.call_main
     generate.main = commands.generate_main
     eval_lm.eval_lm = evaluation.eval_lm

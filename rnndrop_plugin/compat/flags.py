@@ -6,15 +6,24 @@ import functools
 import re
 
 from fairseq import options, utils
+from fairseq.dataclass import initialize
 from fairseq.logging import metrics
-from fairseq.models import ARCH_MODEL_NAME_REGISTRY, ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
+from fairseq.models import (
+    ARCH_MODEL_NAME_REGISTRY,
+    ARCH_MODEL_REGISTRY,
+    MODEL_DATACLASS_REGISTRY,
+    MODEL_REGISTRY,
+)
+from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
+from omegaconf.errors import OmegaConfBaseException
 
 from rnndrop_plugin.compat import versions
 from rnndrop_plugin.compat.errors import end
 from rnndrop_plugin.errors import InputError
 
 upstream_parse = options.parse_args_and_arch
+upstream_add_defaults = initialize.add_defaults
 
 
 @functools.wraps(upstream_parse)
@@ -97,6 +106,27 @@ def check_flags(cfg) -> None:
             raise InputError(f"{flag} is empty")
         if min(values) < least:
             raise InputError(f"{flag} must be at least {least}, got {min(values)}{hint}")
+
+
+@functools.wraps(upstream_add_defaults)
+def add_defaults(cfg):
+    """fairseq/dataclass/initialize.py, add_defaults: the first job of fairseq-hydra-train imports the plugin after
+    call_main, and calls this next.
+
+    Raises:
+        InputError: a value that is none of its type, a name that is not registered, or see :func:`check_flags`.
+    """
+    registered = {"task": TASK_REGISTRY, "model": ARCH_MODEL_REGISTRY | MODEL_REGISTRY}
+    registered |= {kind: REGISTRIES[kind]["registry"] for kind in ("criterion", "optimizer", "lr_scheduler")}
+    for kind, known in registered.items():
+        name = getattr(cfg.get(kind), "_name", None)
+        if name is not None and name not in known:
+            raise InputError(f"{kind}._name={name} is not known")
+    try:
+        upstream_add_defaults(cfg)
+    except OmegaConfBaseException as error:
+        raise InputError(" ".join(str(error).split())) from None  # hydra would print the cause as well
+    check_flags(cfg)
 
 
 def check_best_metric(trainer) -> None:

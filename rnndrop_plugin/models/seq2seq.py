@@ -4,7 +4,9 @@ They are for fairseq's own task translation.
 """
 
 import copy
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Optional
 
 import torch
@@ -13,6 +15,7 @@ from fairseq.models import FairseqEncoder, FairseqEncoderDecoderModel
 from fairseq.tasks.translation import TranslationTask
 from torch import Tensor, nn
 
+import rnndrop_plugin
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import (
     CheckedLoading,
@@ -271,6 +274,23 @@ class RecurrentSeq2Seq(CheckedLoading, FairseqEncoderDecoderModel):
 
     rnn_class: type[nn.Module]
     lengths_on_host = True  # see rnndrop_plugin.compat.batches
+
+    @classmethod
+    def from_pretrained(cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", **kwargs):
+        """See :meth:`fairseq.models.BaseFairseqModel.from_pretrained`.
+
+        Raises:
+            FileNotFoundError: a checkpoint or the data folder is not there.
+        """
+        rnndrop_plugin.register()
+        folder = Path(model_name_or_path)
+        for checkpoint in checkpoint_file.split(os.pathsep):
+            if not (folder / checkpoint).is_file():
+                raise FileNotFoundError(f"{folder / checkpoint}: no such file")
+        data = folder / data_name_or_path if str(data_name_or_path).startswith(".") else Path(data_name_or_path)
+        if not data.is_dir():
+            raise FileNotFoundError(f"{data}: no such folder")
+        return super().from_pretrained(str(folder), checkpoint_file, str(data_name_or_path), **kwargs)
 
     @classmethod
     def build_model(cls, cfg: Seq2SeqConfig, task):

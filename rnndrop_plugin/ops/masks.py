@@ -123,7 +123,7 @@ def _bernoulli(p: float, shape: tuple[int, ...], device, generator: torch.Genera
     if tracing() or transformation():
         return torch.rand(shape, device=device, generator=generator) < p
     if generator is None:
-        return torch.ops.rnndrop.draw(p, shape, torch.empty((), device=device).device)
+        return torch.ops.rnndrop.draw(p, shape, device=torch.empty((), device=device).device)
     return _draw(p, shape, device, generator)
 
 
@@ -141,12 +141,13 @@ def _draw(p: float, shape: tuple[int, ...], device, generator: torch.Generator |
     return keep
 
 
-# As an operator, torch.compile draws what eager mode draws, and as fast.
+# As an operator, torch.compile draws what eager mode draws, and as fast. Where torch keeps the state of a random
+# operator's generator, for checkpointing, it looks for the device among the operator's keywords.
 LIBRARY = torch.library.Library("rnndrop", "FRAGMENT")
-LIBRARY.define("draw(float p, SymInt[] shape, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
-LIBRARY.impl("draw", lambda p, shape, device: _draw(p, tuple(shape), device), "CompositeExplicitAutograd")
+LIBRARY.define("draw(float p, SymInt[] shape, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
+LIBRARY.impl("draw", lambda p, shape, *, device: _draw(p, tuple(shape), device), "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("rnndrop::draw", lib=LIBRARY)
-def _(p, shape, device):
+def _(p, shape, *, device):
     return torch.empty(shape, dtype=torch.bool, device=device)

@@ -44,6 +44,8 @@ def load(path: str | Path, data: str | Path | None, expected: type[RnndropTask])
     trained_on = [Path(folder) for folder in (cfg.data, state.get("task_state", {}).get("data")) if folder]
     folders = [Path(data)] if data else [*trained_on, Path(path).parent]
     folder = next((f for f in folders if any((f / name / "dict.txt").is_file() for name in ("", WORD))), None)
+    if folder is None and folders[0].is_dir():
+        raise FileNotFoundError(f"{folders[0]}: has neither dict.txt nor {WORD}/dict.txt")
     if folder is None:
         hint = "" if data else f"; {path} was trained on it, --data says where it is now"
         raise FileNotFoundError(f"{folders[0]}: no such folder{hint}")

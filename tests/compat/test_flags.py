@@ -3,8 +3,13 @@ from pathlib import Path
 import pytest
 import torch
 from fairseq import checkpoint_utils, options, trainer
+from fairseq.dataclass import initialize
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq_cli import train
+from omegaconf import OmegaConf
 
 from rnndrop_plugin.compat import flags as flags_
+from rnndrop_plugin.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 
@@ -167,3 +172,23 @@ def test_fairseq_evaluates_overrides(command, stream_data, training, tmp_path, m
     monkeypatch.setattr(flags_, "check_flags", lambda cfg: None)
     command(name, stream_data, *flags, code)
     assert (tmp_path / "written").exists()
+
+
+@pytest.mark.parametrize(
+    ("group", "values", "line"),
+    [
+        ("model", {"_name": "lstm_nothing"}, "model._name=lstm_nothing is not known"),
+        ("criterion", {"_name": "nothing"}, "criterion._name=nothing is not known"),
+        ("model", {"_name": "lstm_rnndrop", "update_dropout": "abc"}, "Value 'abc' .* could not be converted to Float"),
+        ("model", {"_name": "lstm_rnndrop", "updat_dropout": 0.2}, "updat_dropout"),
+        ("optimization", {"update_freq": [0]}, "--update-freq must be at least 1, got 0"),
+    ],
+)
+def test_the_first_job_of_hydra_is_checked_where_its_plugin_is_loaded(group, values, line):
+    cfg = OmegaConf.structured(FairseqConfig)
+    OmegaConf.set_struct(cfg, False)
+    cfg[group] = OmegaConf.create(values) if "_name" in values else OmegaConf.merge(cfg[group], values)
+    assert initialize.add_defaults is flags_.add_defaults and train.add_defaults is flags_.add_defaults
+    with pytest.raises(InputError, match=line) as error:
+        train.add_defaults(cfg)
+    assert "\n" not in str(error.value)

@@ -12,7 +12,7 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
 import rnndrop_plugin
 from rnndrop_plugin.criterions.cross_entropy import RnndropCrossEntropy
-from rnndrop_plugin.models.seq2seq import Seq2SeqConfig
+from rnndrop_plugin.models.seq2seq import RecurrentSeq2Seq, Seq2SeqConfig
 
 rnndrop_plugin.register()
 CELLS = ["lstm", "gru", "rnn"]
@@ -289,3 +289,14 @@ def test_a_task_that_does_not_translate(command, stream_data, capsys):
 def test_parameters_of_another_model_are_refused():
     with pytest.raises(rnndrop_plugin.errors.InputError, match="decoder.rnn.weight_ih_l0 is"):
         build().load_state_dict(build(no_input_feed=True).state_dict())
+
+
+def test_what_is_missing_is_named(tmp_path):
+    (tmp_path / "model.pt").touch()
+    for arguments, line in (
+        ((tmp_path / "absent",), "absent/model.pt: no such file"),
+        ((tmp_path, "model.pt:other.pt"), "other.pt: no such file"),
+        ((tmp_path, "model.pt", "absent"), "absent: no such folder"),
+    ):
+        with pytest.raises(FileNotFoundError, match=line):
+            RecurrentSeq2Seq.from_pretrained(*arguments)

@@ -200,6 +200,29 @@ def test_compile_to_machine_code_draws_masks_in_each_call(fresh_compiler):
     assert not torch.equal(*outputs)
 
 
+def test_checkpointing_in_a_compiled_model(x, fresh_compiler):
+    lstm = LSTM(INPUT, HIDDEN, update_dropout=0.5)
+    call = torch.compile(lambda x: checkpoint(lambda x: lstm(x)[0], x, use_reentrant=False), backend="aot_eager")
+    x = x.double().requires_grad_()
+    lstm.double()
+    direction, step = torch.randn_like(x), 1e-6
+
+    def loss(x):
+        torch.manual_seed(3)
+        return call(x).sum()
+
+    (gradient,) = torch.autograd.grad(loss(x), x)  # of the masks that the forward pass had, which are drawn again
+    difference = (loss(x + step * direction) - loss(x - step * direction)) / (2 * step)
+    torch.testing.assert_close((gradient * direction).sum(), difference, rtol=1e-6, atol=1e-8)
+
+
+def test_vmap_in_a_compiled_function(function, x, fresh_compiler):
+    xs = torch.stack([x, x + 1])
+    torch.testing.assert_close(
+        torch.compile(torch.func.vmap(function), backend="eager")(xs), torch.func.vmap(function)(xs)
+    )
+
+
 def test_packed_sequences_in_a_compiled_model(fresh_compiler):
     """A break in the graph, and the right result."""
     gru, packed = GRU(INPUT, HIDDEN, bidirectional=True), [torch.randn(n, INPUT) for n in (2, 4, 1)]

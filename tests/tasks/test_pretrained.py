@@ -125,6 +125,8 @@ def test_where_the_dictionaries_are_found(language_model, stream_data, tmp_path)
     torch.save(state, tmp_path / "checkpoint_best.pt")
     with pytest.raises(FileNotFoundError, match="gone: no such folder; .*checkpoint_best.pt was trained on it"):
         RecurrentLanguageModel.from_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}: has neither dict.txt nor word/dict.txt"):
+        RecurrentLanguageModel.from_pretrained(tmp_path, data=tmp_path)
     shutil.copy(stream_data / "dict.txt", tmp_path)
     moved = RecurrentLanguageModel.from_pretrained(tmp_path).score(["w1"])[0]
     assert torch.equal(

@@ -161,7 +161,9 @@ def recurrence(
         TypeError: an argument that is no tensor, no Weights or no Masks.
     """
     options = Options(cell, masks, nonlinearity, lengths, reverse)
-    return (operators.call if torch.compiler.is_compiling() else _recurrence)(options, input, state, weights, backend)
+    # Under torch.func's transformations the reference serves, which torch.compile can follow.
+    as_operator = torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+    return (operators.call if as_operator else _recurrence)(options, input, state, weights, backend)
 
 
 def _recurrence(options: Options, input: Tensor, state: State, weights: Weights, backend: str) -> tuple[Tensor, State]:
