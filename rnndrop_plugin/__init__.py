@@ -36,8 +36,8 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
         finally:
             sys.meta_path.insert(0, self)
         # A module of ours that imports fairseq at this moment cannot be imported by what register imports.
-        importers = ("compat", "criterions", "data", "models", "optim", "tasks")
-        if spec is not None and not any(f"{__name__}.{importer}" in sys.modules for importer in importers):
+        ours = [module for name, module in sys.modules.items() if name.startswith(f"{__name__}.") and module]
+        if spec is not None and not any(getattr(module.__spec__, "_initializing", False) for module in ours):
             load = spec.loader.exec_module
             spec.loader.exec_module = lambda module: (load(module), register())
         return spec

@@ -12,6 +12,7 @@ LAYERS_FIRST = """
 import logging, sys, warnings
 from rnndrop_plugin.modules import LSTM
 from rnndrop_plugin.ops import recurrence
+from rnndrop_plugin.data import text
 assert not {"fairseq", "hydra", "omegaconf"} & set(sys.modules), "what importing the layers brings"
 assert logging.getLogger().level == logging.WARNING and not logging.getLogger().handlers
 
