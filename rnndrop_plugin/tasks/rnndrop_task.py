@@ -48,10 +48,9 @@ class RnndropTask(FairseqTask):
             self.tokenization = Tokenization.load(Path(cfg.data))
         except ValueError as error:
             raise InputError(str(error)) from error
-        self.state.merge_state_dict({"dictionaries": {name: _identity(d) for name, d in dictionaries.items()}})
-        self.state.merge_state_dict(
-            {"data": os.path.abspath(cfg.data)}
-        )  # for whoever loads the model in another folder
+        data = os.path.abspath(cfg.data)  # for whoever loads the model in another folder
+        identities = {name: _identity(dictionary) for name, dictionary in dictionaries.items()}
+        self.state.merge_state_dict({"dictionaries": identities, "data": data})
         if self.tokenization is not None:
             self.state.merge_state_dict({"tokenization": self.tokenization.settings()})
 
