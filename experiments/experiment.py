@@ -72,6 +72,16 @@ def dropout_flags(cell: str) -> list[str]:
     return flags
 
 
+def embedding_flags(data: Path) -> list[str]:
+    """The flags of the word vectors in a data folder, which may have any dimension."""
+    path = data / "vectors.txt"
+    flags = ["--decoder-embed-path", str(path)]
+    if path.is_file():  # --list needs none
+        with path.open(encoding="utf-8") as rows:
+            flags += ["--decoder-embed-dim", str(rows.readline().rstrip().count(" "))]
+    return flags
+
+
 def of_cell(results: dict[str, dict], cell: str) -> list[dict]:
     """The results of a cell, one a seed."""
     return [result for name, result in results.items() if name.rsplit("/", 1)[0] == cell]

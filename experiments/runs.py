@@ -332,7 +332,10 @@ class Runs:
                 process.wait()
         if process.returncode:
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
-            raise ValueError("\n".join([f"{log}: the command failed ({process.returncode}). It ends with", *lines]))
+            reasons = [line for line in lines if line.startswith("error: ")]  # without fairseq's page of settings
+            raise ValueError(
+                "\n".join([f"{log}: the command failed ({process.returncode}). It ends with", *(reasons or lines)])
+            )
 
 
 def say(text: str) -> None:

@@ -9,6 +9,7 @@ from experiments.experiment import (
     check_data,
     common_flags,
     dropout_flags,
+    embedding_flags,
     of_cell,
     row,
     split_name,
@@ -67,7 +68,7 @@ def runs(args: argparse.Namespace) -> list[Run]:
     """Without and with forward dropout: no recurrent dropout, then every kind, sampling and rate."""
     data = args.data or Path("DATA")  # --list needs none
     shared = [str(data), *common_flags("rnndrop_tagging")]
-    train = [*shared, *TRAIN, "--decoder-embed-path", str(data / "vectors.txt")]
+    train = [*shared, *TRAIN, *embedding_flags(data)]
     return [
         Run(
             f"{cell}/seed{seed}",

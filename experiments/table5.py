@@ -8,7 +8,7 @@ pre-training leaves the label out that the weak tweets do not have.
 import argparse
 from pathlib import Path
 
-from experiments.experiment import Experiment, check_data, common_flags, of_cell, row, spread
+from experiments.experiment import Experiment, check_data, common_flags, embedding_flags, of_cell, row, spread
 from experiments.runs import Run
 
 TRAIN = (
@@ -56,7 +56,7 @@ def runs(args: argparse.Namespace) -> list[Run]:
     for network, rate in PAPER:
         shared = common_flags("rnndrop_classification")
         train = [*shared, *TRAIN, "--arch", f"{network}_rnndrop_classifier_semeval"]
-        train += [*NETWORKS[network], "--decoder-embed-path", str(data / "vectors.txt"), RATES[network], rate]
+        train += [*NETWORKS[network], *embedding_flags(data), RATES[network], rate]
         test = [str(data), *shared, "--batch-size", "100"]
         before = f"{network}-{rate}-pretraining/seed1"
         planned.append(Run(before, [str(data / "weak"), *train, *PRETRAINING], [], [], ["f1"]))

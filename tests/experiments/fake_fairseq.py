@@ -1,9 +1,9 @@
 """Stands in for fairseq-train and fairseq-validate in test_reproduce.py: their arguments, logs and checkpoints.
 
 ARGUMENT 1, plan.json, has for each epoch by cell ("*" for the others) the training accuracy, or the validation loss and
-the learning rate; the last goes on for ever; "fail" and "hang" do that. A checkpoint holds the number of its epoch,
-which is also its test accuracy and perplexity. checkpoint_best.pt is that of the last epoch but of a loss, if it is no
-better.
+the learning rate; the last goes on for ever; "fail", "refuse" and "hang" do that. A checkpoint holds the number of its
+epoch, which is also its test accuracy and perplexity. checkpoint_best.pt is that of the last epoch but of a loss, if it
+is no better.
 """
 
 import json
@@ -35,6 +35,9 @@ while epoch < int(value("--max-epoch", 10**9)) and 200 * epoch < int(value("--ma
     if accuracy == "fail":
         print("RuntimeError: it broke", flush=True)
         sys.exit(3)
+    if accuracy == "refuse":
+        print("error: no such flag\nwarning: a worker is left", flush=True)
+        sys.exit(2)
     if accuracy == "hang":
         (folder / "hangs").touch()
         time.sleep(60)

@@ -98,9 +98,18 @@ def test_other_flags(plan, run_table1, monkeypatch):
 
 def test_failure(plan, run_table1, tmp_path):
     """What fails is told with the end of its log; the others are performed, but for those that need it."""
-    plan({"15-none": [99.5], "15-cell-step-expected": [60, "fail"], "30-none": ["fail"], "*": [99.5]})
+    plan(
+        {
+            "15-none": [99.5],
+            "15-hidden-step-expected": ["refuse"],
+            "15-cell-step-expected": [60, "fail"],
+            "30-none": ["fail"],
+            "*": [99.5],
+        }
+    )
     status, out, err = run_table1("--cells", "*-none", "*-step-expected", "--jobs", "3")
     assert status == 1
+    assert "15-hidden-step-expected/seed1/train.log: the command failed (2). It ends with\nerror: no such flag\n" in err
     assert "15-cell-step-expected/seed1: failed" in out
     assert "train.log: the command failed (3). It ends with" in err
     assert "RuntimeError: it broke" in err
@@ -240,7 +249,7 @@ def test_table5(call, plan, tmp_path, result):
     for folder in ("data/word", "data/weak/word"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "dict.txt").touch()
-    (tmp_path / "data" / "vectors.txt").touch()
+    (tmp_path / "data" / "vectors.txt").write_text("word 1 2 3\n")
     plan({"*": [50]})
     args = (
         "--data",
@@ -263,6 +272,7 @@ def test_table5(call, plan, tmp_path, result):
     assert f"finetune {before['checkpoint']}" in log
     assert before["checkpoint"].endswith("gru-0.25-pretraining/seed1/checkpoint_best.pt")
     assert "--update-dropout 0.25" in " ".join(tuned["train"])
+    assert "data/vectors.txt --decoder-embed-dim 3" in " ".join(tuned["train"])
     assert "--hidden-dropout 0.25" in " ".join(result("rnn-0.25/seed1")["train"])
     table = (tmp_path / "out" / "table5.md").read_text()
     epochs = table5.FINE_TUNING[table5.FINE_TUNING.index("--max-epoch") + 1]
@@ -276,7 +286,7 @@ def test_table4(call, plan, tmp_path, result):
     for folder in ("word", "tag"):
         (tmp_path / "data" / folder).mkdir(parents=True)
         (tmp_path / "data" / folder / "dict.txt").touch()
-    (tmp_path / "data" / "vectors.txt").touch()
+    (tmp_path / "data" / "vectors.txt").write_text("\u00a0 1 2 3 4\n")
     plan({"*": [50]})
     folders = ("--data", tmp_path / "data", "--out", tmp_path / "out")
     cells = ("none", "cell-0.5-sequence", "forward-update-0.25-step")
@@ -288,6 +298,7 @@ def test_table4(call, plan, tmp_path, result):
     assert "--decoder-dropout-in 0.2 --decoder-dropout-out 0.5" in update
     assert "--update-dropout 0.25 --recurrent-dropout-sampling step --seed 2" in update
     assert "--cell-dropout 0.5 --recurrent-dropout-sampling sequence --seed 1" in cell
+    assert "data/vectors.txt --decoder-embed-dim 4" in cell
     assert "--decoder-dropout-in" not in cell and "dropout" not in none
     table = (tmp_path / "out" / "table4.md").read_text()
     row = "| update (the paper's) | per step | 0.25 | 91.02 | 50.00 ± 0.00 | 87.03 | 50.00 ± 0.00 | 2 |"
