@@ -44,7 +44,6 @@ def load(checkpoint: Path, data: Path):
     Raises:
         OSError, ValueError: one of them cannot be read.
     """
-    import torch
     from fairseq import checkpoint_utils
 
     import rnndrop_plugin
@@ -52,7 +51,8 @@ def load(checkpoint: Path, data: Path):
     rnndrop_plugin.register()
     models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], {"data": str(data)})
     task.load_dataset("test")
-    return models[0].eval(), torch.stack(task.dataset("test").words)
+    test = task.dataset("test")
+    return models[0].eval(), test.collater([*range(len(test))])["net_input"]["src_tokens"]
 
 
 def find(out: Path, length: int, seed: int) -> dict[str, Path]:

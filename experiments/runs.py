@@ -128,7 +128,8 @@ def summary(result: dict) -> str:
     """A result in a line."""
     outcome = {None: "trained", True: "ended", False: "at its limit"}[result["solved"]]
     parts = [f"{outcome} after {result['updates']:,} updates in {result['seconds']:.0f} s"]
-    parts += [f"training {result['metric']} {result['training']:.2f}"]
+    if result["training"] is not None:
+        parts.append(f"training {result['metric']} {result['training']:.2f}")
     parts += [f"{split} {value:.2f}" for split, value in result["test"].items()]
     return ", ".join(parts)
 
@@ -137,9 +138,10 @@ class Runs:
     """The runs of an experiment, each in a folder of its own below ``out``.
 
     A finished run has a result.json there: its arguments ("train"), "epochs", "updates" and "seconds" of the training,
-    the name of the "metric", its value on the "training" data in the last epoch, "solved" (whether the training was
-    over by ``ends``; None without it), the "checkpoint" and the metric on the splits it was tested on ("test"), all
-    metrics by checkpoint and split ("tests"), the "commits" and "devices" that it was performed by.
+    the name of the "metric", its value on the "training" data in the last epoch (None where the training does not log
+    it, as taggers do not log the F1), "solved" (whether the training was over by ``ends``; None without it), the
+    "checkpoint" and the metric on the splits it was tested on ("test"), all metrics by checkpoint and split ("tests"),
+    the "commits" and "devices" that it was performed by.
 
     Attributes:
         results: of the runs performed, by their names.
@@ -268,7 +270,7 @@ class Runs:
             "updates": int(last["train_num_updates"]),
             "seconds": seconds(done),
             "metric": metric,
-            "training": float(last[f"train_{metric}"]),
+            "training": float(last[f"train_{metric}"]) if f"train_{metric}" in last else None,
             "solved": None if run.ends is None else number is not None,
             "checkpoint": str(checkpoint),
             "test": {split: found[metric] for split, found in tests.get(checkpoint.name, {}).items()},
@@ -283,7 +285,8 @@ class Runs:
         done = epochs(log)
         if done:
             last, metric = done[-1], run.metrics[0]
-            self._status[run.name] = f"epoch {last['epoch']} {metric} {last[f'train_{metric}']}"
+            score = last.get(f"train_{metric}", last.get(f"valid_{metric}", ""))
+            self._status[run.name] = f"epoch {last['epoch']} {metric} {score}"
         return epochs_needed(run, done) is not None
 
     def _test(self, run: Run, folder: Path, checkpoint: Path) -> dict[str, dict[str, dict[str, float]]]:
