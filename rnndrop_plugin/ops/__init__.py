@@ -1,6 +1,6 @@
 """Pure functions on tensors: dropout masks, the recurrences that read them, output layers with their losses."""
 
-from rnndrop_plugin.ops.crf import crf_decode, crf_nll
+from rnndrop_plugin.ops.crf.dispatch import crf_decode, crf_nll
 from rnndrop_plugin.ops.cross_entropy.dispatch import linear_cross_entropy, linear_cross_entropy_ref
 from rnndrop_plugin.ops.input_feeding.dispatch import input_feeding
 from rnndrop_plugin.ops.input_feeding.reference import Attention, attend

@@ -87,15 +87,15 @@ def launched(request, monkeypatch):
         yield launched
         return
     pytest.importorskip("triton", reason="Triton is not installed (the extra 'triton')")
-    from rnndrop_plugin.ops import crf_triton
-    from rnndrop_plugin.ops.cross_entropy import fused
+    from rnndrop_plugin.ops.crf import fused as crf
+    from rnndrop_plugin.ops.cross_entropy import fused as loss
     from rnndrop_plugin.ops.recurrence.triton import backend, tiles
 
     monkeypatch.setattr(availability, "obstacle", lambda device, dtype: None if device == META else "not there")
     monkeypatch.setattr(tiles, "_chosen", {})
     monkeypatch.setattr(tiles, "device_limits", lambda device: (132, 227 * 1024))
     monkeypatch.setattr(backend, "launch", lambda kernel, *_, **__: launched.append(kernel))
-    for module, kernel in ((crf_triton, "forward"), (crf_triton, "backward"), (fused, "softmax_loss"), (fused, "sums")):
+    for module, kernel in ((crf, "forward"), (crf, "backward"), (loss, "softmax_loss"), (loss, "sums")):
         monkeypatch.setattr(module, kernel, launched)
     yield launched
     assert launched

@@ -1,4 +1,4 @@
-"""The conditional random field of ``crf.py`` as Triton kernels: one launch for all steps of all sequences.
+"""The conditional random field as Triton kernels: one launch for all steps of all sequences.
 
 A block has a sequence, and its scores by tag in registers. Sums are in float32.
 """
