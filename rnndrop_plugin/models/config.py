@@ -1,4 +1,4 @@
-"""What all models share: the flags of embeddings and recurrent layers, and how they are built and loaded."""
+"""What all models share: the flags of embeddings and recurrent layers, and how they are built of them."""
 
 import logging
 import math
@@ -254,33 +254,6 @@ def init_embeddings(
         logger.info(f"{path}: vectors of {len(vectors)} of the dictionary's {len(dictionary)} types")
     if getattr(cfg, f"{part}_freeze_embed"):
         embedding.weight.requires_grad_(False)
-
-
-class CheckedLoading:
-    """Checks parameters before a model loads them; mixed into fairseq's model classes."""
-
-    def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
-        """Load parameters, as torch.nn.Module does.
-
-        Raises:
-            InputError: they are of another architecture, of other sizes or of another dictionary.
-        """
-        own = self.state_dict()
-        others = {name: value.shape for name, value in state_dict.items() if name in own}
-        problems = [
-            f"{name} is {tuple(shape)}, expected {tuple(own[name].shape)}"
-            for name, shape in others.items()
-            if shape != own[name].shape
-        ]
-        problems += [f"{name} is missing" for name in own if name not in others]
-        problems += [f"{name} is not known" for name in state_dict if name not in own]
-        if problems:
-            raise InputError(f"the parameters do not fit this model ({self.describe()}): {problems[0]}")
-        return super().load_state_dict(state_dict, strict, model_cfg, args)
-
-    def describe(self) -> str:
-        """The kind and size of the model in a few words, for error messages."""
-        raise NotImplementedError
 
 
 def _optional_str(choice) -> str | None:

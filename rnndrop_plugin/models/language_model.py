@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from rnndrop_plugin import modules
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import (
-    CheckedLoading,
     RecurrentConfig,
     SamplingChoice,
     ScalingChoice,
@@ -22,7 +21,7 @@ from rnndrop_plugin.models.config import (
 )
 from rnndrop_plugin.models.decoder import Decoder
 from rnndrop_plugin.models.evaluation import Evaluation
-from rnndrop_plugin.models.from_pretrained import FromPretrained
+from rnndrop_plugin.models.loading import CheckedLoading, FromPretrained
 
 
 @dataclass

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 import rnndrop_plugin
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import (
-    CheckedLoading,
     RecurrentConfig,
     SamplingChoice,
     build_recurrent,
@@ -28,6 +27,7 @@ from rnndrop_plugin.models.config import (
     register_architectures,
 )
 from rnndrop_plugin.models.decoder import Decoder
+from rnndrop_plugin.models.loading import CheckedLoading
 from rnndrop_plugin.modules import Dropout, EmbeddingDropout
 from rnndrop_plugin.ops import Attention, State, attend, draw_mask, input_feeding
 from rnndrop_plugin.ops.checks import check_rate

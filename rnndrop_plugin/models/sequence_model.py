@@ -9,13 +9,12 @@ from rnndrop_plugin import modules
 from rnndrop_plugin.data.indexed import count_made_up, real_symbols
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import (
-    CheckedLoading,
     RecurrentConfig,
     check_sizes,
     init_embeddings,
     init_uniform,
 )
-from rnndrop_plugin.models.from_pretrained import FromPretrained
+from rnndrop_plugin.models.loading import CheckedLoading, FromPretrained
 from rnndrop_plugin.modules import CharacterCNN, Dropout, EmbeddingDropout
 from rnndrop_plugin.ops.packing import pack, pad
 

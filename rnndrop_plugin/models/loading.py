@@ -1,6 +1,8 @@
-"""Trained models by one call from Python."""
+"""How trained models are loaded; mixed into fairseq's model classes."""
 
 from pathlib import Path
+
+from rnndrop_plugin.errors import InputError
 
 
 class FromPretrained:
@@ -34,3 +36,30 @@ class FromPretrained:
         from rnndrop_plugin.tasks import pretrained  # tasks import models
 
         return getattr(pretrained, cls.pretrained).load(path, checkpoint_file, data)
+
+
+class CheckedLoading:
+    """Checks parameters before a model loads them."""
+
+    def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
+        """Load parameters, as torch.nn.Module does.
+
+        Raises:
+            InputError: they are of another architecture, of other sizes or of another dictionary.
+        """
+        own = self.state_dict()
+        others = {name: value.shape for name, value in state_dict.items() if name in own}
+        problems = [
+            f"{name} is {tuple(shape)}, expected {tuple(own[name].shape)}"
+            for name, shape in others.items()
+            if shape != own[name].shape
+        ]
+        problems += [f"{name} is missing" for name in own if name not in others]
+        problems += [f"{name} is not known" for name in state_dict if name not in own]
+        if problems:
+            raise InputError(f"the parameters do not fit this model ({self.describe()}): {problems[0]}")
+        return super().load_state_dict(state_dict, strict, model_cfg, args)
+
+    def describe(self) -> str:
+        """The kind and size of the model in a few words, for error messages."""
+        raise NotImplementedError
