@@ -18,7 +18,9 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    """Hide the GPUs from all tests but those marked ``gpu``, which are chosen by ``-m gpu``."""
+    """Hide the GPUs from all tests but those marked ``gpu``, which are chosen by ``-m gpu``. Let what the tests start
+    hear Ctrl-C, which a shell's background job and its children ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if "gpu" not in config.getoption("markexpr"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -127,7 +127,10 @@ def test_a_run_ends_with_one_of_its_processes_and_all_end_with_it(stream_data, t
     pids = workers(process)
     assert len(pids) == 2
     os.kill(*((pids[1], signal.SIGKILL) if how == "a process dies" else (process.pid, signal.SIGINT)))
-    _, stderr = process.communicate(timeout=120)
+    try:
+        _, stderr = process.communicate(timeout=120)
+    finally:
+        process.terminate()
     assert process.returncode == (1 if how == "a process dies" else 130)
     assert ("train_cpu.py: error: process 1 terminated with signal SIGKILL" in stderr) == (how == "a process dies")
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)

@@ -123,8 +123,7 @@ def test_failure(plan, run_table1, tmp_path):
 
 
 SCRIPT = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell that runs the tests in the background ignores
+import sys
 sys.path.insert(0, {root!r})
 from experiments import experiment, reproduce, runs
 from rnndrop_plugin.cli.command import run
