@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.modules["fairseq"] = None  # takes seconds to import, and layers do without it
 
 from rnndrop_plugin.modules import GRU, LSTM, RNN  # noqa: E402
-from rnndrop_plugin.ops import availability  # noqa: E402
+from rnndrop_plugin.ops import availability, masks  # noqa: E402
 from rnndrop_plugin.ops.recurrence.triton import backend, loops, tiles  # noqa: E402
 
 SIZE = (2, 2, 4, 8)  # time, batch, input, hidden: the CPU's own work on them is next to nothing
@@ -51,6 +51,7 @@ def nothing_launched() -> Iterator[None]:
         patch.object(tiles, "device_limits", lambda device: (132, 227 * 1024)),
         patch.object(tiles, "_chosen", {}),
         patch.object(backend, "_launchers", {}),
+        patch.object(masks, "_draw", lambda p, shape, *_: torch.empty(shape, dtype=torch.bool)),  # a GPU's, undrawn
         patch.object(loops, "forward", Unlaunched(loops.forward)),
         patch.object(loops, "backward", Unlaunched(loops.backward)),
     ):

@@ -31,6 +31,21 @@ class Settings(NamedTuple):
     dropout_out: Mask
     nonlinearity: str
 
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The tensors among them."""
+        single = (*self.dropout_between, self.dropout_out)
+        keeps = [mask.keep for masks in self.masks for mask in masks] + [mask.keep for mask in single]
+        return self.padding, *keeps
+
+    def with_tensors(self, tensors: Sequence[Tensor | None]) -> "Settings":
+        """The same settings with other tensors, in the order of :meth:`tensors`."""
+        padding, *keeps = tensors
+        rest = iter(keeps)
+        masks = [Masks(*(Mask(next(rest), mask.scale) for mask in masks)) for masks in self.masks]
+        between = [Mask(next(rest), mask.scale) for mask in self.dropout_between]
+        out = Mask(next(rest), self.dropout_out.scale)
+        return self._replace(padding=padding, masks=masks, dropout_between=between, dropout_out=out)
+
     def cells(self, time: int, weights: Sequence[Weights]) -> tuple[Steps, list[Cell]]:
         """The order of the steps, and a cell for each layer."""
         options = [Options(self.cell, masks, self.nonlinearity, None, False) for masks in self.masks]
@@ -99,16 +114,18 @@ class InputFeeding(torch.autograd.Function):
         input, feed, states, weights, attention = _unflatten(settings, tensors)
         output, scores, final, cells, outputs = forward(settings, input, feed, states, weights, attention)
         saved = [cell.saved() for cell in cells]
-        ctx.settings, ctx.sizes = settings, [len(s) for s in saved]
-        ctx.save_for_backward(*tensors, output, outputs, scores, *(x for s in saved for x in s))
+        ours = settings.tensors()
+        ctx.settings, ctx.sizes = settings.with_tensors((None,) * len(ours)), [len(s) for s in saved]
+        ctx.save_for_backward(*ours, *tensors, output, outputs, scores, *(x for s in saved for x in s))
         ctx.mark_non_differentiable(scores)
         return output, scores, *(s for state in final for s in state)
 
     @staticmethod
     def backward(ctx, grad_output: Tensor, _, *grad_final: Tensor):
         """The gradients of what ``apply`` takes."""
-        settings, layers = ctx.settings, len(ctx.sizes)
         tensors = ctx.saved_tensors  # read once, since a checkpoint gives them once
+        ours, layers = len(ctx.settings.tensors()), len(ctx.sizes)
+        settings, tensors = ctx.settings.with_tensors(tensors[:ours]), tensors[ours:]
         given = tensors[: -3 - sum(ctx.sizes)]
         incoming = grad_output, *grad_final
         if need_reference(incoming):

@@ -1,5 +1,6 @@
 """What the backends with a backward pass of their own share: one autograd function around them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -75,15 +76,17 @@ class _Recurrence(torch.autograd.Function):
     def forward(ctx, kernel: Kernel, options: Options, input: Tensor, *tensors: Tensor | None):
         weights, state = Weights(*tensors[:4]), tensors[4:]
         output, final_state, saved = kernel.forward(options, input, state, weights, save=True)
-        ctx.kernel, ctx.options, ctx.states = kernel, options, len(state)
-        # Masks and lengths are among them, so that autograd sees when they are changed in place.
+        ctx.kernel, ctx.options, ctx.states = kernel, options.with_tensors((None,) * len(options.tensors())), len(state)
+        ctx.set_materialize_grads(False)  # zeros for each gradient that is missing are a launch each
+        # Masks and lengths are among them, so that autograd sees when they are changed in place, and lets go of them.
         ctx.save_for_backward(*options.tensors(), input, *tensors, *saved)
         return output, *final_state
 
     @staticmethod
-    def backward(ctx, grad_output: Tensor, *grad_state: Tensor):
+    def backward(ctx, grad_output: Tensor | None, *grad_state: Tensor | None):
         saved = ctx.saved_tensors
         options, inputs, saved = ctx.options.with_tensors(saved[:4]), saved[4 : 9 + ctx.states], saved[9 + ctx.states :]
+        grad_output, *grad_state = with_zeros((grad_output, *grad_state), saved[0], inputs[5:])
         if need_reference(grad_outputs := (grad_output, *grad_state)):
 
             def function(input: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
@@ -96,9 +99,19 @@ class _Recurrence(torch.autograd.Function):
             # A CUDA graph can be replayed for the same forward pass again.
             last = not captured(input.device) and not keeps_graph()
             grad_input, grad_state, grad_weights = ctx.kernel.backward(
-                options, input, state, weights, saved, grad_output, grad_state, ctx.needs_input_grad[2], last
+                options, input, state, weights, saved, grad_output, tuple(grad_state), ctx.needs_input_grad[2], last
             )
         return None, None, grad_input, *grad_weights, *grad_state
+
+
+def with_zeros(gradients: Sequence[Tensor | None], output: Tensor, state: State) -> list[Tensor]:
+    """The gradients of the output and of the final state, zeros for those that are None."""
+    first, *rest = gradients
+    zeros = state[0].new_zeros(len(state), *state[0].shape) if any(gradient is None for gradient in rest) else None
+    return [
+        torch.zeros_like(output) if first is None else first,
+        *(zeros[i] if gradient is None else gradient for i, gradient in enumerate(rest)),
+    ]
 
 
 def by_reference(options: Options, input: Tensor, state: State, weights: Weights) -> tuple[Tensor, State]:

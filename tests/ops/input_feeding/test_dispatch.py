@@ -200,3 +200,18 @@ def test_transformations():
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(gradient(compiled), expected)
     torch.testing.assert_close(make_fx(function)(problem.input)(2 * problem.input), function(2 * problem.input))
+
+
+@pytest.mark.parametrize("place", ["update", "between", "out", "padding"])
+def test_a_mask_that_is_changed_before_the_backward_pass_is_noticed(place):
+    problem = make("lstm", layers=2)
+    changed = {
+        "update": problem.masks[1].update.keep,
+        "between": problem.dropout_between[0].keep,
+        "out": problem.dropout_out.keep,
+        "padding": problem.attention.padding,
+    }[place]
+    output, _, _ = input_feeding(*problem)
+    changed.logical_not_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()

@@ -1,7 +1,9 @@
 """What does not fit is refused before a backend is chosen: by all of them, in the same words."""
 
+import gc
 import math
 import warnings
+import weakref
 from fractions import Fraction
 
 import pytest
@@ -130,6 +132,21 @@ def test_a_cuda_graph_takes_no_lengths_from_the_cpu(monkeypatch):
 def test_a_batch_of_nothing(backend):
     output, state = call(input=X[:, :0], state=(H[:0], H[:0]), lengths=torch.ones(0).int(), backend=backend)
     assert output.shape == (TIME, 0, HIDDEN) and all(s.shape == (0, HIDDEN) for s in state)
+
+
+@pytest.mark.parametrize("backend", ["torch", *BACKENDS[4:]])
+def test_a_mask_is_kept_by_autograd_alone(backend):
+    """Where a hook stores what is saved, the memory of the mask itself is free."""
+    keep, weights = KEEP.clone(), Weights(*(w.clone().requires_grad_() for w in W))
+    alive = weakref.ref(keep)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x.numpy(force=True).copy(), torch.from_numpy):
+        output, _ = call(masks=Masks(Mask(keep)), weights=weights, backend=backend)
+    expected, _ = call(masks=Masks(Mask(keep)), weights=weights, backend=backend)
+    expected = torch.autograd.grad(expected.sum(), weights)
+    del keep
+    gc.collect()
+    assert alive() is None
+    torch.testing.assert_close(torch.autograd.grad(output.sum(), weights), expected)
 
 
 def test_a_mask_changed_before_the_backward_pass_is_noticed():

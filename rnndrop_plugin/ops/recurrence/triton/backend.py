@@ -49,9 +49,9 @@ def launch(kernel, grid: tuple[int, int, int], arguments: dict, constants: dict,
     Args:
         arguments, constants: the kernel's, by name.
         like: a tensor whose dtype and device the others have.
-        settings: of the compilation, which follow from ``constants``.
+        settings: of the compilation.
     """
-    key = (kernel.__name__, grid, like.dtype, like.device, *constants.values())
+    key = (kernel.__name__, grid, like.dtype, like.device, *constants.values(), *settings.values())
     launcher = _launchers.get(key)
     aligned = all(arguments[name].data_ptr() % 16 == 0 for name in _aligned(kernel))
     if launcher is not None and aligned:

@@ -46,7 +46,8 @@ def wait(counter, target, polls, failed, BARRIER: tl.constexpr):
 
 @triton.jit
 def rows(left, ld, j, b, B, K: tl.constexpr, BB: tl.constexpr, SPLIT: tl.constexpr, KC: tl.constexpr):
-    """Chunk j of the left operand, ``(SPLIT, BB, KC)`` or ``(BB, KC)``; read past L1, since other blocks wrote it."""
+    """Chunk j of the left operand, ``(SPLIT, BB, KC)`` or ``(BB, KC)``; read past L1, since other blocks wrote it
+    (where rows are not aligned to 16 bytes the copy goes through L1, which the barrier's acquire has emptied)."""
     if SPLIT > 1:
         row = (b + tl.arange(0, BB))[None, :, None]
         k = tl.arange(0, SPLIT)[:, None, None] * KC + tl.arange(0, KC)[None, None, :]
