@@ -78,7 +78,9 @@ def embedding_flags(data: Path) -> list[str]:
     flags = ["--decoder-embed-path", str(path)]
     if path.is_file():  # --list needs none
         with path.open(encoding="utf-8") as rows:
-            flags += ["--decoder-embed-dim", str(rows.readline().rstrip().count(" "))]
+            size = rows.readline().rstrip().count(" ")
+        if size:  # else the training says that the file is empty
+            flags += ["--decoder-embed-dim", str(size)]
     return flags
 
 

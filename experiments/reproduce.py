@@ -10,7 +10,7 @@ from pathlib import Path
 from experiments import figure2, table1, table2, table3, table4, table5
 from experiments.experiment import all_of
 from experiments.runs import Runs, write_text
-from rnndrop_plugin.cli.arguments import positive
+from rnndrop_plugin.cli.arguments import positive, positive_number
 
 TABLES = {
     "table1": table1.EXPERIMENT,
@@ -19,6 +19,13 @@ TABLES = {
     "table4": table4.EXPERIMENT,
     "table5": table5.EXPERIMENT,
     "figure2": figure2.EXPERIMENT,
+}
+
+BUDGET = 20
+TAKEN_BY = {  # the flags that are not for all
+    "data": {"table2", "table3", "table4", "table5", "figure2"},
+    "budget": {"table1"},
+    "epochs": {"table2", "table3", "figure2"},
 }
 
 
@@ -37,17 +44,6 @@ def write(args: argparse.Namespace, runs: Runs) -> str:
     write_text(args.out / f"{args.table}.json", json.dumps(content, indent=2) + "\n")
     write_text(args.out / f"{args.table}.md", text)
     return text
-
-
-def factor(text: str) -> float:
-    """An argparse type: a number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
 
 
 def main() -> None:
@@ -77,10 +73,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=positive, nargs="+", default=[1], metavar="N", help="(default: 1)")
     parser.add_argument(
         "--budget",
-        type=factor,
-        default=20,
+        type=positive_number,
         metavar="FACTOR",
-        help="table1: give a run up after this many times the updates of the net without dropout (default: 20)",
+        help=f"table1: give a run up after this many times the updates of the net without dropout (default: {BUDGET})",
     )
     parser.add_argument(
         "--epochs",
@@ -91,7 +86,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at a time (default: 1)")
     parser.add_argument("--list", action="store_true", help="print the cells and do nothing else")
     args = parser.parse_args()
-    args.out = args.out or Path("outputs") / (TABLES[args.table].folder or args.table)
+    for flag, tables in TAKEN_BY.items():
+        if getattr(args, flag) is not None and args.table not in tables:
+            parser.error(f"{args.table} does not take --{flag}")
+    args.budget = args.budget or BUDGET
+    args.out = (args.out or Path("outputs") / (TABLES[args.table].folder or args.table)).resolve()
+    args.data = args.data and args.data.resolve()  # a run is the same one from another folder
 
     runs = Runs(TABLES[args.table].runs(args), args.out)
     runs.results_so_far()  # if one is damaged, say so now

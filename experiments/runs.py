@@ -71,9 +71,12 @@ def read_json(path: Path) -> dict:
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
-        raise ValueError(f"{path}: is damaged (not JSON); remove it to do this run again") from None
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: is damaged (not JSON, or no object); remove it to do this run again")
+    return content
 
 
 def epochs(log: Path) -> list[dict]:
@@ -166,10 +169,12 @@ class Runs:
             finished: is called after each run.
 
         Raises:
-            ValueError: such runs are being performed in the same folder already.
+            ValueError: such runs are being performed in the same folder already, or it has one of other flags.
         """
         needed = {self.runs[name].needs for name in names}
         waiting = [name for name in self.runs if name in names or name in needed]
+        for name in waiting:
+            self._check_flags(self.runs[name])
         running: dict[Future, str] = {}
         self.out.mkdir(parents=True, exist_ok=True)
         with (
@@ -208,6 +213,16 @@ class Runs:
             if name in self.results or result.get("train", [])[: len(run.train)] == run.train:
                 found[name] = result
         return found
+
+    def _check_flags(self, run: Run) -> None:
+        """Raise ValueError where the run's folder has one of other flags, as far as they are known before it starts."""
+        folder, planned = self.out / run.name, without_limit(run.train)
+        started = without_limit(read_json(folder / "run.json").get("train", planned))
+        if started[: len(planned)] != planned:
+            other = next((flag for flag in planned if flag not in started), "others")
+            raise ValueError(
+                f"{folder}: has a run of other flags (see run.json), without {other}; remove it or use another --out"
+            )
 
     def _ready(self, waiting: list[str]) -> list[str]:
         return [name for name in waiting if self.runs[name].needs in (None, *self.results)]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch
@@ -23,12 +23,19 @@ FLAGS = (
 ).split()
 
 
-def start(arguments: list[str], folder: Path) -> subprocess.Popen:
-    """Start fairseq-train with its checkpoints and, added to what is there, its log in ``folder``."""
+def start(arguments: list[str], folder: Path, trainings: ExitStack) -> subprocess.Popen:
+    """Start fairseq-train with its checkpoints and, added to what is there, its log in ``folder``.
+
+    Args:
+        trainings: what ends it when this program ends.
+    """
     folder.mkdir(exist_ok=True)
     with (folder / "train.log").open("a", encoding="utf-8") as log:
         command = [sys.executable, "-m", "fairseq_cli.train", *arguments, "--save-dir", str(folder / "checkpoints")]
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    trainings.callback(process.wait)
+    trainings.callback(process.kill)
+    return process
 
 
 def end(process: subprocess.Popen, folder: Path) -> None:
@@ -109,20 +116,22 @@ def main() -> None:
     args, more = parser.parse_known_args()
     moments = random.Random(args.seed)
 
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, ExitStack() as trainings:
         folder = Path(name)
         arguments = [str(prepare(args.data, folder)), *OURS, *FLAGS, *more]
         whole = folder / "whole"
         began = time.monotonic()
-        end(start(arguments, whole), whole)
+        end(start(arguments, whole, trainings), whole)
         seconds = time.monotonic() - began
+        if not [*whole.glob("checkpoints/*.pt")]:
+            raise ValueError("the uninterrupted run has left no checkpoint to compare: leave out --no-save")
         print(f"uninterrupted: {seconds:.0f} s, {len(losses(whole))} losses logged", flush=True)
         kills = writing = runs = differences = 0
         with tqdm(total=args.kills, desc="soak", unit=" kills", leave=False, disable=None) as progress:
             while kills < args.kills:
                 runs += 1
                 killed = folder / f"killed{runs}"
-                process = start(arguments, killed)
+                process = start(arguments, killed, trainings)
                 while kills < args.kills:
                     wrote = kill(process, killed, moments.uniform(0, seconds), aim=kills % 2 == 1)
                     if wrote is None:
@@ -130,7 +139,7 @@ def main() -> None:
                     kills += 1
                     writing += wrote
                     progress.update()
-                    process = start(arguments, killed)
+                    process = start(arguments, killed, trainings)
                 end(process, killed)
                 found = difference(whole, killed)
                 differences += found is not None

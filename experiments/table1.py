@@ -60,7 +60,7 @@ def runs(args: argparse.Namespace) -> list[Run]:
     """For each length the net without dropout, then every dropout, sampling and scaling."""
 
     def more(needed: dict) -> list[str]:
-        return ["--max-update", str(round(args.budget * needed["updates"]))]
+        return ["--max-update", str(max(1, round(args.budget * needed["updates"])))]
 
     planned = []
     for seed in args.seeds:

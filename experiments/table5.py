@@ -45,7 +45,8 @@ PAPER = {
 
 def prepare(args: argparse.Namespace) -> None:
     """Check that there are data."""
-    names = ("word/dict.txt", "weak/word/dict.txt", "vectors.txt")
+    splits = [f"{stream}/{split}.{end}" for stream in ("word", "label") for split in SPLITS for end in ("bin", "idx")]
+    names = ["word/dict.txt", "weak/word/dict.txt", *splits, "vectors.txt"]
     check_data(args, names, "prepare_semeval.py", " with --weak and --vectors")
 
 

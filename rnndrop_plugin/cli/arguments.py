@@ -62,7 +62,11 @@ def add_column_arguments(parser: argparse.ArgumentParser) -> None:
         help="which column has the words: from 0, or from -1 backwards for the last ones (default: %(default)s)",
     )
     parser.add_argument(
-        "--tag-column", type=int, default=-1, metavar="N", help="which has the tags (default: %(default)s, the last)"
+        "--tag-column",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="which column has the tags (default: %(default)s, the last)",
     )
     parser.add_argument(
         "--separator",
@@ -75,8 +79,19 @@ def add_column_arguments(parser: argparse.ArgumentParser) -> None:
         type=encoding,
         default="utf-8",
         metavar="NAME",
-        help="of the files, such as latin-1, which CoNLL-2002 has (default: %(default)s)",
+        help="encoding of the files, such as latin-1 for those of CoNLL-2002 (default: %(default)s)",
     )
+
+
+def positive_number(text: str) -> float:
+    """An argparse type: a number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
 
 
 def add_split_arguments(parser: argparse.ArgumentParser, files: str, note: str) -> None:
@@ -89,7 +104,12 @@ def add_split_arguments(parser: argparse.ArgumentParser, files: str, note: str) 
     parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help=files)
     for name in SPLITS:
         parser.add_argument(
-            f"--{name}", type=Path, nargs="+", metavar="FILE", help=f"in place of FILE: the files of the split {name}"
+            f"--{name}",
+            action="extend",
+            type=Path,
+            nargs="+",
+            metavar="FILE",
+            help=f"in place of FILE: the files of the split {name}",
         )
     for name in SPLITS[1:]:
         parser.add_argument(

@@ -18,6 +18,8 @@ EXTRA = (
     "tqdm",
 )  # what rnndrop-plugin[fairseq] brings
 
+OURS = ("rnndrop_plugin", "experiments", "benchmarks")
+
 
 def run(main: Callable[[], None]) -> None:
     """Run a command's ``main``; bad input and a missing package end with one line on stderr and exit status 2."""
@@ -51,9 +53,9 @@ def fail(reason: object) -> NoReturn:
 
 
 def _is_raised_by_us(error: Exception) -> bool:
-    """Whether the plugin itself has found ``error``; one of another package may be a fault of the code."""
+    """Whether the repository's own code has found ``error``; one of a package may be a fault of the code."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_globals.get("__name__", "").startswith("rnndrop_plugin")
+    return frame.f_globals.get("__name__", "").startswith(OURS)
 
 
 def fail_for_package(error: ModuleNotFoundError) -> NoReturn:

@@ -49,4 +49,4 @@ def test_damaged_result(call, tmp_path):
     (folder / "result.json").write_text("{")
     status, out, err = call(plot_cell_norms, tmp_path, "--length", 30, "--output", tmp_path / "c.png")
     assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "result.json: is damaged (not JSON)" in err
+    assert "result.json: is damaged (not JSON, or no object)" in err

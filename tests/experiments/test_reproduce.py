@@ -73,8 +73,9 @@ def test_earlier_results_are_in_the_table(plan, run_table1, tmp_path, monkeypatc
     assert list(json.loads((tmp_path / "out" / "table1.json").read_text())["runs"]) == names
     assert "| 15-hidden-step-expected/seed1 | yes |" in (tmp_path / "out" / "table1.md").read_text()
     monkeypatch.setattr(table1, "TRAIN", [*table1.TRAIN, "--lr", "1"])
-    assert run_table1("--cells", "30-none")[0] == 1
-    assert json.loads((tmp_path / "out" / "table1.json").read_text())["runs"] == {}
+    assert run_table1("--cells", "30-cell-step-inverted")[0] == 2  # which needs 30-none
+    assert run_table1("--cells", "30-none", "--seeds", "2")[0] == 0
+    assert list(json.loads((tmp_path / "out" / "table1.json").read_text())["runs"]) == ["30-none/seed2"]
 
 
 def test_budget_raised(plan, run_table1, result, tmp_path):
@@ -86,14 +87,32 @@ def test_budget_raised(plan, run_table1, result, tmp_path):
     assert starts(tmp_path, "15-hidden-step-inverted/seed1") == ["0", "4"]
 
 
-def test_other_flags(plan, run_table1, monkeypatch):
-    """Results of other flags are not passed off as those of these."""
+def test_other_flags(plan, run_table1, monkeypatch, tmp_path):
+    """Results of other flags are not passed off as those of these, and the table that has them stays."""
     plan({"*": [99.5]})
     assert run_table1("--cells", "15-none")[0] == 0
-    monkeypatch.setattr(table1, "TRAIN", [*table1.TRAIN, "--lr", "1"])
-    status, _, err = run_table1("--cells", "15-none")
-    assert status == 1
-    assert "seed1: has a run of other flags (see run.json); remove it or use another --out" in err
+    table = (tmp_path / "out" / "table1.md").read_text()
+    monkeypatch.setattr(table1, "TRAIN", [*table1.TRAIN, "--clip-norm", "7"])
+    status, out, err = run_table1("--cells", "30-none", "15-none")
+    assert (status, out) == (2, "")
+    assert "seed1: has a run of other flags (see run.json), without 7; remove it or use another --out" in err
+    assert (tmp_path / "out" / "table1.md").read_text() == table
+    assert not (tmp_path / "out" / "30-none").exists()
+
+
+def test_a_run_is_the_same_one_from_another_folder(plan, call, run_table1, tmp_path, monkeypatch):
+    plan({"*": [99.5]})
+    assert run_table1("--cells", "15-none")[0] == 0
+    monkeypatch.chdir(tmp_path)
+    assert call(reproduce, "table1", "--out", "out", "--cells", "15-none")[0] == 0
+    assert starts(tmp_path, "15-none/seed1") == ["0"]
+
+
+def test_a_limit_is_never_no_update(plan, run_table1, result):
+    """--max-update 0 would be no limit."""
+    plan({"*": [99.5]})
+    assert run_table1("--cells", "15-cell-step-expected", "--budget", "0.0001")[0] == 0
+    assert result("15-cell-step-expected/seed1")["train"][-2:] == ["--max-update", "1"]
 
 
 def test_failure(plan, run_table1, tmp_path):
@@ -180,10 +199,11 @@ def test_some_seeds_not_solved():
 def test_damaged_result(plan, run_table1, tmp_path):
     plan({"*": [99.5]})
     assert run_table1("--cells", "15-none")[0] == 0
-    (tmp_path / "out" / "15-none" / "seed1" / "result.json").write_text("{")
-    status, out, err = run_table1("--cells", "30-none")
-    assert (status, out, err.count("\n")) == (2, "", 1)
-    assert "result.json: is damaged (not JSON)" in err
+    for damaged in ("{", "[]", "null"):
+        (tmp_path / "out" / "15-none" / "seed1" / "result.json").write_text(damaged)
+        status, out, err = run_table1("--cells", "30-none")
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert "result.json: is damaged (not JSON, or no object)" in err
 
 
 @pytest.mark.parametrize(
@@ -197,6 +217,9 @@ def test_damaged_result(plan, run_table1, tmp_path):
         (["table9"], "table9"),
         (["table1", "--budget", "0"], "'0' is not a number above 0"),
         (["table1", "--seeds", "-1"], "'-1' is not a whole number"),
+        (["table4", "--epochs", "2"], "table4 does not take --epochs"),
+        (["table2", "--budget", "2"], "table2 does not take --budget"),
+        (["table1", "--data", "nowhere"], "table1 does not take --data"),
         (["table1", "--jobs", "0"], "'0' is not a whole number of at least 1"),
     ],
 )
@@ -243,11 +266,26 @@ def test_table1_arguments(plan, run_table1, result):
     assert "-dropout" not in " ".join(result("30-none/seed5")["train"]).replace("rnndrop", "")
 
 
+def write_data(folder, streams, splits):
+    """Files that the fake trainer does not read."""
+    for stream in streams:
+        (folder / stream).mkdir(parents=True)
+        for name in ("dict.txt", *(f"{split}.{end}" for split in splits for end in ("bin", "idx"))):
+            (folder / stream / name).touch()
+
+
+def test_a_missing_split_is_said_before_the_training(call, tmp_path):
+    write_data(tmp_path / "data", ("word", "tag"), ("train", "valid"))
+    status, _, err = call(reproduce, "table4", "--data", tmp_path / "data", "--out", tmp_path / "out")
+    assert status == 2
+    assert "data/word/test.bin: no such file; rnndrop prepare conll makes it" in err
+
+
 def test_table5(call, plan, tmp_path, result):
     """A pre-training for each network and rate; the seeds' fine-tunings start from its best checkpoint."""
-    for folder in ("data/word", "data/weak/word"):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "dict.txt").touch()
+    write_data(tmp_path / "data", ("word", "label"), table5.SPLITS)
+    (tmp_path / "data" / "weak" / "word").mkdir(parents=True)
+    (tmp_path / "data" / "weak" / "word" / "dict.txt").touch()
     (tmp_path / "data" / "vectors.txt").write_text("word 1 2 3\n")
     plan({"*": [50]})
     args = (
@@ -282,9 +320,7 @@ def test_table5(call, plan, tmp_path, result):
 
 def test_table4(call, plan, tmp_path, result):
     """The flags that a cell's name says, and the figures of both splits in its row."""
-    for folder in ("word", "tag"):
-        (tmp_path / "data" / folder).mkdir(parents=True)
-        (tmp_path / "data" / folder / "dict.txt").touch()
+    write_data(tmp_path / "data", ("word", "tag"), ("train", "valid", "test"))
     (tmp_path / "data" / "vectors.txt").write_text("\u00a0 1 2 3 4\n")
     plan({"*": [50]})
     folders = ("--data", tmp_path / "data", "--out", tmp_path / "out")

@@ -50,6 +50,7 @@ def test_kill(tmp_path):
     [
         (("--kills", 0), "'0' is not a whole number of at least 1"),
         (("--data", "absent"), "absent"),
+        (("--no-save", "--max-epoch", 1), "the uninterrupted run has left no checkpoint to compare"),
         (("--update-dropout", 2), "fairseq-train: exit status 2: error: --update-dropout must be in [0, 1), got 2.0"),
     ],
 )
