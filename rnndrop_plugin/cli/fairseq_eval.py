@@ -42,9 +42,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Evaluate a checkpoint with this plugin, on the test split unless --gen-subset (fairseq-eval-lm, "
         "fairseq-generate) or --valid-subset (fairseq-validate) names another. A language model is evaluated by "
-        "fairseq-eval-lm, a translation model by fairseq-generate, others by fairseq-validate; --user-dir, by "
-        f"the checkpoint --task, for fairseq-validate --batch-size {BATCH_SIZE} and for fairseq-generate "
-        "--required-batch-size-multiple 1, so that no sentence is left out, are filled in.",
+        "fairseq-eval-lm, a translation model by fairseq-generate, others by fairseq-validate. --user-dir and, by the "
+        f"checkpoint, --task are filled in. fairseq-validate gets --batch-size {BATCH_SIZE}, and fairseq-generate "
+        "--required-batch-size-multiple 1, so that no sentence is left out.",
         usage="%(prog)s DATA --path CHECKPOINT ...",
         epilog="All other arguments are those of fairseq's command, whose --help lists them.",
         allow_abbrev=False,

@@ -28,7 +28,7 @@ def describe(sentences: list[Tagged], kept: set[str], path: Path) -> str:
     if published:
         same = published == (len(sentences), len(words), entities)
         comparison = "; as published" if same else f"; the published file has {counts(*published)}"
-    unknown = sum(word not in kept for word in words)
+    unknown = count_unknown(words, kept)
     return f"{counts(len(sentences), len(words), entities)}; {unknown:,} words are {UNK}{comparison}; from {path}"
 
 
@@ -69,9 +69,14 @@ def describe_tags(sentences: list[Tagged], kept: set[str], path: Path) -> str:
     """The counts of a split whose tags mark no entities."""
     words = [word for sentence in sentences for word in sentence.words]
     tags = {tag for sentence in sentences for tag in sentence.tags}
-    unknown = sum(word not in kept for word in words)
+    unknown = count_unknown(words, kept)
     numbers = f"{len(sentences):,} sentences, {len(words):,} words, {len(tags)} tags"
     return f"{numbers}; {unknown:,} words are {UNK}; from {path}"
+
+
+def count_unknown(words: list[str], kept: set[str]) -> int:
+    """How many words are ``<unk>`` in the dictionary, of which some may be so in the text already."""
+    return sum(word not in kept or word == UNK for word in words)
 
 
 def counts(sentences: int, words: int, entities: dict[str, int]) -> str:
@@ -148,7 +153,7 @@ def main() -> None:
 
         words = {split: [word for sentence in part for word in sentence.words] for split, part in splits.items()}
         vectors, coverages = {}, []
-        if args.vectors:
+        if args.vectors is not None:
             from rnndrop_plugin.data.pretrained_vectors import (  # torch and the plugin take seconds to import
                 coverage,
                 lookup,

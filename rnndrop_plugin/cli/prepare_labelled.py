@@ -144,14 +144,14 @@ def main() -> None:
     evaluation = [text for name, texts in splits.items() if name != "train" for text in texts]
     with destination(args.dest) as folder:
         vectors, lines = {}, []
-        if args.vectors:
+        if args.vectors is not None:
             from rnndrop_plugin.data.pretrained_vectors import coverage, lookup, write_vectors  # torch takes seconds
 
             tokens = [word for texts in splits.values() for text in texts for word in text.words]
             vectors = lookup(args.vectors, sorted(set(tokens)))
             lines.append(coverage(tokens, vectors))
         words = choose_words(splits["train"], evaluation, vectors, args.min_count)
-        if args.vectors:
+        if args.vectors is not None:
             write_vectors(folder / "vectors.txt", {word: vectors[word] for word in vectors if word in words})
         entries, counts = write_streams(folder, splits, words, splits["train"], labels)
         tokenization.splits = {name: text_sizes(text.text for text in texts) for name, texts in splits.items()}

@@ -241,7 +241,7 @@ def main() -> None:
         training = kept + weak_kept
 
         vectors = {}
-        if args.vectors:
+        if args.vectors is not None:
             from rnndrop_plugin.data.pretrained_vectors import (  # torch and the plugin take seconds to import
                 coverage,
                 lookup,
@@ -252,7 +252,7 @@ def main() -> None:
             vectors = lookup(args.vectors, sorted(set(tokens)))
             lines.append(coverage(tokens, vectors))
         words = choose_words(training, held_out, vectors, args.min_count)
-        if args.vectors:
+        if args.vectors is not None:
             write_vectors(folder / "vectors.txt", {word: vectors[word] for word in vectors if word in words})
 
         splits = {"train": kept, **evaluation}

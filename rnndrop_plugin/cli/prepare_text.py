@@ -20,7 +20,7 @@ from rnndrop_plugin.cli.splits import (
     text_sizes,
     write_splits,
 )
-from rnndrop_plugin.data.text import read_lines
+from rnndrop_plugin.data.text import normalize, read_lines
 from rnndrop_plugin.data.tokenization import Tokenization
 
 MODEL = "sentencepiece.model"
@@ -136,9 +136,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_from(path: Path, folder: Path) -> bool:
-    """Whether ``path`` is ``folder`` or a file in it."""
-    path = os.path.realpath(path)
-    return os.path.realpath(folder) in (path, os.path.dirname(path))
+    """Whether ``path`` is ``folder`` or in it, at any depth."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -159,7 +158,7 @@ def read_parts(args: argparse.Namespace) -> dict[str, list[Sentence]]:
 
     def read(paths: list[Path]) -> list[Sentence]:
         units = [unit for path in paths for unit in read_units(path, args.by)]
-        return [Sentence(place, text.lower()) for place, text in units] if args.lower else units
+        return [Sentence(place, normalize(text.lower())) for place, text in units] if args.lower else units
 
     if not args.files:
         return {name: read(getattr(args, name)) for name in SPLITS if getattr(args, name)}

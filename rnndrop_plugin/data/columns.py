@@ -72,7 +72,10 @@ def read_sentences(
         """Whether a line before a sentence is one, or has the token # with what other tokens have."""
         if fields[0][:1] != "#":
             return False
-        return numbers_words or len(fields) != columns or columns > 1 and fields[telling] not in seen
+        if numbers_words or len(fields) != columns:
+            return True
+        known = fields[telling] in seen or (fields[0] != "#" if tag_column is None else TAG.fullmatch(fields[telling]))
+        return columns > 1 and not known
 
     sentences: list[Tagged] = []
     sentence = Tagged(path, [], [], [])

@@ -6,6 +6,7 @@ the data (scoring, sampling, tagging) cuts the text in the same way.
 
 import functools
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -75,7 +76,7 @@ class Tokenization:
         """The tokens of one sentence."""
         text = normalize(text).strip()
         if self.lower:
-            text = text.lower()
+            text = normalize(text.lower())  # as lower-casing may take characters apart
         if self.bpe:
             return self._sentencepiece.encode(text, out_type=str)
         if self.tokenizer == "moses":
@@ -84,7 +85,7 @@ class Tokenization:
             from rnndrop_plugin.data import tweets  # nltk takes a second to import
 
             return tweets.tokenize(text)
-        return list(text.replace(" ", "_")) if self.tokenizer == "characters" else text.split()
+        return list(re.sub(r"\s", "_", text)) if self.tokenizer == "characters" else text.split()
 
     def detokenize(self, tokens: list[str]) -> str:
         """The sentence that ``tokens`` write; blanks may differ from those of the original text."""

@@ -6,6 +6,8 @@ import re
 from nltk.tokenize import TweetTokenizer
 from nltk.tokenize.casual import EMOTICON_RE
 
+from rnndrop_plugin.data.text import normalize
+
 USER = "<user>"
 LINK = "<url>"
 
@@ -40,7 +42,7 @@ def clean(text: str) -> str:
     text = re.sub(r"(?:\\u[0-9a-fA-F]{4})+", _decode_escapes, text)
     text = html.unescape(html.unescape(text))  # some are escaped twice
     text = text.replace("&#", "& #")  # the tokenizer would decode a third time, halves of surrogate pairs, too
-    return " ".join(_LOST.sub(" ", text).translate(_PLAIN).split())
+    return " ".join(normalize(_LOST.sub(" ", text).translate(_PLAIN)).split())
 
 
 def tokenize(text: str, *, smileys: bool = True) -> list[str]:

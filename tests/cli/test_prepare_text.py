@@ -228,6 +228,24 @@ def test_flags_that_do_not_go_together(call, tmp_path, write, monkeypatch, args,
     assert not (tmp_path / "dest").exists()
 
 
+def test_files_of_a_split_may_be_named_one_by_one(call, tmp_path, write, read_split):
+    for name in "ab":
+        write(tmp_path / name, f"{name} {name}\n")
+    files = ("--train", tmp_path / "a", "--train", tmp_path / "b", "--valid", tmp_path / "a", "--test", tmp_path / "b")
+    assert call(prepare_text, *files, "--min-count", 1, "--dest", tmp_path / "dest")[0] == 0
+    assert sentences(read_split, tmp_path / "dest")["train"] == [["a", "a", "</s>"], ["b", "b", "</s>"]]
+
+
+def test_a_folder_with_the_dictionary_somewhere_in_it_is_not_replaced(call, tmp_path, write, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "text.txt", "a b\n" * 20)
+    assert call(prepare_text, "text.txt", "--dest", "both/word")[0] == 0
+    status, _, err = call(prepare_text, "text.txt", "--dictionary", "both/word/dict.txt", "--dest", "both")
+    assert status == 2
+    assert "--dest is the folder of --dictionary" in err.splitlines()[-1]
+    assert (tmp_path / "both" / "word" / "train.bin").exists()
+
+
 @pytest.mark.parametrize("dictionary", ["dest", "dest/dict.txt"])
 def test_the_folder_of_the_dictionary_is_not_replaced(call, tmp_path, write, monkeypatch, dictionary):
     """It has the text that the model was trained on."""

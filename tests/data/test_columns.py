@@ -64,6 +64,13 @@ def test_the_token_is_no_comment(read, text, words, tag):
     assert [sentence for sentence, _ in read(text, tag=tag, any_tags=True)] == words
 
 
+def test_a_word_that_begins_with_a_hash_is_read(read):
+    tags = "#MAGA B-ORG\nrally O\n\nBob B-PER\n"  # a tag that no other word has
+    assert read(tags) == [("#MAGA rally", "B-ORG O"), ("Bob", "B-PER")]
+    assert read("#nlp NN nlp\nrocks VB rock\n", tag=None) == [("#nlp rocks", "")]
+    assert read("# NN nlp\nrocks VB rock\n", tag=None) == [("rocks", "")]
+
+
 def test_a_file_of_words_alone(read):
     assert read("# text = a b\na\nb\n\n#\nc\n\n#hash\n", tag=None) == [("a b", ""), ("# c", ""), ("#hash", "")]
 

@@ -12,6 +12,8 @@ from rnndrop_plugin.data.tokenization import Tokenization
         (Tokenization("moses", "fr", lower=True), "L'eau, là.", ["l'", "eau", ",", "là", "."]),
         (Tokenization("tweets"), "@someone look", None),
         (Tokenization("characters"), "a b", ["a", "_", "b"]),
+        (Tokenization("characters"), "a\u00a0b", ["a", "_", "b"]),
+        (Tokenization(lower=True), "\u03aa\u0301x", ["\u0390x"]),
     ],
     ids=lambda value: value.tokenizer if isinstance(value, Tokenization) else None,
 )
