@@ -11,7 +11,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 from fairseq.optim import AMPOptimizer
 from fairseq.optim.adam import Adam
-from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
+from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin, _MemoryEfficientFP16OptimizerMixin
 from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
 from fairseq_cli import eval_lm, generate
@@ -74,8 +74,12 @@ def apply() -> None:
     Trainer.__init__ = precision.init_trainer
     AMPOptimizer.__init__ = precision.init_amp
     AMPOptimizer.step = precision.step_amp
+    AMPOptimizer.state_dict = precision.amp_state_dict
+    AMPOptimizer.load_state_dict = precision.load_amp_state_dict
     _FP16OptimizerMixin.state_dict = precision.half_state_dict
     _FP16OptimizerMixin.load_state_dict = precision.load_half_state_dict
+    _MemoryEfficientFP16OptimizerMixin.state_dict = precision.memory_efficient_state_dict
+    _MemoryEfficientFP16OptimizerMixin.load_state_dict = precision.load_memory_efficient_state_dict
     utils.multi_tensor_l2norm_available = True
     utils.multi_tensor_total_norm = gradients.multi_tensor_total_norm
     Adam.step = adam.step

@@ -2,7 +2,9 @@
 
 import functools
 import sys
+from argparse import Namespace
 
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import generate
 from hydra.core.hydra_config import HydraConfig
@@ -33,4 +35,16 @@ def call_main(cfg, main, **kwargs):
         sys.exit(STATUS)  # the process has said why
 
 
-generate_main = functools.partial(run, generate.main)  # the one command that does without call_main
+upstream_generate_main = generate.main
+
+
+@functools.wraps(upstream_generate_main)
+def generate_main(args):
+    """fairseq_cli/generate.py, main: the one command that does without call_main."""
+    return run(_generate, args)
+
+
+def _generate(args):
+    cfg = convert_namespace_to_omegaconf(args) if isinstance(args, Namespace) else args
+    flags.check_flags(cfg)
+    return upstream_generate_main(cfg)

@@ -40,18 +40,18 @@ class LossWatch:
     def __init__(self, classes: int):
         self.limit = 2 * max(math.log2(max(classes, 1)), 4.0)
         self.first: float | None = None
-        self.losses: list[float] = []
+        self.sum, self.count = 0.0, 0
         self.warned = False
 
     def update(self, loss: float, at_interval: bool) -> str | None:
         """Take the loss of an update in bits; what is to be said at the end of an interval of updates, if anything."""
         if self.first is None:
             self.first = loss
-        self.losses.append(loss)
-        if not at_interval or len(self.losses) < 10 or self.warned:
+        self.sum, self.count = self.sum + loss, self.count + 1
+        if not at_interval or self.count < 10 or self.warned:
             return None
-        mean = sum(self.losses) / len(self.losses)
-        self.losses.clear()
+        mean = self.sum / self.count
+        self.sum, self.count = 0.0, 0
         if mean <= max(self.limit, 2 * self.first):
             return None
         self.warned = True

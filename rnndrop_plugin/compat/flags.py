@@ -140,9 +140,11 @@ def check_best_metric(trainer) -> None:
     if dataset.disable_validation or metric == "loss":  # which is always logged
         return
     subset = "valid" if dataset.combine_valid_subsets else dataset.valid_subset.split(",")[0]
-    batches = trainer.get_valid_iterator(subset).next_epoch_itr(shuffle=False, set_dataset_epoch=False)
+    batch = trainer.get_valid_iterator(subset).first_batch  # without its loader, which the validation will start
+    if batch == "DUMMY":
+        return
     with metrics.aggregate(new_root=True) as validation:
-        trainer.valid_step(next(batches))
+        trainer.valid_step(batch)
     names = list(validation.get_smoothed_values())
     if getattr(trainer.cfg.task, "eval_bleu", False):
         names.append("bleu")  # which is not logged as long as all translations are empty

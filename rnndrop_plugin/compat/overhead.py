@@ -44,7 +44,7 @@ def train_step(trainer, samples, *args, **kwargs):
     enough, and the peak is that of the interval then."""
     cfg, environment = trainer.cfg, trainer.cuda_env
     copy = getattr(trainer, "settings", None)
-    if copy is not None:
+    if copy is not None and cfg is not copy:  # as it is where fairseq tries an update again (--amp)
         trainer.configuration, trainer.cfg = cfg, copy
     if (trainer.get_num_updates() + 1) % trainer.cfg.common.log_interval:
         trainer.cuda_env = None

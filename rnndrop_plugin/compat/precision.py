@@ -7,7 +7,7 @@ import logging
 import torch
 from fairseq import utils
 from fairseq.optim import AMPOptimizer
-from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
+from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin, _MemoryEfficientFP16OptimizerMixin
 from fairseq.trainer import Trainer
 from torch import Tensor
 
@@ -18,15 +18,23 @@ logger = logging.getLogger(__name__)
 upstream_init = Trainer.__init__
 upstream_amp_init = AMPOptimizer.__init__
 upstream_amp_step = AMPOptimizer.step
+upstream_amp_state_dict = AMPOptimizer.state_dict
+upstream_amp_load_state_dict = AMPOptimizer.load_state_dict
 upstream_state_dict = _FP16OptimizerMixin.state_dict
 upstream_load_state_dict = _FP16OptimizerMixin.load_state_dict
+upstream_memory_efficient_state_dict = _MemoryEfficientFP16OptimizerMixin.state_dict
+upstream_memory_efficient_load_state_dict = _MemoryEfficientFP16OptimizerMixin.load_state_dict
+
+SCALE = ("scale", "_growth_tracker")  # of torch's GradScaler; what its flags say is not taken from a checkpoint
+OVERFLOWS = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflows_since_rescale")  # of fairseq's scaler
 
 
 @functools.wraps(upstream_init)
 def init_trainer(trainer, cfg, *args, **kwargs):
     """fairseq/trainer.py, Trainer.__init__: --tpu ends in an AttributeError without torch_xla; --fp16 fails within
-    torch without a GPU, and --amp trains in single precision there. In mixed precision fairseq wraps the optimizer,
-    which would not be asked for its averages. A backend for another device would fail at the first update.
+    torch without a GPU, and --amp trains in single precision there. In mixed precision and with --use-bmuf fairseq
+    wraps the optimizer, which would not be asked for its averages. A backend for another device would fail at the
+    first update.
 
     Raises:
         InputError: the machine or the optimizer lacks what a flag asks for.
@@ -44,9 +52,13 @@ def init_trainer(trainer, cfg, *args, **kwargs):
         raise InputError("--recurrent-backend triton needs a GPU, and there is none (or --cpu is given)")
     if backend == "cpu" and on_gpu:
         raise InputError("--recurrent-backend cpu is for a CPU, and there is a GPU: add --cpu, or leave it out")
-    mixed = cfg.common.fp16 or cfg.common.bf16 or cfg.common.amp
-    if mixed and getattr(cfg.optimizer, "_name", None) == "rnndrop_asgd":
-        raise InputError("--optimizer rnndrop_asgd averages parameters of float32: drop --fp16, --bf16 and --amp")
+    wrapped = cfg.common.fp16 or cfg.common.bf16 or cfg.common.amp or cfg.optimization.use_bmuf
+    if wrapped and getattr(cfg.optimizer, "_name", None) == "rnndrop_asgd":
+        raise InputError(
+            "--optimizer rnndrop_asgd averages parameters of float32: drop --fp16, --bf16, --amp and --use-bmuf"
+        )
+    if cfg.common.amp and getattr(args[0], "carries_state", False):
+        cfg.common.amp_batch_retries = 0  # the batch would be tried again from the state at its own end
     if getattr(cfg.task, "cuda_graph", False):
         if not on_gpu:
             raise InputError("--cuda-graph needs a GPU, and there is none (or --cpu is given)")
@@ -77,11 +89,28 @@ def step_amp(optimizer):
     optimizer.scaler.update()
 
 
+@functools.wraps(upstream_amp_state_dict)
+def amp_state_dict(optimizer) -> dict:
+    """fairseq/optim/amp_optimizer.py: a checkpoint has nothing of the scale, and a resume begins with the first one."""
+    scaler = optimizer.scaler.state_dict()
+    return upstream_amp_state_dict(optimizer) | {"scaler": {name: scaler[name] for name in SCALE}}
+
+
+@functools.wraps(upstream_amp_load_state_dict)
+def load_amp_state_dict(optimizer, state_dict, *args, **kwargs):
+    """Take it from a checkpoint, where it has one."""
+    upstream_amp_load_state_dict(optimizer, state_dict, *args, **kwargs)
+    saved = state_dict.get("scaler", {})
+    if all(name in saved for name in SCALE):
+        optimizer.scaler.load_state_dict(optimizer.scaler.state_dict() | saved)
+
+
 @functools.wraps(upstream_state_dict)
 def half_state_dict(optimizer) -> dict:
     """fairseq/optim/fp16_optimizer.py, _FP16OptimizerMixin.state_dict, leaves out the parameters in float32 that it
     updates. A resume would make them of those in half precision, and lose all updates that are too small for these."""
-    return upstream_state_dict(optimizer) | {"fp32_params": [p.data for p in _single_precision(optimizer)]}
+    parameters = {"fp32_params": [p.data for p in _single_precision(optimizer)]}
+    return upstream_state_dict(optimizer) | parameters | _overflows(optimizer)
 
 
 @functools.wraps(upstream_load_state_dict)
@@ -92,6 +121,35 @@ def load_half_state_dict(optimizer, state_dict, *args, **kwargs):
     if [p.shape for p in own] == [p.shape for p in saved]:  # else they are of a training without, or not in one piece
         for p, value in zip(own, saved, strict=True):
             p.data.copy_(value)
+    _set_overflows(optimizer, state_dict)
+
+
+@functools.wraps(upstream_memory_efficient_state_dict)
+def memory_efficient_state_dict(optimizer) -> dict:
+    """The parameters are in half precision alone here."""
+    return upstream_memory_efficient_state_dict(optimizer) | _overflows(optimizer)
+
+
+@functools.wraps(upstream_memory_efficient_load_state_dict)
+def load_memory_efficient_state_dict(optimizer, state_dict, *args, **kwargs):
+    """Take what a checkpoint has of the scale."""
+    upstream_memory_efficient_load_state_dict(optimizer, state_dict, *args, **kwargs)
+    _set_overflows(optimizer, state_dict)
+
+
+def _overflows(optimizer) -> dict:
+    """fairseq/optim/fp16_optimizer.py saves the scale of the loss, but not since when it has been so, which decides
+    when it grows."""
+    if optimizer.scaler is None:  # bfloat16 needs no scale
+        return {}
+    return {"scaler": {name: getattr(optimizer.scaler, name) for name in OVERFLOWS}}
+
+
+def _set_overflows(optimizer, state_dict: dict) -> None:
+    saved = state_dict.get("scaler", {})
+    if optimizer.scaler is not None and all(name in saved for name in OVERFLOWS):
+        for name in OVERFLOWS:
+            setattr(optimizer.scaler, name, saved[name])
 
 
 def _single_precision(optimizer) -> list[Tensor]:

@@ -25,13 +25,14 @@ def check_processes(cfg) -> None:
     Raises:
         InputError: the processes would not train together.
     """
-    criterion = getattr(cfg.criterion, "_name", None)
+    crf = getattr(getattr(cfg, "model", None), "crf", False)
+    outside = crf or getattr(cfg.criterion, "_name", None) == "rnndrop_cross_entropy"
     cfg = cfg.distributed_training
     torch_ddp = cfg.distributed_world_size > 1 and cfg.ddp_backend in ("c10d", "pytorch_ddp")
-    if torch_ddp and cfg.find_unused_parameters and criterion == "rnndrop_cross_entropy":
+    if torch_ddp and cfg.find_unused_parameters and outside:
         raise InputError(
-            "--find-unused-parameters does not go with rnndrop_cross_entropy, which computes the output layer outside "
-            "of the model: leave it out, or add --ddp-backend legacy_ddp"
+            "--find-unused-parameters does not go with rnndrop_cross_entropy and --crf, whose losses use parameters "
+            "outside of the model's forward pass: leave it out, or add --ddp-backend legacy_ddp"
         )
     launched = int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
     processes = max(launched, cfg.distributed_world_size)

@@ -226,7 +226,7 @@ def _check_dictionaries(task, extra_state: dict) -> None:
     """checkpoint_utils.load_checkpoint takes any --finetune-from-model whose parameters have the right sizes: it does
     not give the task its state from the checkpoint, such as other dictionaries."""
     saved = extra_state.get(type(task).__name__)
-    if saved is not None:
+    if saved is not None and "dictionaries" in saved:  # a task of fairseq's own has none there
         task.load_state_dict(saved)
 
 

@@ -170,12 +170,16 @@ def batch_iterator(
     num_shards: int = 1,
     shard_id: int = 0,
     epoch: int = 1,
+    **options: bool,
 ) -> iterators.EpochBatchIterator:
     """Batches of sequences of like length, the same in every epoch, in an order drawn anew each epoch.
 
     Every sequence is in one of them: fairseq's own iterator leaves out the last ones where their number is no
     multiple of 8, and composes others after a resume. Batches are made in this process, since a worker of
     fairseq's loader would not be told of a new epoch.
+
+    Args:
+        options: further ones of fairseq's iterator.
 
     Raises:
         InputError: a sequence is longer than ``max_tokens``, or ``max_sentences`` is less than 1.
@@ -190,7 +194,14 @@ def batch_iterator(
         indices, dataset.num_tokens, dataset.sizes[indices], max_tokens=max_tokens, max_sentences=max_sentences
     )
     return iterators.EpochBatchIterator(
-        dataset, dataset.collater, batches, seed=seed, num_shards=num_shards, shard_id=shard_id, epoch=epoch
+        dataset,
+        dataset.collater,
+        batches,
+        seed=seed,
+        num_shards=num_shards,
+        shard_id=shard_id,
+        epoch=epoch,
+        **options,
     )
 
 

@@ -183,7 +183,3 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
     def describe(self) -> str:
         vocabulary, classes = self.features.embed_tokens.num_embeddings, self.output_projection.out_features
         return f"{type(self.rnn).__name__}, {vocabulary} types in the dictionary, {classes} classes"
-
-    def max_positions(self) -> int:
-        """A recurrence has no longest input."""
-        return 10**9

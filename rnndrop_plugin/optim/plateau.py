@@ -37,7 +37,8 @@ class Plateau(FairseqLRScheduler):
         if not 0 < cfg.lr_shrink <= 1:
             raise InputError(f"--lr-shrink must be in (0, 1], got {cfg.lr_shrink}")
         self.forget_best()
-        self.optimizer.set_lr(cfg.lr[0])
+        self.lr = cfg.lr[0]
+        self.optimizer.set_lr(self.lr)
 
     def forget_best(self):
         """Take the next validation for the best one, whatever it is."""
@@ -50,14 +51,16 @@ class Plateau(FairseqLRScheduler):
             if better:
                 self.best = val_loss
             else:
-                self.optimizer.set_lr(self.optimizer.get_lr() * self.cfg.lr_shrink)
-        return self.optimizer.get_lr()
+                self.lr *= self.cfg.lr_shrink
+        return self.step_update(None)
 
     def step_update(self, num_updates):
-        return self.optimizer.get_lr()
+        """Give the optimizer the rate: one that a checkpoint has brought may have another (--reset-lr-scheduler)."""
+        self.optimizer.set_lr(self.lr)
+        return self.lr
 
     def state_dict(self):
-        return {"best": self.best, "lr": self.optimizer.get_lr()}
+        return {"best": self.best, "lr": self.lr}
 
     def load_state_dict(self, state_dict):
         """Go on from a checkpoint.
@@ -67,5 +70,5 @@ class Plateau(FairseqLRScheduler):
         """
         if not {"best", "lr"} <= state_dict.keys():
             raise InputError(OTHER_SCHEDULER)
-        self.best = state_dict["best"]
-        self.optimizer.set_lr(state_dict["lr"])
+        self.best, self.lr = state_dict["best"], state_dict["lr"]
+        self.optimizer.set_lr(self.lr)

@@ -166,7 +166,7 @@ class RnndropLanguageModelingTask(RnndropTask):
             )
         split = next(name for name, stream in self.datasets.items() if stream is dataset)
         rows, steps = max_sentences * num_shards, self.cfg.tokens_per_sample
-        seed = self.cfg.seed if self.cfg.variable_bptt and split == self.cfg.train_subset else None
+        seed = self.cfg.seed if self.cfg.variable_bptt and self.trains(kwargs) else None
         try:
             windows = ContiguousWindows(
                 dataset.tokens, self.dictionary, rows, steps, num_shards, shard_id, seed, dataset.units
@@ -355,5 +355,6 @@ class _NameEvaluation(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.getMessage().startswith("Loss (base 2)"):
+            logging.getLogger(record.name).removeFilter(self)  # another evaluation of this process is not named by it
             record.msg, record.args = f"{self.evaluation}: {record.getMessage()}", ()
         return True

@@ -70,5 +70,6 @@ def test_a_validation_of_another_run_does_not_count(command, training, tmp_path)
 
 
 def test_mixed_precision_is_refused(training, tmp_path, refuse):
-    line = refuse(*training, *FLAGS, *ASGD, "--amp", "--save-dir", tmp_path)
-    assert "--optimizer rnndrop_asgd averages parameters of float32: drop --fp16, --bf16 and --amp" in line
+    for flag in ("--amp", "--use-bmuf"):
+        line = refuse(*training, *FLAGS, *ASGD, flag, "--save-dir", tmp_path)
+        assert "rnndrop_asgd averages parameters of float32: drop --fp16, --bf16, --amp and --use-bmuf" in line

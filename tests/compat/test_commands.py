@@ -105,10 +105,12 @@ def test_a_process_of_several_has_said_why_it_ended(monkeypatch, status):
     assert getattr(end.value, "code", errors.STATUS) == errors.STATUS
 
 
-def test_generate_is_a_command_like_the_others():
-    with pytest.raises(SystemExit):
-        generate.main.func(fail(InputError("x")), None)
-    assert generate.main.func is errors.run
+def test_generate_is_a_command_like_the_others(monkeypatch, capsys):
+    monkeypatch.setattr(commands, "upstream_generate_main", fail(InputError("x")))
+    monkeypatch.setattr(commands.flags, "check_flags", lambda cfg: None)
+    with pytest.raises(SystemExit) as end:
+        generate.main({})
+    assert (end.value.code, capsys.readouterr().err) == (errors.STATUS, "error: x\n")
 
 
 def run(command: str, *arguments) -> subprocess.CompletedProcess:

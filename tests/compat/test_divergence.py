@@ -37,6 +37,13 @@ def test_what_is_far_above_a_guess_is_said_once(losses, warned_at):
     assert said == warned_at
 
 
+def test_the_losses_of_a_long_interval_are_not_kept():
+    watch = LossWatch(10_000)
+    assert not any(watch.update(13.3, at_interval=False) for _ in range(1000))
+    assert watch.update(100_000.0, at_interval=True).startswith("the loss is 113.2 bits, it began with 13.3")
+    assert all(not hasattr(value, "__len__") for value in vars(watch).values())
+
+
 def test_single_batches_of_few_classes_are_no_reason():
     watch = LossWatch(2)
     assert not any(watch.update(loss, at_interval=True) for loss in [1.0, 7.0, 0.5, 9.0, 0.1] * 20)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +27,19 @@ def test_fairseq_finds_an_unknown_metric_after_an_epoch(command, training, tmp_p
     with pytest.raises(KeyError, match="accuracy"):
         command(*arguments, "accuracy")
     assert steps
+
+
+def test_the_loader_of_a_validation_is_not_begun(monkeypatch):
+    """fairseq keeps an iterator with its worker, which goes on reading for whoever has left it."""
+    batches, seen = SimpleNamespace(first_batch={"id": 3}), []
+    cfg = {"dataset": {"disable_validation": False, "combine_valid_subsets": None, "valid_subset": "valid,other"}}
+    cfg = OmegaConf.create({**cfg, "checkpoint": {"best_checkpoint_metric": "f1"}, "task": {}})
+    stub = SimpleNamespace(cfg=cfg, get_valid_iterator=lambda subset: batches, valid_step=seen.append)
+    with pytest.raises(InputError, match="--best-checkpoint-metric f1 is not logged"):
+        flags_.check_best_metric(stub)
+    assert seen == [{"id": 3}]
+    batches.first_batch = "DUMMY"  # of no batches
+    flags_.check_best_metric(stub)
 
 
 @pytest.mark.parametrize("task", ["tagging", "classification"])
@@ -168,6 +182,7 @@ def test_fairseq_evaluates_overrides(command, stream_data, training, tmp_path, m
     for text in (code, "3", "{x"):
         line = refuse(name, stream_data, *flags, text)
         assert f"--model-overrides must be a dictionary such as {{'name': 1}}, got {text}" in line
+    assert "--model-overrides must be a dictionary" in refuse("generate", stream_data, *flags, code)
     assert not (tmp_path / "written").exists()
     monkeypatch.setattr(flags_, "check_flags", lambda cfg: None)
     command(name, stream_data, *flags, code)

@@ -61,6 +61,18 @@ def test_what_is_saved_within_an_update_has_the_configuration_itself(command, tr
     assert torch.load(tmp_path / "crash.pt")["cfg"]["task"]["tokens_per_sample"] == 8
 
 
+def test_an_update_that_is_tried_again_keeps_the_configuration(command, training, tmp_path, monkeypatch):
+    """As fairseq does after an overflow with --amp: Trainer.train_step calls itself."""
+
+    def train_step(trainer, samples, *arguments, again=True, **keywords):
+        return trainer.train_step(samples, again=False) if again else step(trainer, samples, *arguments, **keywords)
+
+    step = overhead.upstream_train_step
+    monkeypatch.setattr(overhead, "upstream_train_step", train_step)
+    command(*training, "--tokens-per-sample", 8, "--max-update", 3, "--save-dir", tmp_path)
+    assert torch.load(tmp_path / "checkpoint_last.pt")["cfg"]["task"]["tokens_per_sample"] == 8
+
+
 def test_the_memory_of_a_gpu_is_read_where_it_is_logged(monkeypatch):
     upstream = inspect.getsource(inspect.unwrap(Trainer.train_step))
     assert "if self.cuda and self.cuda_env is not None:" in upstream  # at every update

@@ -4,6 +4,8 @@ import pytest
 import torch
 from fairseq import options, trainer, utils
 from fairseq.optim import AMPOptimizer
+from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
+from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin, _MemoryEfficientFP16OptimizerMixin
 from fairseq.optim.sgd import SGD
 from omegaconf import OmegaConf
 
@@ -118,3 +120,68 @@ def test_fairseq_takes_the_flags_of_the_scale_for_each_other(monkeypatch):
     monkeypatch.setattr(torch.cuda.amp, "GradScaler", lambda **options: options)
     optimizer = amp(SGD, 0.5, torch.nn.Parameter(torch.zeros(1)), amp_scale_window=7)
     assert optimizer.scaler == {"init_scale": 2, "growth_interval": 64}
+
+
+@pytest.mark.parametrize("upstream", [False, True])
+def test_the_scale_of_the_loss_goes_on_after_a_resume(monkeypatch, upstream):
+    if upstream:
+        monkeypatch.setattr(AMPOptimizer, "state_dict", precision.upstream_amp_state_dict)
+
+    def train(optimizer, updates: int) -> list[float]:
+        scales = []
+        for _ in range(updates):
+            optimizer.zero_grad()
+            optimizer.backward(next(optimizer.fp32_optimizer.params).sum())
+            optimizer.clip_grad_norm(0.0)
+            optimizer.step()
+            scales.append(optimizer.scaler.get_scale())
+        return scales
+
+    def build():
+        return amp(SGD, 0.5, torch.nn.Parameter(torch.zeros(1)), amp_scale_window=3)
+
+    whole, first, resumed = build(), build(), build()
+    scales = train(whole, 8)
+    assert scales == [64, 64, 128, 128, 128, 256, 256, 256]
+    assert train(first, 4) == scales[:4]
+    resumed.load_state_dict(first.state_dict())
+    assert (train(resumed, 4) == scales[4:]) is not upstream
+    assert resumed.scaler.get_growth_interval() == 3
+
+
+@pytest.mark.parametrize("name", ["", "memory_efficient_"])
+def test_the_scale_of_fp16_grows_after_a_resume_when_it_would_have(name):
+    class Wrapped:
+        """An optimizer as the mixins see it, without parameters."""
+
+        fp32_params = []
+
+        def __init__(self):
+            self.scaler = DynamicLossScaler(init_scale=64, scale_window=3)
+            self.fp32_optimizer = self.wrapped_optimizer = Namespace(state_dict=dict, load_state_dict=lambda *_: None)
+            self.optimizer = Namespace(disable_mem_eff_fp16_loading_hack=True)
+
+    mixin = {"": _FP16OptimizerMixin, "memory_efficient_": _MemoryEfficientFP16OptimizerMixin}[name]
+    optimizers = [type("Wrapped", (Wrapped, mixin), {"__init__": Wrapped.__init__})() for _ in range(2)]
+
+    def train(optimizer, updates: int) -> list[float]:
+        scales = []
+        for _ in range(updates):
+            optimizer.scaler.update()
+            scales.append(optimizer.scaler.loss_scale)
+        return scales
+
+    scales = train(optimizers[0], 4)
+    state = optimizers[0].state_dict()
+    optimizers[1].load_state_dict(state)
+    scales = train(optimizers[0], 6)
+    assert scales[0] != scales[-1]
+    assert train(optimizers[1], 6) == scales
+    optimizers[1].load_state_dict({"loss_scale": 8.0})  # of fairseq's own
+    assert optimizers[1].scaler.loss_scale == 8
+
+
+def test_a_window_whose_loss_overflows_is_not_read_again_from_the_state_at_its_end(command, training, tmp_path):
+    log = command(*training, "--cpu", "--amp", "--max-update", 1, "--save-dir", tmp_path)
+    assert log.metrics("num_updates", "train") == ["1"]
+    assert torch.load(tmp_path / "checkpoint_last.pt")["cfg"]["common"]["amp_batch_retries"] == 0

@@ -4,8 +4,10 @@ import types
 import pytest
 import torch
 from fairseq import trainer
+from omegaconf import OmegaConf
 
 from rnndrop_plugin.compat import processes
+from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.ops.masks import draw_mask
 
 
@@ -55,6 +57,19 @@ def test_processes_that_would_not_train_together(training, tmp_path, monkeypatch
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     assert line in refuse(*training, *flags, "--save-dir", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("crf", [True, False])
+def test_unused_parameters_are_not_looked_for_where_a_crf_has_the_loss(monkeypatch, crf):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    together = {"distributed_world_size": 2, "ddp_backend": "pytorch_ddp", "find_unused_parameters": True}
+    cfg = {"criterion": {"_name": "rnndrop_tagging"}, "model": {"crf": crf}}
+    cfg = OmegaConf.create({**cfg, "distributed_training": {**together, "distributed_no_spawn": False}})
+    if crf:
+        with pytest.raises(InputError, match="does not go with rnndrop_cross_entropy and --crf"):
+            processes.check_processes(cfg)
+    else:
+        processes.check_processes(cfg)
 
 
 def test_a_cpu_has_one_process_however_many_gpus_there_are(command, training, tmp_path, monkeypatch):

@@ -54,6 +54,14 @@ def test_the_state_holds_the_rate_and_the_best():
     assert rates(resumed, [2.0, 1.9]) == [0.25, 0.25]
 
 
+def test_a_schedule_that_is_reset_begins_with_its_own_rate():
+    """fairseq loads the optimizer, which has the rate of the checkpoint, and asks the schedule before an update."""
+    schedule = scheduler(lr=[0.7], lr_shrink=0.5)
+    schedule.optimizer.set_lr(0.5)
+    assert (schedule.step_update(1), schedule.optimizer.get_lr()) == (0.7, 0.7)
+    assert rates(schedule, [3.0, 4.0]) == [0.7, 0.35]
+
+
 def test_the_state_of_another_schedule_is_refused():
     with pytest.raises(InputError, match="another --lr-scheduler: use that one, or --reset-lr-scheduler"):
         scheduler().load_state_dict({"best": 3.0, "last_epoch": 2})  # reduce_lr_on_plateau
