@@ -12,7 +12,7 @@ from tqdm import tqdm
 from benchmarks.layers import GATES, SHAPES, Figure, Shape, growth, product_rate, rows, timings
 from benchmarks.memory import memory
 from benchmarks.report import TITLES, plot, table
-from rnndrop_plugin.cli.arguments import positive
+from rnndrop_plugin.cli.arguments import positive, positive_number
 from rnndrop_plugin.files import atomic_write
 from rnndrop_plugin.ops import c_library
 
@@ -60,7 +60,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=positive, help="default: torch's choice")
     parser.add_argument(
-        "--seconds", type=float, default=15, help="for each comparison, at least 5 repetitions (default: 15)"
+        "--seconds", type=positive_number, default=15, help="for each comparison, at least 5 repetitions (default: 15)"
     )
     parser.add_argument(
         "--end-to-end",
@@ -77,6 +77,8 @@ def main() -> None:
     for path in (args.json, args.plot):
         if path and not path.absolute().parent.is_dir():
             parser.error(f"{path}: no such folder")
+        if path and path.is_dir():
+            parser.error(f"{path} is a folder")
     if args.plot and "training" not in args.sections:
         parser.error("--plot needs the section training")
     if args.threads:

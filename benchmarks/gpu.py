@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.modules["fairseq"] = None  # takes seconds to import, and layers do without it
 
 from rnndrop_plugin import modules  # noqa: E402
+from rnndrop_plugin.cli.arguments import positive_number  # noqa: E402
 from rnndrop_plugin.files import atomic_write  # noqa: E402
 
 DEVICE = "cuda"
@@ -247,7 +248,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--families", nargs="+", choices=GATES, default=list(GATES))
     parser.add_argument("--ieee", action="store_true", help="float32 without TF32")
-    parser.add_argument("--seconds", type=float, default=0.4, help="for each comparison (default: 0.4)")
+    parser.add_argument("--seconds", type=positive_number, default=0.4, help="for each comparison (default: 0.4)")
     parser.add_argument("--budget", type=float, default=280, help="seconds after which no comparison begins")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     args = parser.parse_args()

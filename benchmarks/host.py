@@ -19,6 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.modules["fairseq"] = None  # takes seconds to import, and layers do without it
 
+from rnndrop_plugin.cli.arguments import positive  # noqa: E402
 from rnndrop_plugin.modules import GRU, LSTM, RNN  # noqa: E402
 from rnndrop_plugin.ops import availability, masks  # noqa: E402
 from rnndrop_plugin.ops.recurrence.triton import backend, loops, tiles  # noqa: E402
@@ -72,7 +73,7 @@ def least(call: Callable[[], object], repetitions: int) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--repetitions", type=int, default=300, help="of 20 calls (default: 300)")
+    parser.add_argument("--repetitions", type=positive, default=300, help="of 20 calls (default: 300)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"torch {torch.__version__}. Columns: the module forward, the gradients of input and weights backward; us")

@@ -55,6 +55,6 @@ def plot(figures: list[Figure], path: Path) -> None:
         axes.barh([figure.name for figure in bars], [figure.ratio for figure in bars], color=colours)
         axes.axvline(1, color="black", linewidth=1)
         axes.set_title(f"({shape})", fontsize="small")
-    picture.suptitle("Time of a training step / that of torch.nn without dropout; (time, batch, input, hidden)")
+    picture.suptitle("Time of a training step / that of torch.nn without dropout\n(time, batch, input, hidden)")
     with atomic_write(path) as new:
         picture.savefig(new)

@@ -64,8 +64,8 @@ def main() -> None:
         "--data",
         type=Path,
         metavar="DIR",
-        help="table2, table3, figure2: the folder made by prepare_ptb.py; table4: by prepare_conll.py; table5: by "
-        "prepare_semeval.py (table1 makes its data)",
+        help="table2, table3, figure2: the folder made by rnndrop prepare ptb; table4: by rnndrop prepare conll; "
+        "table5: by rnndrop prepare semeval (table1 makes its data)",
     )
     parser.add_argument(
         "--cells", nargs="+", metavar="NAME", help="these cells alone, and what they need; may have * (default: all)"

@@ -47,7 +47,7 @@ def prepare(args: argparse.Namespace) -> None:
     """Check that there are data."""
     splits = [f"{stream}/{split}.{end}" for stream in ("word", "label") for split in SPLITS for end in ("bin", "idx")]
     names = ["word/dict.txt", "weak/word/dict.txt", *splits, "vectors.txt"]
-    check_data(args, names, "prepare_semeval.py", " with --weak and --vectors")
+    check_data(args, names, "rnndrop prepare semeval", " with --weak and --vectors")
 
 
 def runs(args: argparse.Namespace) -> list[Run]:

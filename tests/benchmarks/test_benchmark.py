@@ -90,6 +90,8 @@ def test_operations():
         (["--shapes", "3,4,5"], "'3,4,5' is not TIME,BATCH,INPUT,HIDDEN"),
         (["--sections", "memory", "--plot", "x.png"], "--plot needs the section training"),
         (["--json", "/no/such/folder/x.json"], "no such folder"),
+        (["--json", "/tmp"], "/tmp is a folder"),
+        (["--seconds", "0"], "'0' is not a number above 0"),
     ],
 )
 def test_bad_arguments(args, words):

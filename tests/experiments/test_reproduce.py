@@ -210,7 +210,7 @@ def test_damaged_result(plan, run_table1, tmp_path):
     ("args", "words"),
     [
         (["table1", "--cells", "15-none", "16-none"], "table1 has no cell 16-none; --list prints them"),
-        (["table5"], "table5 needs --data, a folder made by prepare_semeval.py with --weak and --vectors"),
+        (["table5"], "table5 needs --data, a folder made by rnndrop prepare semeval with --weak and --vectors"),
         (["table5", "--data", "nowhere"], "nowhere/word/dict.txt: no such file"),
         (["table4"], "table4 needs --data, a folder made by rnndrop prepare conll with --vectors"),
         (["table4", "--data", "nowhere"], "nowhere/word/dict.txt: no such file"),
