@@ -93,6 +93,9 @@ def main() -> None:
     args.out = (args.out or Path("outputs") / (TABLES[args.table].folder or args.table)).resolve()
     args.data = args.data and args.data.resolve()  # a run is the same one from another folder
 
+    seeds = {f"seed{seed}" for seed in args.seeds}
+    there = {path.name for path in args.out.glob("*/seed*")}  # of earlier commands, which are in the table, too
+    args.seeds += sorted(int(name[4:]) for name in there - seeds if name[4:].isdecimal())
     runs = Runs(TABLES[args.table].runs(args), args.out)
     runs.results_so_far()  # if one is damaged, say so now
     cells = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in runs.runs))
@@ -104,7 +107,7 @@ def main() -> None:
             raise ValueError(f"{args.table} has no cell {pattern}; --list prints them")
     chosen = [cell for cell in cells if not args.cells or any(fnmatch.fnmatchcase(cell, p) for p in args.cells)]
     TABLES[args.table].prepare(args)
-    names = [name for name in runs.runs if name.rsplit("/", 1)[0] in chosen]
+    names = [name for name in runs.runs if name.split("/")[0] in chosen and name.split("/")[1] in seeds]
     runs.perform(names, args.jobs, lambda: write(args, runs))
     print(f"\n{write(args, runs)}\nThe table is in {args.out / args.table}.md and .json")
     for name, reason in runs.failures.items():

@@ -65,17 +65,19 @@ def test_finished_runs_are_kept(plan, run_table1, tmp_path):
 
 
 def test_earlier_results_are_in_the_table(plan, run_table1, tmp_path, monkeypatch):
-    """Those of other cells, if they have the flags of now."""
+    """Those of other cells and seeds, if they have the flags of now."""
     plan({"*": [99.5]})
     assert run_table1("--cells", "15-hidden-step-expected")[0] == 0
     assert run_table1("--cells", "30-none")[0] == 0
     names = ["15-none/seed1", "15-hidden-step-expected/seed1", "30-none/seed1"]
     assert list(json.loads((tmp_path / "out" / "table1.json").read_text())["runs"]) == names
     assert "| 15-hidden-step-expected/seed1 | yes |" in (tmp_path / "out" / "table1.md").read_text()
+    assert run_table1("--cells", "30-none", "--seeds", "2")[0] == 0
+    assert set(json.loads((tmp_path / "out" / "table1.json").read_text())["runs"]) == {*names, "30-none/seed2"}
     monkeypatch.setattr(table1, "TRAIN", [*table1.TRAIN, "--lr", "1"])
     assert run_table1("--cells", "30-cell-step-inverted")[0] == 2  # which needs 30-none
-    assert run_table1("--cells", "30-none", "--seeds", "2")[0] == 0
-    assert list(json.loads((tmp_path / "out" / "table1.json").read_text())["runs"]) == ["30-none/seed2"]
+    assert run_table1("--cells", "30-none", "--seeds", "3")[0] == 0
+    assert list(json.loads((tmp_path / "out" / "table1.json").read_text())["runs"]) == ["30-none/seed3"]
 
 
 def test_budget_raised(plan, run_table1, result, tmp_path):
