@@ -77,6 +77,9 @@ def draw(
         output: the picture; its ending says which kind.
         ylabel: what is drawn.
         top: upper end of its axis.
+
+    Raises:
+        ValueError: the ending is of no picture.
     """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells when it builds its font cache
     import matplotlib
@@ -85,6 +88,9 @@ def draw(
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    kinds = figure.canvas.get_supported_filetypes()
+    if output.suffix[1:].lower() not in kinds:
+        raise ValueError(f"{output}: its ending must be that of a picture: {', '.join(sorted(kinds))}")
     for number, (label, (training, validation)) in enumerate(zip(labels, curves, strict=True)):
         if training[0]:
             axes.plot(*training, "--", linewidth=1, color=f"C{number}", label=f"{label} training".strip())
@@ -99,6 +105,12 @@ def draw(
     pyplot.close(figure)
 
 
+def names_of(logs: Sequence[Path]) -> list[str]:
+    """The names of the logs' files, or of their folders where files share one, as reproduce.py's do."""
+    names = [path.stem for path in logs]
+    return names if len(set(names)) == len(names) else [str(path.parent) for path in logs]
+
+
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
@@ -110,7 +122,9 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help="picture; its ending says which kind (.png, .svg)"
     )
-    parser.add_argument("--labels", nargs="+", metavar="LABEL", help="names of the runs (default: of the files)")
+    parser.add_argument(
+        "--labels", nargs="+", metavar="LABEL", help="names of the runs (default: of the files, or of their folders)"
+    )
     parser.add_argument(
         "--metric", default="ppl", help="what to plot, as the log calls it: ppl, nll_loss, f1 ... (default: ppl)"
     )
@@ -121,7 +135,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.labels and len(args.labels) != len(args.logs):
         parser.error(f"{len(args.logs)} logs and {len(args.labels)} --labels")
-    labels = args.labels or ([path.stem for path in args.logs] if len(args.logs) > 1 else [""])
+    labels = args.labels or (names_of(args.logs) if len(args.logs) > 1 else [""])
     curves = [both_curves(path, args.metric) for path in args.logs]
 
     names = {"ppl": "perplexity", "nll_loss": "bits per token"}

@@ -38,6 +38,16 @@ def test_picture(call, log, tmp_path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_logs_of_one_name_are_called_by_their_folders(call, log, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("none", "update"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train.log").write_text(log.read_text())
+    assert call(plot, "none/train.log", "update/train.log", "--output", "curves.svg") == (0, "", "")
+    svg = (tmp_path / "curves.svg").read_text()
+    assert "<!-- none validation -->" in svg and "<!-- update validation -->" in svg
+
+
 def test_a_metric_of_the_validation_alone(call, log, tmp_path):
     log.write_text(log.read_text() + "\n" + json.dumps({"valid_f1": "80", "valid_num_updates": "40"}))
     assert call(plot, log, "--metric", "f1", "--output", tmp_path / "f1.svg") == (0, "", "")
@@ -50,7 +60,8 @@ def test_a_metric_of_the_validation_alone(call, log, tmp_path):
     [
         (["--metric", "f1"], "train.log: has neither train_f1 nor valid_f1; was it written with --log-format json?"),
         (["--labels", "a", "b"], "1 logs and 2 --labels"),
-        (["--output", "curves.xyz"], "xyz"),
+        (["--output", "curves.xyz"], "curves.xyz: its ending must be that of a picture: "),
+        (["--output", "curves."], "curves.: its ending must be that of a picture: "),
     ],
 )
 def test_bad_input(call, log, tmp_path, monkeypatch, args, words):
