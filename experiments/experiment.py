@@ -1,6 +1,7 @@
 """What the experiments share: their flags, and their tables."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -55,6 +56,12 @@ def check_data(args: argparse.Namespace, names: Sequence[str], made: str, flags:
     for name in names:
         if not (args.data / name).is_file():
             raise FileNotFoundError(f"{args.data / name}: no such file; {made} makes it{flags}")
+
+
+def files_of(stream: str, splits: Sequence[str]) -> list[str]:
+    """The files of a stream in a data folder (``""``: the folder itself): its dictionary and those of the splits."""
+    names = ("dict.txt", *(f"{split}.{ending}" for split in splits for ending in ("bin", "idx")))
+    return [os.path.join(stream, name) for name in names]
 
 
 def split_name(cell: str) -> tuple[str, str, str]:

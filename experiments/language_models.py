@@ -4,7 +4,17 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from experiments.experiment import WHOSE, check_data, common_flags, dropout_flags, of_cell, row, split_name, spread
+from experiments.experiment import (
+    WHOSE,
+    check_data,
+    common_flags,
+    dropout_flags,
+    files_of,
+    of_cell,
+    row,
+    split_name,
+    spread,
+)
 from experiments.runs import Run
 from rnndrop_plugin.data.tokenization import Tokenization
 
@@ -43,8 +53,7 @@ class LanguageModels(NamedTuple):
     def prepare(self, args: argparse.Namespace) -> None:
         """Check that there are data."""
         made = f"rnndrop prepare ptb --level {self.level}"
-        names = [f"{split}.{ending}" for split in ("train", *SPLITS) for ending in ("bin", "idx")]
-        check_data(args, ["dict.txt", *names], made)
+        check_data(args, files_of("", ("train", *SPLITS)), made)
         tokenization = Tokenization.load(args.data)
         if tokenization and (tokenization.tokenizer == "characters") != (self.level == "char"):
             raise ValueError(f"{args.data}: its tokens are not those of {made}, which {args.table} needs")

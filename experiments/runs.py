@@ -219,10 +219,7 @@ class Runs:
         folder, planned = self.out / run.name, without_limit(run.train)
         started = without_limit(read_json(folder / "run.json").get("train", planned))
         if started[: len(planned)] != planned:
-            other = next((flag for flag in planned if flag not in started), "others")
-            raise ValueError(
-                f"{folder}: has a run of other flags (see run.json), without {other}; remove it or use another --out"
-            )
+            raise _other_flags(folder, started, planned)
 
     def _ready(self, waiting: list[str]) -> list[str]:
         return [name for name in waiting if self.runs[name].needs in (None, *self.results)]
@@ -256,8 +253,9 @@ class Runs:
         folder = self.out / run.name
         arguments = [*run.train, "--save-dir", str(folder), *run.more(self.results.get(run.needs, {}))]
         started = read_json(folder / "run.json")
-        if without_limit(started.get("train", arguments)) != without_limit(arguments):
-            raise ValueError(f"{folder}: has a run of other flags (see run.json); remove it or use another --out")
+        flags = without_limit(started.get("train", arguments)), without_limit(arguments)
+        if flags[0] != flags[1]:
+            raise _other_flags(folder, *flags)
         result = read_json(folder / "result.json")
         if result and (result["solved"] or result["train"] == arguments):
             return result
@@ -354,6 +352,13 @@ class Runs:
             raise ValueError(
                 "\n".join([f"{log}: the command failed ({process.returncode}). It ends with", *(reasons or lines)])
             )
+
+
+def _other_flags(folder: Path, started: list[str], planned: list[str]) -> ValueError:
+    other = next((flag for flag in planned if flag not in started), "others")
+    return ValueError(
+        f"{folder}: has a run of other flags (see run.json), without {other}; remove it or use another --out"
+    )
 
 
 def say(text: str) -> None:

@@ -10,6 +10,7 @@ from experiments.experiment import (
     common_flags,
     dropout_flags,
     embedding_flags,
+    files_of,
     of_cell,
     row,
     split_name,
@@ -23,7 +24,7 @@ TRAIN = (
     "--batch-size 32 --batch-size-valid 64 --clip-norm 5 "
     "--best-checkpoint-metric f1 --maximize-best-checkpoint-metric --no-epoch-checkpoints"
 ).split()
-STREAMS, SPLITS = ("word", "tag"), ("train", "valid", "test")
+SPLITS = ("train", "valid", "test")
 TITLES = {"plain": "Without forward dropout", "forward": "With forward dropout, 0.2 in and 0.5 out"}
 # Table 4 of COLING 2016: F1 on the validation and the test set, means of 3 runs
 PAPER = {
@@ -62,8 +63,7 @@ PAPER = {
 
 def prepare(args: argparse.Namespace) -> None:
     """Check that there are data."""
-    splits = [f"{stream}/{split}.{end}" for stream in STREAMS for split in SPLITS for end in ("bin", "idx")]
-    names = [*(f"{stream}/dict.txt" for stream in STREAMS), *splits, "vectors.txt"]
+    names = [*files_of("word", SPLITS), *files_of("tag", SPLITS), "vectors.txt"]
     check_data(args, names, "rnndrop prepare conll", " with --vectors")
 
 

@@ -8,7 +8,7 @@ pre-training leaves the label out that the weak tweets do not have.
 import argparse
 from pathlib import Path
 
-from experiments.experiment import Experiment, check_data, common_flags, embedding_flags, of_cell, row, spread
+from experiments.experiment import Experiment, check_data, common_flags, embedding_flags, files_of, of_cell, row, spread
 from experiments.runs import Run
 
 TRAIN = (
@@ -45,8 +45,7 @@ PAPER = {
 
 def prepare(args: argparse.Namespace) -> None:
     """Check that there are data."""
-    splits = [f"{stream}/{split}.{end}" for stream in ("word", "label") for split in SPLITS for end in ("bin", "idx")]
-    names = ["word/dict.txt", "weak/word/dict.txt", *splits, "vectors.txt"]
+    names = [*files_of("word", SPLITS), *files_of("label", SPLITS), "weak/word/dict.txt", "vectors.txt"]
     check_data(args, names, "rnndrop prepare semeval", " with --weak and --vectors")
 
 

@@ -1,13 +1,12 @@
 """Prepare the Penn Treebank, or three other text files laid out like it, for language modelling with fairseq."""
 
 import argparse
-import re
 from pathlib import Path
 
 from rnndrop_plugin.cli.arguments import positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.splits import SPLITS, Counts, Sentence, text_sizes, write_splits
-from rnndrop_plugin.data.text import find_file, read_lines
+from rnndrop_plugin.data.text import characters, find_file, read_lines
 from rnndrop_plugin.data.tokenization import Tokenization
 
 # (sentences, tokens with one </s> a sentence) of Mikolov's preprocessed Penn Treebank
@@ -22,7 +21,7 @@ def sentences(path: Path, level: str) -> list[Sentence]:
     lines = enumerate(read_lines(path), 1)
     if level == "word":
         return [Sentence(f"{path}, line {number}", line.split()) for number, line in lines]
-    return [Sentence(f"{path}, line {number}", re.sub(r"\s", "_", line.strip())) for number, line in lines]
+    return [Sentence(f"{path}, line {number}", characters(line.strip())) for number, line in lines]
 
 
 def compare_with_published(path: Path, counts: Counts, published: tuple[int, int]) -> str:

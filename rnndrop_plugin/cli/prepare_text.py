@@ -20,7 +20,7 @@ from rnndrop_plugin.cli.splits import (
     text_sizes,
     write_splits,
 )
-from rnndrop_plugin.data.text import normalize, read_lines
+from rnndrop_plugin.data.text import lower_case, read_lines
 from rnndrop_plugin.data.tokenization import Tokenization
 
 MODEL = "sentencepiece.model"
@@ -158,7 +158,7 @@ def read_parts(args: argparse.Namespace) -> dict[str, list[Sentence]]:
 
     def read(paths: list[Path]) -> list[Sentence]:
         units = [unit for path in paths for unit in read_units(path, args.by)]
-        return [Sentence(place, normalize(text.lower())) for place, text in units] if args.lower else units
+        return [Sentence(place, lower_case(text)) for place, text in units] if args.lower else units
 
     if not args.files:
         return {name: read(getattr(args, name)) for name in SPLITS if getattr(args, name)}

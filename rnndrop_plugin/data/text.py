@@ -17,6 +17,16 @@ _INVISIBLE = "[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
 _LINE_END = re.compile(r"\r*\n|\r")
 
 
+def characters(text: str) -> str:
+    """The characters of a text as models of characters have them, with ``_`` for each blank."""
+    return re.sub(r"\s", "_", text)
+
+
+def lower_case(text: str) -> str:
+    """Normalised text in lower case, which may take characters of NFC apart."""
+    return normalize(text.lower())
+
+
 def normalize(text: str, *, keep_lone: bool = False) -> str:
     """Text in NFC (an accent and its letter are one character), without characters that have no width.
 

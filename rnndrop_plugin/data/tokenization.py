@@ -6,11 +6,10 @@ the data (scoring, sampling, tagging) cuts the text in the same way.
 
 import functools
 import json
-import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from rnndrop_plugin.data.text import normalize
+from rnndrop_plugin.data.text import characters, lower_case, normalize
 
 FILE = "tokenizer.json"
 TOKENIZERS = ("moses", "tweets", "characters", None)  # None: at blanks
@@ -76,7 +75,7 @@ class Tokenization:
         """The tokens of one sentence."""
         text = normalize(text).strip()
         if self.lower:
-            text = normalize(text.lower())  # as lower-casing may take characters apart
+            text = lower_case(text)
         if self.bpe:
             return self._sentencepiece.encode(text, out_type=str)
         if self.tokenizer == "moses":
@@ -85,7 +84,7 @@ class Tokenization:
             from rnndrop_plugin.data import tweets  # nltk takes a second to import
 
             return tweets.tokenize(text)
-        return list(re.sub(r"\s", "_", text)) if self.tokenizer == "characters" else text.split()
+        return list(characters(text)) if self.tokenizer == "characters" else text.split()
 
     def detokenize(self, tokens: list[str]) -> str:
         """The sentence that ``tokens`` write; blanks may differ from those of the original text."""
