@@ -26,10 +26,11 @@ from rnndrop_plugin.compat import (
     evaluation,
     flags,
     gradients,
-    overhead,
+    machine,
     precision,
     processes,
     resume,
+    training_step,
     versions,
 )
 
@@ -61,17 +62,20 @@ def apply() -> None:
 
     options.parse_args_and_arch = flags.parse_args_and_arch
     initialize.add_defaults = flags.add_defaults
-    if "fairseq_cli.train" in sys.modules:  # which has it already
+    if "fairseq_cli.train" in sys.modules:  # it has imported the function by its name
         sys.modules["fairseq_cli.train"].add_defaults = flags.add_defaults
     distributed_utils.call_main = commands.call_main
     generate.main = commands.generate_main
     eval_lm.eval_lm = evaluation.eval_lm
 
+    Trainer.__init__ = machine.init_trainer
+    Trainer.begin_epoch = training_step.begin_epoch
+    Trainer.train_step = training_step.train_step
+    Trainer.state_dict = training_step.state_dict
     Trainer.begin_valid_epoch = averaging.begin_valid_epoch
-    Trainer.state_dict = overhead.state_dict
     Trainer.lr_step = averaging.lr_step
+    Trainer._set_seed = processes.seed_each_process
 
-    Trainer.__init__ = precision.init_trainer
     AMPOptimizer.__init__ = precision.init_amp
     AMPOptimizer.step = precision.step_amp
     AMPOptimizer.state_dict = precision.amp_state_dict
@@ -84,6 +88,3 @@ def apply() -> None:
     utils.multi_tensor_total_norm = gradients.multi_tensor_total_norm
     Adam.step = adam.step
     Trainer.clip_grad_norm = gradients.clip_grad_norm
-    Trainer.begin_epoch = overhead.begin_epoch
-    Trainer.train_step = overhead.train_step
-    Trainer._set_seed = processes.seed_each_process

@@ -11,7 +11,6 @@ from fairseq.trainer import Trainer
 from rnndrop_plugin.optim.asgd import AveragedSGD
 
 upstream_begin_valid_epoch = Trainer.begin_valid_epoch
-upstream_state_dict = Trainer.state_dict
 upstream_lr_step = Trainer.lr_step
 
 
@@ -20,13 +19,6 @@ def begin_valid_epoch(trainer, epoch):
     """Validate the averages. The next training step puts the parameters of SGD back."""
     use_averages(trainer)
     return upstream_begin_valid_epoch(trainer, epoch)
-
-
-@functools.wraps(upstream_state_dict)
-def state_dict(trainer):
-    """Save the averages as the model's parameters, whether there has been a validation or not."""
-    use_averages(trainer)
-    return upstream_state_dict(trainer)
 
 
 @functools.wraps(upstream_lr_step)

@@ -19,6 +19,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 
 from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.ops.recurrence.dispatch import ONLY_ON
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +60,8 @@ def allow_checkpoint_classes() -> None:
 @functools.wraps(upstream_load)
 def load_checkpoint_to_cpu(path, arg_overrides=None, *args, **kwargs):
     """checkpoint_utils.load_checkpoint_to_cpu, which lets torch's many-lined errors through; torch does not notice
-    bits that have changed. A backend that serves one kind of device is the machine's, and not the model's: what was
-    trained by it is loaded with the backend ``auto``, unless ``arg_overrides`` says otherwise.
+    bits that have changed. A backend for one kind of device belongs to the machine and not to the model: such a
+    checkpoint is loaded with the backend ``auto``, unless ``arg_overrides`` says otherwise.
 
     Raises:
         DamagedCheckpoint: the file is damaged.
@@ -83,8 +84,9 @@ def load_checkpoint_to_cpu(path, arg_overrides=None, *args, **kwargs):
             damaged, reason = True, "it is damaged, or not one of fairseq's"
         kind = DamagedCheckpoint if damaged else InputError
         raise kind(f"{path}: cannot load this checkpoint: {reason}") from error
-    model = (state.get("cfg") or {}).get("model") or {}
-    if model.get("recurrent_backend") in ("cpu", "triton") and "recurrent_backend" not in (arg_overrides or {}):
+    model = (state.get("cfg") or {}).get("model")  # a Namespace, where fairseq's architecture has no dataclass
+    backend = getattr(model, "recurrent_backend", None)
+    if backend in ONLY_ON and "recurrent_backend" not in (arg_overrides or {}):
         model.recurrent_backend = "auto"
     return state
 

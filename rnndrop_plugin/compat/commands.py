@@ -10,7 +10,7 @@ from fairseq_cli import generate
 from hydra.core.hydra_config import HydraConfig
 from torch.multiprocessing import ProcessExitedException
 
-from rnndrop_plugin.compat import flags, processes, resume
+from rnndrop_plugin.compat import flags, machine, resume
 from rnndrop_plugin.compat.errors import STATUS, run
 from rnndrop_plugin.errors import InputError
 
@@ -22,8 +22,8 @@ def call_main(cfg, main, **kwargs):
     """fairseq/distributed/utils.py, call_main: check what can be checked, and say an error of the input in one line."""
     resume.close_logs()
     run(flags.check_flags, cfg)
-    processes.use_one_process_on_a_cpu(cfg)
-    run(processes.check_processes, cfg)
+    machine.use_one_process_on_a_cpu(cfg)
+    run(machine.check_processes, cfg)
     # A partial of a module's function can be sent to the processes that fairseq starts for several GPUs.
     try:
         return upstream_call_main(cfg, functools.partial(run, main), **kwargs)

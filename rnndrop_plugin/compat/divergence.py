@@ -1,6 +1,5 @@
 """A warning where the loss diverges, which fairseq trains on with."""
 
-import functools
 import logging
 import math
 
@@ -8,26 +7,22 @@ from fairseq.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-upstream_train_step = Trainer.train_step
 
-
-@functools.wraps(upstream_train_step)
-def train_step(trainer, samples, *args, **kwargs):
-    """fairseq/trainer.py, Trainer.train_step: with too high a rate (as the default, 0.25, is for Adam) it trains
-    on, however large the loss is. See :class:`LossWatch`. A task that predicts no symbols is not watched: its loss is
-    not in bits."""
-    logged = upstream_train_step(trainer, samples, *args, **kwargs)
-    symbols = trainer.task.target_dictionary
-    name = "nll_loss" if logged and "nll_loss" in logged else "loss"
-    in_bits = name == "nll_loss" or not trainer.cfg.optimization.sentence_avg  # which has the loss of a sentence
-    if logged and symbols is not None and in_bits:
-        if not hasattr(trainer, "loss_watch"):
-            trainer.loss_watch = LossWatch(len(symbols))
-        at_interval = trainer.get_num_updates() % trainer.cfg.common.log_interval == 0
-        warning = trainer.loss_watch.update(float(logged[name]), at_interval)
-        if warning and trainer.is_data_parallel_master:
-            logger.warning(f"update {trainer.get_num_updates()}: {warning}: a lower --lr or a --clip-norm may help")
-    return logged
+def watch(trainer: Trainer, logged: dict | None) -> None:
+    """Warn where the loss of an update shows what :class:`LossWatch` looks for: fairseq trains on however large it
+    grows, as with Adam and the default rate of 0.25. A task that predicts no symbols is not watched: its loss is not in
+    bits."""
+    if not logged or (symbols := trainer.task.target_dictionary) is None:
+        return
+    name = "nll_loss" if "nll_loss" in logged else "loss"
+    if name == "loss" and trainer.cfg.optimization.sentence_avg:  # it is that of a sentence
+        return
+    if not hasattr(trainer, "loss_watch"):
+        trainer.loss_watch = LossWatch(len(symbols))
+    at_interval = trainer.get_num_updates() % trainer.cfg.common.log_interval == 0
+    warning = trainer.loss_watch.update(float(logged[name]), at_interval)
+    if warning and trainer.is_data_parallel_master:
+        logger.warning(f"update {trainer.get_num_updates()}: {warning}: a lower --lr or a --clip-norm may help")
 
 
 class LossWatch:

@@ -88,7 +88,7 @@ def check_flags(cfg) -> None:
     ):
         try:
             overrides = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # all that it raises
             overrides = None
         if not isinstance(overrides, dict):
             raise InputError(f"{flag} must be a dictionary such as {{'name': 1}}, got {text}")

@@ -1,21 +1,12 @@
-"""Checks that the machine can do what flags ask for; half precision whose rate does not depend on the scale of a loss,
-and whose parameters in float32 a checkpoint keeps."""
+"""Half precision: the loss scale does not change the rate, and checkpoints keep it and the float32 parameters."""
 
 import functools
-import logging
 
 import torch
-from fairseq import utils
 from fairseq.optim import AMPOptimizer
 from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin, _MemoryEfficientFP16OptimizerMixin
-from fairseq.trainer import Trainer
 from torch import Tensor
 
-from rnndrop_plugin.errors import InputError
-
-logger = logging.getLogger(__name__)
-
-upstream_init = Trainer.__init__
 upstream_amp_init = AMPOptimizer.__init__
 upstream_amp_step = AMPOptimizer.step
 upstream_amp_state_dict = AMPOptimizer.state_dict
@@ -27,46 +18,6 @@ upstream_memory_efficient_load_state_dict = _MemoryEfficientFP16OptimizerMixin.l
 
 SCALE = ("scale", "_growth_tracker")  # of torch's GradScaler; what its flags say is not taken from a checkpoint
 OVERFLOWS = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflows_since_rescale")  # of fairseq's scaler
-
-
-@functools.wraps(upstream_init)
-def init_trainer(trainer, cfg, *args, **kwargs):
-    """fairseq/trainer.py, Trainer.__init__: --tpu ends in an AttributeError without torch_xla; --fp16 fails within
-    torch without a GPU, and --amp trains in single precision there. In mixed precision and with --use-bmuf fairseq
-    wraps the optimizer, which would not be asked for its averages. A backend for another device would fail at the
-    first update.
-
-    Raises:
-        InputError: the machine or the optimizer lacks what a flag asks for.
-    """
-    if cfg.common.tpu and utils.xm is None:
-        raise InputError("--tpu asks for a TPU, and torch_xla is not installed")
-    on_gpu = torch.cuda.is_available() and not cfg.common.cpu
-    if not on_gpu:
-        if cfg.common.fp16:
-            raise InputError("--fp16 needs a GPU, and there is none (or --cpu is given); --bf16 does not")
-        if cfg.common.amp:
-            logger.warning("--amp has no effect without a GPU: the training is in single precision")
-    backend = getattr(cfg.model, "recurrent_backend", None)
-    if backend == "triton" and not on_gpu:
-        raise InputError("--recurrent-backend triton needs a GPU, and there is none (or --cpu is given)")
-    if backend == "cpu" and on_gpu:
-        raise InputError("--recurrent-backend cpu is for a CPU, and there is a GPU: add --cpu, or leave it out")
-    wrapped = cfg.common.fp16 or cfg.common.bf16 or cfg.common.amp or cfg.optimization.use_bmuf
-    if wrapped and getattr(cfg.optimizer, "_name", None) == "rnndrop_asgd":
-        raise InputError(
-            "--optimizer rnndrop_asgd averages parameters of float32: drop --fp16, --bf16, --amp and --use-bmuf"
-        )
-    if cfg.common.amp and getattr(args[0], "carries_state", False):
-        cfg.common.amp_batch_retries = 0  # the batch would be tried again from the state at its own end
-    if getattr(cfg.task, "cuda_graph", False):
-        if not on_gpu:
-            raise InputError("--cuda-graph needs a GPU, and there is none (or --cpu is given)")
-        if cfg.common.fp16 or cfg.common.amp:
-            raise InputError("--cuda-graph is for float32 and bfloat16 (--bf16), whose losses are not scaled")
-        if cfg.distributed_training.distributed_world_size > 1:
-            raise InputError("--cuda-graph is for one process (--distributed-world-size 1)")
-    upstream_init(trainer, cfg, *args, **kwargs)
 
 
 @functools.wraps(upstream_amp_init)

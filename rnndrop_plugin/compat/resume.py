@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from rnndrop_plugin.compat import averaging, flags, processes
+from rnndrop_plugin.compat import averaging, flags
 from rnndrop_plugin.compat.checkpoint_files import DamagedCheckpoint
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.optim.asgd import AveragedSGD
@@ -57,7 +57,6 @@ def load_checkpoint(cfg, trainer, **kwargs):
         InputError: the checkpoint that a flag names is missing, cannot be loaded, is of another scheduler or optimizer,
             or leaves nothing to train.
     """
-    processes.check_processes(trainer.cfg)  # the first job of fairseq-hydra-train is past call_main by now
     forget_scores()
     source = _find_source(cfg, trainer.checkpoint_suffix)
     extra_state, epoch_itr = _load_newest_undamaged(cfg, trainer, source, **kwargs)

@@ -179,7 +179,7 @@ def test_fairseq_evaluates_overrides(command, stream_data, training, tmp_path, m
     command(*training, "--max-update", 1, "--save-dir", tmp_path)
     flags = ("--batch-size", 2, *training[2:6], "--path", tmp_path / "checkpoint_last.pt", "--model-overrides")
     code = f"{{'arch': open('{tmp_path}/written', 'w').name}}"
-    for text in (code, "3", "{x"):
+    for text in (code, "3", "{x", "{[1]: 2}"):
         line = refuse(name, stream_data, *flags, text)
         assert f"--model-overrides must be a dictionary such as {{'name': 1}}, got {text}" in line
     assert "--model-overrides must be a dictionary" in refuse("generate", stream_data, *flags, code)

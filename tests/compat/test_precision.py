@@ -2,7 +2,7 @@ from argparse import Namespace
 
 import pytest
 import torch
-from fairseq import options, trainer, utils
+from fairseq import options, utils
 from fairseq.optim import AMPOptimizer
 from fairseq.optim.dynamic_loss_scaler import DynamicLossScaler
 from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin, _MemoryEfficientFP16OptimizerMixin
@@ -10,47 +10,6 @@ from fairseq.optim.sgd import SGD
 from omegaconf import OmegaConf
 
 from rnndrop_plugin.compat import precision
-from rnndrop_plugin.errors import InputError
-
-
-@pytest.mark.skipif(utils.xm is not None, reason="torch_xla is installed")
-@pytest.mark.parametrize(
-    ("flags", "line"),
-    [
-        (("--tpu",), "--tpu asks for a TPU, and torch_xla is not installed"),
-        (("--tpu", "--bf16"), "--tpu asks for a TPU, and torch_xla is not installed"),
-        (("--cpu", "--fp16"), "--fp16 needs a GPU"),
-        (("--cpu", "--memory-efficient-fp16"), "--fp16 needs a GPU"),
-    ],
-)
-def test_fairseq_has_no_words_for_precisions_that_the_machine_lacks(
-    command, training, tmp_path, flags, line, refuse, unpatch
-):
-    arguments = (*training, "--max-update", 1, "--save-dir", tmp_path, *flags)
-    assert line in refuse(*arguments)
-    assert not list(tmp_path.iterdir())
-    unpatch(trainer.Trainer, "__init__")
-    if flags == ("--cpu", "--fp16") and not torch.cuda.is_available():
-        assert "Torch not compiled with CUDA" in refuse(*arguments)
-    else:
-        with pytest.raises((AttributeError, SystemExit)):
-            command(*arguments)
-
-
-@pytest.mark.parametrize(
-    ("backend", "gpu", "cpu", "line"),
-    [
-        ("triton", False, False, "--recurrent-backend triton needs a GPU, and there is none"),
-        ("triton", True, True, r"--recurrent-backend triton needs a GPU, .* \(or --cpu is given\)"),
-        ("cpu", True, False, "--recurrent-backend cpu is for a CPU, and there is a GPU: add --cpu"),
-    ],
-)
-def test_a_backend_of_another_device_is_refused(monkeypatch, backend, gpu, cpu, line):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    common = {"tpu": False, "cpu": cpu, "fp16": False, "amp": False}
-    cfg = OmegaConf.create({"common": common, "model": {"recurrent_backend": backend}})
-    with pytest.raises(InputError, match=line):
-        trainer.Trainer(cfg, None, None, None)
 
 
 @pytest.mark.skipif(utils.xm is not None, reason="torch_xla is installed")

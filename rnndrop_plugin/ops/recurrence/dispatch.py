@@ -29,6 +29,8 @@ from rnndrop_plugin.ops.recurrence.triton import tiles
 #: vendor: torch's own fused kernel (cuDNN on a GPU), where it computes the same function.
 BACKENDS = ("auto", "reference", "torch", "cpu", "triton", "vendor")
 
+#: The type of device that a backend is for, where it is for one alone.
+ONLY_ON = {"cpu": "cpu", "triton": "cuda"}
 
 #: Those that record a gradient of their own, by name.
 KERNELS = operators.KERNELS
