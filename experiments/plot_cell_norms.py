@@ -1,14 +1,13 @@
 """Plot how an LSTM's memory fares over time under each recurrent dropout, for the nets of reproduce.py table1."""
 
 import argparse
-import logging
 from pathlib import Path
 
 from tqdm import tqdm
 
 from experiments.runs import read_json
 from rnndrop_plugin.cli.arguments import positive
-from rnndrop_plugin.files import atomic_write
+from rnndrop_plugin.cli.plot import save, subplots
 
 MODES = {"evaluation": False, "training": True}
 SCALINGS = ("expected", "inverted")
@@ -77,7 +76,7 @@ def main() -> None:
         "those that reproduce.py table1 has trained so far."
     )
     parser.add_argument("out", type=Path, metavar="DIR", help="the --out of reproduce.py table1")
-    parser.add_argument("--length", type=positive, required=True, metavar="N", help="of the sequences")
+    parser.add_argument("--length", type=positive, required=True, metavar="N", help="length of the sequences")
     parser.add_argument("--seed", type=positive, default=1, metavar="N", help="of the trainings (default: 1)")
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help="picture; its ending says which kind (.png, .svg)"
@@ -85,17 +84,10 @@ def main() -> None:
     args = parser.parse_args()
     checkpoints = find(args.out, args.length, args.seed)
 
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells when it builds its font cache
-    import matplotlib
     import torch
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
     torch.manual_seed(args.seed)
-    figure, axes = pyplot.subplots(
-        len(MODES), len(SCALINGS), figsize=(10, 7), sharex=True, sharey="row", layout="constrained"
-    )
+    figure, axes = subplots(args.output, len(MODES), len(SCALINGS), figsize=(10, 7), sharex=True, sharey="row")
     for name, checkpoint in tqdm(checkpoints.items(), unit=" nets", leave=False, disable=None):
         kind, sampling, scaling = (name.split("-") + ["", ""])[:3]
         model, tokens = load(checkpoint, args.out / f"data-{args.length}")
@@ -116,5 +108,4 @@ def main() -> None:
         axis.set_xlabel("step")
     handles = {label: line for axis in axes.flat for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), title="dropout", loc="outside right upper")
-    with atomic_write(args.output) as new:
-        figure.savefig(new)
+    save(figure, args.output)

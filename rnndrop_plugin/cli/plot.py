@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -51,14 +52,45 @@ def both_curves(path: Path, metric: str) -> list[tuple[list[int], list[float]]]:
     """The curves of the training and of the validation, one of which may be empty.
 
     Raises:
-        ValueError: both are.
+        ValueError: both are, or no value is a finite number.
     """
     curves = [curve(path, metric, ("", "train_")), curve(path, metric, ("valid_",))]
     if not any(updates for updates, _ in curves):
         raise ValueError(
             f"{path}: has neither train_{metric} nor valid_{metric}; was it written with --log-format json?"
         )
+    if not any(math.isfinite(value) for _, values in curves for value in values):
+        raise ValueError(f"{path}: no {metric} is a finite number, there is nothing to draw")
     return curves
+
+
+def subplots(output: Path, *arguments, **keywords) -> tuple:
+    """A figure and its axes, by the arguments of matplotlib's function of this name.
+
+    Raises:
+        ValueError: the ending of ``output``, where :func:`save` will write it, is of no picture.
+    """
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells when it builds its font cache
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(*arguments, layout="constrained", **keywords)
+    kinds = figure.canvas.get_supported_filetypes()
+    if output.suffix[1:].lower() not in kinds:
+        pyplot.close(figure)
+        raise ValueError(f"{output}: its ending must be that of a picture: {', '.join(sorted(kinds))}")
+    return figure, axes
+
+
+def save(figure, output: Path) -> None:
+    """Write a figure whole or not at all, and forget it."""
+    from matplotlib import pyplot
+
+    with atomic_write(output) as new:
+        figure.savefig(new)
+    pyplot.close(figure)
 
 
 def draw(
@@ -81,16 +113,7 @@ def draw(
     Raises:
         ValueError: the ending is of no picture.
     """
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells when it builds its font cache
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    kinds = figure.canvas.get_supported_filetypes()
-    if output.suffix[1:].lower() not in kinds:
-        raise ValueError(f"{output}: its ending must be that of a picture: {', '.join(sorted(kinds))}")
+    figure, axes = subplots(output, figsize=(7, 4.5))
     for number, (label, (training, validation)) in enumerate(zip(labels, curves, strict=True)):
         if training[0]:
             axes.plot(*training, "--", linewidth=1, color=f"C{number}", label=f"{label} training".strip())
@@ -100,9 +123,7 @@ def draw(
     axes.set_ylim(top=top)
     axes.grid(alpha=0.3)
     axes.legend()
-    with atomic_write(output) as new:
-        figure.savefig(new)
-    pyplot.close(figure)
+    save(figure, output)
 
 
 def names_of(logs: Sequence[Path]) -> list[str]:

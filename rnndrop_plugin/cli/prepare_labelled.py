@@ -107,7 +107,7 @@ def main() -> None:
         parser, "labelled texts to split at random, in one or more files", "the texts are drawn at random"
     )
     add_destination_argument(parser)
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of that draw (default: %(default)s)")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the random split (default: 1)")
     parser.add_argument(
         "--tokenizer",
         choices=("moses", "tweets", "blanks"),
@@ -116,7 +116,10 @@ def main() -> None:
         "replaced; or blanks alone (default: %(default)s)",
     )
     parser.add_argument(
-        "--language", type=language, default="en", metavar="CODE", help="of sacremoses's rules (default: %(default)s)"
+        "--language",
+        type=language,
+        metavar="CODE",
+        help="language of sacremoses's rules, such as de (default: en)",
     )
     parser.add_argument("--lower", action="store_true", help="lower-case the texts first")
     add_vectors_argument(parser)
@@ -132,14 +135,19 @@ def main() -> None:
     named = check_split_arguments(parser, args)
     if named and "train" not in named:
         parser.error("--train is needed to make the dictionaries")
+    if named and args.seed is not None:
+        parser.error("--seed goes with FILE, which is split at random")
+    if args.language and args.tokenizer != "moses":
+        parser.error("--language goes with --tokenizer moses")
 
     tokenizer = None if args.tokenizer == "blanks" else args.tokenizer
-    tokenization = Tokenization(tokenizer, args.language, args.lower)
+    tokenization = Tokenization(tokenizer, args.language or "en", args.lower)
     if named:
         splits = {name: [t for path in paths for t in read_texts(path, tokenization)] for name, paths in named.items()}
     else:
         texts = [text for path in args.files for text in read_texts(path, tokenization)]
-        splits = split(texts, args.valid_fraction or SHARE, args.test_fraction or SHARE, args.seed)
+        seed = 1 if args.seed is None else args.seed
+        splits = split(texts, args.valid_fraction or SHARE, args.test_fraction or SHARE, seed)
     labels = check_labels(splits)
     evaluation = [text for name, texts in splits.items() if name != "train" for text in texts]
     with destination(args.dest) as folder:

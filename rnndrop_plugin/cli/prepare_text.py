@@ -59,8 +59,7 @@ def train_sentencepiece(units: list[Sentence], size: int, folder: Path) -> None:
             sentence_iterator=iter([text for _, text in units]),
             model_prefix=str(folder / MODEL.removesuffix(".model")),
             vocab_size=size,
-            max_sentence_length=1
-            << 20,  # bytes; longer ones would be left out, and the default is a paragraph's length
+            max_sentence_length=1_048_576,  # bytes; longer ones are left out, and the default is a paragraph's length
             num_threads=1,  # more may sum in another order
             minloglevel=2,
         )
@@ -149,6 +148,8 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--dest is the folder of --dictionary, whose training text would be lost")
     if args.dictionary and (args.min_count or args.vocab_size):
         parser.error("--dictionary sets the vocabulary: it goes with neither --min-count nor --vocab-size")
+    if args.sentencepiece and args.language:
+        parser.error("--language has rules for words, and --sentencepiece cuts the text without them")
     if args.sentencepiece and (args.min_count or args.vocab_size):
         parser.error("--sentencepiece sets the vocabulary: it goes with neither --min-count nor --vocab-size")
 

@@ -139,6 +139,8 @@ def main() -> None:
         parser.error("--gold goes with --conll, and not with --json")
     if not args.conll and (args.word_column, args.separator) != (0, None) or not args.gold and args.tag_column != -1:
         parser.error("--word-column and --separator go with --conll, --tag-column with --gold")
+    if args.conll and args.language:
+        parser.error("--language does not go with --conll, whose words are cut already")
 
     if args.conll:
         tag_column = args.tag_column if args.gold else None

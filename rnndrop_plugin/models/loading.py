@@ -54,8 +54,9 @@ class CheckedLoading:
             for name, shape in others.items()
             if shape != own[name].shape
         ]
-        problems += [f"{name} is missing" for name in own if name not in others]
-        problems += [f"{name} is not known" for name in state_dict if name not in own]
+        if strict:
+            problems += [f"{name} is missing" for name in own if name not in others]
+            problems += [f"{name} is not known" for name in state_dict if name not in own]
         if problems:
             raise InputError(f"the parameters do not fit this model ({self.describe()}): {problems[0]}")
         return super().load_state_dict(state_dict, strict, model_cfg, args)

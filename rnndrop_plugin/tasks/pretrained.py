@@ -42,7 +42,7 @@ class Pretrained:
     def load(
         cls, path: str | Path, checkpoint_file: str = "checkpoint_best.pt", data: str | Path | None = None
     ) -> Self:
-        """See :meth:`rnndrop_plugin.models.from_pretrained.FromPretrained.from_pretrained`."""
+        """See :meth:`rnndrop_plugin.models.loading.FromPretrained.from_pretrained`."""
         path = Path(path)
         return cls(*prediction.load(path / checkpoint_file if path.is_dir() else path, data, cls.task_class))
 

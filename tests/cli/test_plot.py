@@ -70,3 +70,13 @@ def test_bad_input(call, log, tmp_path, monkeypatch, args, words):
     assert status == 2
     assert words in err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["train.log"]
+
+
+def test_numbers_that_cannot_be_drawn(call, tmp_path):
+    (tmp_path / "train.log").write_text('{"valid_num_updates": 3, "valid_ppl": "nan"}\n')
+    status, _, err = call(plot, tmp_path / "train.log", "--output", tmp_path / "curves.png")
+    assert (status, err.splitlines()[-1].partition("train.log: ")[2]) == (
+        2,
+        "no ppl is a finite number, there is nothing to draw",
+    )
+    assert not (tmp_path / "curves.png").exists()

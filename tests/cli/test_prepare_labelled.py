@@ -112,6 +112,8 @@ def test_vectors(prepare, tmp_path, read_split, write):
         ({"train": "a\t<pad>\nb\ty\n"}, ("--tokenizer", "blanks", "--min-count", "1"), None),
         ({"valid": TRAIN}, (), "--train is needed"),
         ({}, (), "give either FILE, to be split, or --train"),
+        ({"train": TRAIN}, ("--seed", "2"), "--seed goes with FILE, which is split at random"),
+        ({"train": TRAIN}, ("--tokenizer", "tweets", "--language", "de"), "--language goes with --tokenizer moses"),
         ({"train": TRAIN}, ("--vectors", "absent"), "absent"),
     ],
 )

@@ -112,6 +112,7 @@ def test_sentencepiece(prepare, tmp_path, read_split):
         ("a\n" * 10, ["--valid-fraction", "1"], "'1' is not a number between 0 and 1"),
         ("a\n" * 10, ["--language", "xx"], "'xx' is not one of as, bn"),
         ("a\n" * 10, ["--sentencepiece", "9", "--vocab-size", "9"], "it goes with neither"),
+        ("a\n" * 10, ["--sentencepiece", "9", "--language", "de"], "--language has rules for words"),
     ],
 )
 def test_bad_input(prepare, tmp_path, text, args, words):

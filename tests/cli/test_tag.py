@@ -218,6 +218,7 @@ def test_a_data_folder_with_another_dictionary(tag_texts, tagging_data, tmp_path
         ("-DOCSTART- O\n", ("--conll",), "<stdin>: has no sentence"),
         ("a", ("--batch-size", 0), "'0' is not a whole number of at least 1"),
         ("a", ("--language", "xx"), "'xx' is not one of"),
+        ("a", ("--conll", "--language", "de"), "--language does not go with --conll, whose words are cut already"),
     ],
 )
 def test_input_that_cannot_be_used(tag_texts, text, args, message):

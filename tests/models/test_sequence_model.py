@@ -221,6 +221,8 @@ def test_parameters_of_another_model_are_refused(tagging_data):
         one.load_state_dict(other.state_dict())
     with pytest.raises(InputError, match="crf.transitions is missing"):
         build("tagger", tagging_data, crf=True).load_state_dict(one.state_dict())
+    loaded = build("tagger", tagging_data, crf=True).load_state_dict(one.state_dict(), strict=False)
+    assert sorted(loaded.missing_keys) == ["crf.end", "crf.start", "crf.transitions"] and not loaded.unexpected_keys
 
 
 PRESETS = {
