@@ -60,11 +60,8 @@ class LanguageModels(NamedTuple):
 
     def runs(self, args: argparse.Namespace) -> list[Run]:
         """For each seed all cells of the paper."""
-        shared = [
-            str(args.data or "DATA"),
-            *common_flags("rnndrop_language_modeling"),
-            *self.batch,
-        ]  # --list needs none
+        data = str(args.data or "DATA")  # --list needs none
+        shared = [data, *common_flags("rnndrop_language_modeling"), *self.batch]
         train = [*shared, *self.train, "--max-epoch", str(args.epochs or self.limit)]
         return [
             Run(

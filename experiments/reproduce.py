@@ -68,7 +68,10 @@ def main() -> None:
         "table5: by rnndrop prepare semeval (table1 makes its data)",
     )
     parser.add_argument(
-        "--cells", nargs="+", metavar="NAME", help="these cells alone, and what they need; may have * (default: all)"
+        "--cells",
+        nargs="+",
+        metavar="NAME",
+        help="run only these cells and the runs that they depend on; * stands for any text (default: all)",
     )
     parser.add_argument("--seeds", type=positive, nargs="+", default=[1], metavar="N", help="(default: 1)")
     parser.add_argument(

@@ -109,7 +109,7 @@ def main() -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--kills", type=positive, default=20, help="how many (default: 20)")
-    parser.add_argument("--seed", type=int, default=1, help="of the moments (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the moments at which it is killed (default: 1)")
     parser.add_argument(
         "--data", type=Path, help="a prepared folder, or the Penn Treebank's (default: Python's manual)"
     )

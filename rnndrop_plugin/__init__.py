@@ -2,8 +2,8 @@
 
 ``rnndrop_plugin.ops`` and ``rnndrop_plugin.modules`` need torch alone. The tasks, models, criteria and schedulers are
 registered with fairseq where it runs: when this package and fairseq have both been imported, in either order
-(``--user-dir`` is read by fairseq's own commands), or when :func:`register` is called. Who imports fairseq by a module
-of ours, such as ``rnndrop_plugin.models``, calls it.
+(``--user-dir`` is read by fairseq's own commands), or when :func:`register` is called. If fairseq is first imported by
+one of our own modules, such as ``rnndrop_plugin.models``, call it yourself.
 """
 
 import importlib.abc

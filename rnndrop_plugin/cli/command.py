@@ -8,15 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-EXTRA = (
-    "fairseq",
-    "hydra",
-    "omegaconf",
-    "nltk",
-    "sacremoses",
-    "sentencepiece",
-    "tqdm",
-)  # what rnndrop-plugin[fairseq] brings
+# What rnndrop-plugin[fairseq] brings.
+EXTRA = ("fairseq", "hydra", "omegaconf", "nltk", "sacremoses", "sentencepiece", "tqdm")
 
 OURS = ("rnndrop_plugin", "experiments", "benchmarks")
 

@@ -26,8 +26,9 @@ def get_batch_iterator(task, dataset, *args, epoch=1, **kwargs):
 @functools.wraps(upstream_prepare_sample)
 def prepare_sample(trainer, sample, *args, **kwargs):
     """fairseq/trainer.py, Trainer._prepare_sample, moves the lengths of sequences to the GPU with all else of a batch.
-    To pack a batch the host has to read them, and it would wait for the GPU at every step: in training, models with
-    ``lengths_on_host`` find them on the CPU, but under torch's DistributedDataParallel, which moves them itself."""
+    To pack a batch the host has to read them, and it would wait for the GPU at every step. So in training a model with
+    ``lengths_on_host`` gets them on the CPU. torch's DistributedDataParallel moves its inputs to the GPU by itself, and
+    there the host still waits for them."""
     prepared, is_dummy = upstream_prepare_sample(trainer, sample, *args, **kwargs)
     model = trainer.get_model()
     if sample and model.training and getattr(model, "lengths_on_host", False):

@@ -1,16 +1,18 @@
 """Where fairseq's commands begin."""
 
 import functools
+import logging
 import sys
 from argparse import Namespace
 
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.distributed import utils as distributed_utils
+from fairseq.logging import progress_bar
 from fairseq_cli import generate
 from hydra.core.hydra_config import HydraConfig
 from torch.multiprocessing import ProcessExitedException
 
-from rnndrop_plugin.compat import flags, machine, resume
+from rnndrop_plugin.compat import flags, machine
 from rnndrop_plugin.compat.errors import STATUS, run
 from rnndrop_plugin.errors import InputError
 
@@ -20,7 +22,7 @@ upstream_call_main = distributed_utils.call_main
 @functools.wraps(upstream_call_main)
 def call_main(cfg, main, **kwargs):
     """fairseq/distributed/utils.py, call_main: check what can be checked, and say an error of the input in one line."""
-    resume.close_logs()
+    close_logs()
     run(flags.check_flags, cfg)
     machine.use_one_process_on_a_cpu(cfg)
     run(machine.check_processes, cfg)
@@ -33,6 +35,22 @@ def call_main(cfg, main, **kwargs):
         if HydraConfig.initialized():
             raise InputError("a process of the training has ended with the error above") from error
         sys.exit(STATUS)  # the process has said why
+
+
+def close_logs() -> None:
+    """Close the files that an earlier run of this process logs to: fairseq_cli/train.py and logging/progress_bar.py
+    add a --log-file to those before it, and keep the first run's TensorBoard folder, wandb and aim runs."""
+    for name in ("fairseq_cli.train", progress_bar.__name__):
+        log = logging.getLogger(name)
+        for handler in [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]:
+            log.removeHandler(handler)
+            handler.close()
+    progress_bar._close_writers()
+    progress_bar._tensorboard_writers.clear()
+    if progress_bar.get_aim_run is not None:
+        progress_bar.get_aim_run.cache_clear()
+    if progress_bar.wandb is not None:
+        progress_bar.wandb.finish()
 
 
 upstream_generate_main = generate.main

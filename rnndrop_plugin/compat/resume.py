@@ -1,52 +1,31 @@
 """Where a run starts, goes on or has ended: checkpoint_utils.load_checkpoint and save_checkpoint.
 
-A run is what is trained into one --save-dir. Its best score, what --patience and --lr-patience have counted and the
-files it logs to are its own: they go on where the run does, and begin anew with another.
+A run is what is trained into one --save-dir. Its best score and what --patience and --lr-patience have counted are its
+own: they go on where the run does, and begin anew with another.
 """
 
-import copy
 import functools
 import logging
-import os
 import sys
-from pathlib import Path
-from typing import NamedTuple
 
 from fairseq import checkpoint_utils
-from fairseq.dataclass.configs import CheckpointConfig
-from fairseq.file_io import PathManager
-from fairseq.logging import metrics, progress_bar
+from fairseq.logging import metrics
 from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import ReduceLROnPlateauLRSchedule
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from rnndrop_plugin.compat import averaging, flags
-from rnndrop_plugin.compat.checkpoint_files import DamagedCheckpoint
+from rnndrop_plugin.compat.source import Source, find_source, load_newest_undamaged, warn_of_other_checkpoints
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.optim.asgd import AveragedSGD
 from rnndrop_plugin.optim.plateau import OTHER_SCHEDULER, Plateau
 
 logger = logging.getLogger(__name__)
 
-RESETS = ("reset_optimizer", "reset_lr_scheduler", "reset_meters", "reset_dataloader")
-LAST = CheckpointConfig.__dataclass_fields__["restore_file"].default
 OTHER_TRAINED = "the checkpoint's optimizer was for other trained parameters: --reset-optimizer begins it anew"
 upstream_load = checkpoint_utils.load_checkpoint
 upstream_save = checkpoint_utils.save_checkpoint
-
-
-class Source(NamedTuple):
-    """The checkpoint that a run starts from.
-
-    Attributes:
-        flag: which one names it; None where the run goes on by itself.
-        own: whether it is one of the run's own, of the same folder.
-    """
-
-    flag: str | None
-    path: str
-    own: bool
 
 
 @functools.wraps(upstream_load)
@@ -58,10 +37,10 @@ def load_checkpoint(cfg, trainer, **kwargs):
             or leaves nothing to train.
     """
     forget_scores()
-    source = _find_source(cfg, trainer.checkpoint_suffix)
-    extra_state, epoch_itr = _load_newest_undamaged(cfg, trainer, source, **kwargs)
+    source = find_source(cfg, trainer.checkpoint_suffix)
+    extra_state, epoch_itr = load_newest_undamaged(_load, cfg, trainer, source, **kwargs)
     if extra_state is None:
-        _warn_of_other_checkpoints(source)
+        warn_of_other_checkpoints(source)
     elif source.flag == "--finetune-from-model":
         _check_dictionaries(trainer.task, extra_state)
     else:
@@ -103,87 +82,6 @@ def forget_scores() -> None:
     for scores in (vars(checkpoint_utils.save_checkpoint), _early_stopping()):
         for name in ("best", "num_runs"):
             scores.pop(name, None)
-
-
-def close_logs() -> None:
-    """Close the files that an earlier run of this process logs to: fairseq_cli/train.py and logging/progress_bar.py
-    add a --log-file to those before it, and keep the first run's TensorBoard folder, wandb and aim runs."""
-    for name in ("fairseq_cli.train", progress_bar.__name__):
-        log = logging.getLogger(name)
-        for handler in [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]:
-            log.removeHandler(handler)
-            handler.close()
-    progress_bar._close_writers()
-    progress_bar._tensorboard_writers.clear()
-    if progress_bar.get_aim_run is not None:
-        progress_bar.get_aim_run.cache_clear()
-    if progress_bar.wandb is not None:
-        progress_bar.wandb.finish()
-
-
-def _find_source(cfg, suffix: str) -> Source:
-    """The checkpoint that checkpoint_utils.load_checkpoint is going to load; it starts afresh where one that is asked
-    for is missing, and ends with a traceback where flags exclude each other.
-
-    Raises:
-        InputError: it is missing, or the flags do not say which one it is.
-    """
-    if cfg.finetune_from_model is not None:
-        others = [f"--{name.replace('_', '-')}" for name in RESETS if cfg[name]]
-        others += ["--restore-file"] * (cfg.restore_file != LAST)
-        if others:
-            raise InputError(f"--finetune-from-model begins anew by itself: leave out {', '.join(others)}")
-    last = os.path.join(cfg.save_dir, f"checkpoint_last{suffix}.pt")
-    if cfg.restore_file != LAST:
-        flag, path = "--restore-file", cfg.restore_file.replace(".pt", f"{suffix}.pt")
-    elif PathManager.exists(last):
-        return Source(None, last, own=True)
-    elif cfg.continue_once is not None:
-        flag, path = "--continue-once", cfg.continue_once
-    elif cfg.finetune_from_model is not None:
-        flag, path = "--finetune-from-model", cfg.finetune_from_model
-    else:
-        return Source(None, last, own=True)
-    if not PathManager.isfile(path):
-        raise InputError(f"{flag} {path}: no such file")
-    return Source(flag, path, own=os.path.realpath(os.path.dirname(path)) == os.path.realpath(cfg.save_dir))
-
-
-def _warn_of_other_checkpoints(source: Source) -> None:
-    """fairseq begins anew where checkpoint_last.pt is missing, and replaces the other checkpoints of its folder."""
-    path = Path(source.path)
-    others = [other.name for other in path.parent.glob("checkpoint*.pt")]
-    if others:
-        logger.warning(
-            f"{path.parent} has {min(others)}, but no {path.name}: the run begins anew and replaces such checkpoints; "
-            "to go on from one, give it by --restore-file"
-        )
-
-
-def _load_newest_undamaged(cfg, trainer, source: Source, **kwargs):
-    """checkpoint_utils.load_checkpoint knows checkpoint_last.pt alone, where a damaged one ends the run.
-
-    Raises:
-        DamagedCheckpoint: no checkpoint in the folder can be loaded.
-    """
-    paths = [Path(source.path)]
-    if source.flag is None and not trainer.checkpoint_suffix:
-        others = set(paths[0].parent.glob("checkpoint*.pt")).difference(paths)
-        paths += sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    damage = None
-    for path in paths:
-        if path is not paths[0]:
-            cfg = copy.copy(cfg)
-            cfg.restore_file, cfg.finetune_from_model = str(path), None
-        try:
-            loaded = _load(cfg, trainer, **kwargs)
-        except DamagedCheckpoint as error:
-            damage = damage or error
-            continue
-        if damage is not None:
-            logger.warning(f"{damage}; going on from {path}, the newest one that can be loaded")
-        return loaded
-    raise damage
 
 
 def _load(cfg, trainer, **kwargs):
@@ -275,10 +173,10 @@ def _progress(task, extra_state: dict) -> dict:
 
 
 def _restore_progress(cfg, trainer, extra_state: dict, epoch_itr) -> None:
-    """fairseq_cli/train.py begins anew what --patience counts and, at an epoch's beginning, the means of
-    --log-interval updates; reduce_lr_on_plateau.py does so with --lr-patience. And an epoch's checkpoint is written
-    before the scheduler is stepped with the epoch's validation, and an averaging optimizer told of it: a resume at an
-    epoch's end would lose that step."""
+    """After a resume fairseq_cli/train.py counts --patience from zero, and reduce_lr_on_plateau.py --lr-patience. At an
+    epoch's beginning the running means of --log-interval are dropped, too. And an epoch's checkpoint is written before
+    the scheduler and an averaging optimizer hear of its validation. A resume there would lose that step, so it is made
+    up for here."""
     if trainer.get_num_updates() == 0:  # --reset-optimizer
         return
     progress = _progress(trainer.task, extra_state)

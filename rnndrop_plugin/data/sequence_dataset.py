@@ -143,7 +143,7 @@ class TaggedSentences(Sequences):
 
 
 def _arrays(sequences: list[Tensor] | list[np.ndarray]) -> list[np.ndarray]:
-    """A batch of arrays is made in a third of the time that one of tensors takes."""
+    """As numpy arrays: a batch of them is made in a third of the time that tensors take."""
     return [np.asarray(sequence) for sequence in sequences]
 
 

@@ -38,7 +38,9 @@ class EvaluationConfig(FairseqDataclass):
             "or by gradients divided by the root of their mean squares on the training text"
         },
     )
-    dynamic_evaluation_lr: Optional[float] = field(default=None, metadata={"help": "learning rate of it"})
+    dynamic_evaluation_lr: Optional[float] = field(
+        default=None, metadata={"help": "learning rate of the dynamic evaluation"}
+    )
     dynamic_evaluation_decay: float = field(
         default=0.0,
         metadata={"help": "how far each window moves the parameters back towards the trained ones, in [0, 1]"},

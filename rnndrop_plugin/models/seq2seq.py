@@ -52,11 +52,9 @@ class Seq2SeqConfig(RecurrentConfig):
         default=None, metadata={"help": "forward dropout of each encoder layer's outputs (default: --dropout)"}
     )
     encoder_dropout_sampling: SamplingChoice = field(
-        default="step", metadata={"help": "the same of the encoder as --decoder-dropout-sampling"}
+        default="step", metadata={"help": "like --decoder-dropout-sampling, for the encoder"}
     )
-    encoder_embed_dropout: float = field(
-        default=0.0, metadata={"help": "the same of the source as --decoder-embed-dropout"}
-    )
+    encoder_embed_dropout: float = field(default=0.0, metadata={"help": "like --decoder-embed-dropout, for the source"})
     decoder_dropout_in: Optional[float] = field(
         default=None, metadata={"help": "forward dropout of the target's embeddings (default: --dropout)"}
     )

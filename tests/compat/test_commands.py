@@ -1,12 +1,14 @@
 import logging
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import omegaconf
 import pytest
 import torch
 from fairseq.distributed import utils as distributed_utils
+from fairseq.logging import progress_bar
 from fairseq_cli import generate
 from torch.multiprocessing import ProcessExitedException
 
@@ -172,3 +174,19 @@ def test_the_jobs_of_a_sweep_end_each_by_itself(command, stream_data, tmp_path):
         assert progress["early_stopping"] == {"best": saved(job, "best")["best"], "num_runs": 1}
         assert f"'decoder_hidden_size': {job}" in (tmp_path / f"{job}.log").read_text()
     assert "'decoder_hidden_size': 5" not in (tmp_path / "6.log").read_text()
+
+
+def test_fairseq_logs_to_the_files_of_the_run_before(tmp_path, monkeypatch):
+    closed = []
+    writer = types.SimpleNamespace(close=lambda: closed.append("tensorboard"))
+    monkeypatch.setitem(progress_bar._tensorboard_writers, "train", writer)
+    monkeypatch.setattr(progress_bar, "wandb", types.SimpleNamespace(finish=lambda: closed.append("wandb")))
+    aim = types.SimpleNamespace(cache_clear=lambda: closed.append("aim"))
+    monkeypatch.setattr(progress_bar, "get_aim_run", aim)
+    for name in ("first", "second"):
+        progress_bar.progress_bar([], log_format="simple", log_file=tmp_path / name)
+    handlers = [handler for handler in progress_bar.logger.handlers if isinstance(handler, logging.FileHandler)]
+    assert len(handlers) == 2 and len(progress_bar._tensorboard_writers) == 1  # what fairseq leaves open
+    commands.close_logs()
+    assert closed == ["tensorboard", "aim", "wandb"] and not progress_bar._tensorboard_writers
+    assert not set(handlers) & set(progress_bar.logger.handlers)

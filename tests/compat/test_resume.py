@@ -1,5 +1,4 @@
 import errno
-import logging
 import shutil
 import types
 from pathlib import Path
@@ -8,7 +7,6 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
-from fairseq.logging import progress_bar
 from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from fairseq_cli import train
@@ -274,22 +272,6 @@ def test_an_average_of_parameters_can_be_added_at_a_resume(command, training, tm
     unpatch(checkpoint_utils, "load_checkpoint")
     with pytest.raises(KeyError, match="model"):
         command(*arguments, 2, *decay, "--restore-file", plain)
-
-
-def test_fairseq_logs_to_the_files_of_the_run_before(tmp_path, monkeypatch):
-    closed = []
-    writer = types.SimpleNamespace(close=lambda: closed.append("tensorboard"))
-    monkeypatch.setitem(progress_bar._tensorboard_writers, "train", writer)
-    monkeypatch.setattr(progress_bar, "wandb", types.SimpleNamespace(finish=lambda: closed.append("wandb")))
-    aim = types.SimpleNamespace(cache_clear=lambda: closed.append("aim"))
-    monkeypatch.setattr(progress_bar, "get_aim_run", aim)
-    for name in ("first", "second"):
-        progress_bar.progress_bar([], log_format="simple", log_file=tmp_path / name)
-    handlers = [handler for handler in progress_bar.logger.handlers if isinstance(handler, logging.FileHandler)]
-    assert len(handlers) == 2 and len(progress_bar._tensorboard_writers) == 1  # what fairseq leaves open
-    resume.close_logs()
-    assert closed == ["tensorboard", "aim", "wandb"] and not progress_bar._tensorboard_writers
-    assert not set(handlers) & set(progress_bar.logger.handlers)
 
 
 @pytest.mark.parametrize("flags", [("--bf16",), ("--store-ema", "--ema-decay", 0.75, "--ema-update-freq", 2)])
