@@ -55,9 +55,8 @@ def forward(options: Options, input: Tensor, state: State, weights: Weights) -> 
         input = _take(input, index)
 
     flat = [w for w in weights if w is not None]
-    if input.device.type == "cuda":  # in one piece, as cuDNN wants them
-        pieces = torch.cat([w.flatten() for w in flat]).split([w.numel() for w in flat])
-        flat = [piece.view(w.shape) for piece, w in zip(pieces, flat, strict=True)]
+    if input.device.type == "cuda":
+        flat = _in_one_piece(flat)
     settings = (weights.bias_ih is not None, 1, 0.0, True, False)  # bias, layers, dropout, train, bidirectional
     initial = tuple(s.unsqueeze(0).contiguous() for s in state)
     if lengths is None:
@@ -76,6 +75,15 @@ def forward(options: Options, input: Tensor, state: State, weights: Weights) -> 
     if index is not None:
         output = _take(output, index)
     return output, tuple(s.reshape(batch, -1) for s in final)
+
+
+def _in_one_piece(weights: list[Tensor]) -> list[Tensor]:
+    """The weights one after the other in one memory, as cuDNN wants them, with room for two biases in any case."""
+    parts = [w.flatten() for w in weights]
+    if len(weights) == 2:
+        parts.append(weights[1].new_zeros(2 * len(weights[1])))
+    pieces = torch.cat(parts).split([len(part) for part in parts])
+    return [piece.view(w.shape) for piece, w in zip(pieces, weights, strict=False)]
 
 
 def _function(options: Options):

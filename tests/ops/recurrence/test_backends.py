@@ -19,6 +19,7 @@ from rnndrop_plugin.ops import (
     draw_mask,
     recurrence,
 )
+from rnndrop_plugin.ops.recurrence import torch_nn
 
 GATES = {"lstm": 4, "gru": 3, "gru_reset_after": 3, "rnn": 1}
 BACKENDS = [
@@ -361,3 +362,15 @@ def test_an_rnn_has_only_a_hidden_state_to_drop(kind):
     masks = Masks(**{kind: draw_mask(0.5, 4, 2, 3)})
     with pytest.raises(ValueError, match=f"an RNN has no {kind} to drop"):
         recurrence(*problem._replace(masks=masks))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_weights_in_one_piece_for_cudnn(bias):
+    """It finds them where it has room for as many numbers as with biases."""
+    plain = torch.nn.LSTM(3, 5, bias=bias)
+    weights = [w.detach() for w in plain._flat_weights]
+    found = torch_nn._in_one_piece(weights)
+    assert all(torch.equal(x, y) for x, y in zip(found, weights, strict=True))
+    assert found[0].untyped_storage().nbytes() == 4 * (20 * 3 + 20 * 5 + 20 * 2)
+    places = [w.storage_offset() for w in found]
+    assert places == [0, 60, 160, 180][: len(found)]

@@ -5,8 +5,9 @@ turns (``steps``). Nothing here waits for the device, and all memory is torch's,
 CUDA graph.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import triton
@@ -22,6 +23,7 @@ from rnndrop_plugin.ops.sums import sum_of_rows
 POLLS = 1 << 22  # of a barrier before it gives up: seconds, where a step takes microseconds
 BLOCK = 256  # elements of a block in a pointwise kernel
 PADDING = 8  # rows of h are padded to a multiple of this, so that they are read in vectors
+ALIGNMENT = 16  # bytes: of what is read in vectors
 
 _launchers: dict[tuple, Callable] = {}
 
@@ -53,7 +55,7 @@ def launch(kernel, grid: tuple[int, int, int], arguments: dict, constants: dict,
     """
     key = (kernel.__name__, grid, like.dtype, like.device, *constants.values(), *settings.values())
     launcher = _launchers.get(key)
-    aligned = all(arguments[name].data_ptr() % 16 == 0 for name in _aligned(kernel))
+    aligned = all(arguments[name].data_ptr() % ALIGNMENT == 0 for name in _aligned(kernel))
     if launcher is not None and aligned:
         arguments = arguments | constants
         launcher(*[arguments[name] for name in kernel.arg_names])
@@ -94,6 +96,8 @@ class _Call:
         self.hidden = weights.hh.size(1)
         self.like = gates
         self.u = weights.hh.contiguous()
+        if self.u.data_ptr() % ALIGNMENT:  # as in the one piece that nn.RNNBase puts the weights of a GPU into
+            self.u = self.u.clone()
         self.lengths = None if options.lengths is None else options.lengths.contiguous()
         self.masks, modes = _mask_arguments(options.masks, gates)
         self.before, self.after = (1, 0) if options.reverse else (0, 1)
@@ -211,6 +215,19 @@ def _named(options: Options, rest: list[Tensor]) -> tuple[Tensor, Tensor, Tensor
     return (hs, hx, last, None) if options.cell == "lstm" else (hs, hx, None, last)
 
 
+@contextlib.contextmanager
+def products_as_in_the_loops(dtype: torch.dtype) -> Iterator[None]:
+    """torch's products in the precision that :func:`.tiles.precision` has for the recurrence; by themselves they follow
+    another switch of torch's."""
+    switch = torch.backends.cuda.matmul
+    before = switch.fp32_precision
+    switch.fp32_precision = "tf32" if precision(dtype) == "tf32" else "ieee"
+    try:
+        yield
+    finally:
+        switch.fp32_precision = before
+
+
 def _forward_steps(call: _Call, buffers: dict[str, Tensor], state: State) -> State:
     gates, hs, hx, cs, extra = (buffers[name] for name in ("gates", "hs", "hx", "cs", "extra"))
     cell, hidden = call.options.cell, call.hidden
@@ -230,10 +247,11 @@ def _forward_steps(call: _Call, buffers: dict[str, Tensor], state: State) -> Sta
     products = [gates.new_empty(call.batch, part.size(1)) for _, part, _ in parts]
     constants = {reset: call.constants | {"RESET": reset, "BLOCK": BLOCK} for _, _, reset in parts}
     arguments = buffers | {"h": carried[0], "c": carried[-1]}
-    for t in order:
-        for (left, part, reset), product in zip(parts, products, strict=True):
-            torch.mm(left[t], part, out=product)
-            call.step(steps.forward_step, t, arguments | {"product": product}, constants[reset])
+    with products_as_in_the_loops(call.like.dtype):
+        for t in order:
+            for (left, part, reset), product in zip(parts, products, strict=True):
+                torch.mm(left[t], part, out=product)
+                call.step(steps.forward_step, t, arguments | {"product": product}, constants[reset])
     return tuple(s.to(call.like.dtype) for s in carried)
 
 
@@ -300,14 +318,15 @@ def _backward_steps(call: _Call, buffers: dict[str, Tensor], grad_state: State, 
     arguments = buffers | {"product": product, "dh": carried[0], "dc": carried[-1], "carried": rest}
     rz = d_gates.size(2) if not cell.startswith("gru") else 2 * hidden
     constants = constants | {"RESET": False, "BLOCK": BLOCK}
-    for t in order:
-        call.step(steps.backward_step, t, arguments, constants)
-        if cell == "gru":
-            torch.mm(d_gates[t, :, rz:], call.u[rz:], out=product)
-            call.step(steps.backward_step, t, arguments, constants | {"RESET": True})
-        torch.mm(d_gates[t, :, :rz], call.u[:rz], out=product)
-        if cell == "gru_reset_after":
-            product.addmm_(d_hn[t], call.u[rz:])
+    with products_as_in_the_loops(call.like.dtype):
+        for t in order:
+            call.step(steps.backward_step, t, arguments, constants)
+            if cell == "gru":
+                torch.mm(d_gates[t, :, rz:], call.u[rz:], out=product)
+                call.step(steps.backward_step, t, arguments, constants | {"RESET": True})
+            torch.mm(d_gates[t, :, :rz], call.u[:rz], out=product)
+            if cell == "gru_reset_after":
+                product.addmm_(d_hn[t], call.u[rz:])
     end = order[-1] + (1 if call.options.reverse else -1)
     call.step(steps.backward_step, end, arguments, constants)
     return tuple(g.to(call.like.dtype) for g in carried)

@@ -91,6 +91,47 @@ else:
         problem(cell, (3, 2, 3, 5), ALL, reverse=True, lengths=[3, 1]).check(backend)
         problem(cell, (2, 2, 3, 5), (), relu=True, bias=False).check(backend)
 
+    @pytest.fixture
+    def switches():
+        """torch's for products and for recurrent layers, as they are after the test."""
+        switches = torch.backends.cuda.matmul, torch.backends.cudnn.rnn
+        before = [switch.fp32_precision for switch in switches]
+        yield switches
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+
+    @pytest.mark.parametrize("recurrent, other", [("tf32", "ieee"), ("ieee", "tf32")])
+    def test_the_products_of_steps_follow_the_switch_of_recurrent_layers(
+        monkeypatch, problem, switches, recurrent, other
+    ):
+        matmul, rnn = switches
+        matmul.fp32_precision, rnn.fp32_precision = other, recurrent
+        taken = []
+        mm = torch.mm
+        monkeypatch.setattr(torch, "mm", lambda *x, **out: taken.append(matmul.fp32_precision) or mm(*x, **out))
+        use(monkeypatch, None)
+        p = problem("gru", (3, 2, 3, 5), bias=False)
+        p.check(backend)
+        at_steps = 3 * 2 * 2  # the paper's GRU has two products a step, forward and backward
+        assert taken.count(recurrent) == at_steps and taken.count(other) == len(taken) - at_steps > 0
+        assert matmul.fp32_precision == other
+
+    def test_recurrent_weights_that_are_not_aligned(monkeypatch, problem):
+        """As those of a layer are, whose weights are in one piece."""
+        use(monkeypatch, ONE_BLOCK)
+        p = problem("rnn", (3, 2, 3, 5))
+        piece = torch.zeros(1 + p.weights.hh.numel())
+        hh = piece[1:].view_as(p.weights.hh).copy_(p.weights.hh.detach()).requires_grad_()
+        assert hh.data_ptr() % 16
+        p.weights = p.weights._replace(hh=hh)
+        aligned = []
+        launch = backend.launch
+        monkeypatch.setattr(
+            backend, "launch", lambda *x, **more: aligned.append(x[2]["u"].data_ptr() % 16 == 0) or launch(*x, **more)
+        )
+        p.check(backend)
+        assert aligned == [True, True]
+
     def test_as_an_operator_of_torch(monkeypatch, problem):
         """As torch.compile calls it."""
         use(monkeypatch, ONE_BLOCK)
