@@ -51,7 +51,7 @@ class RnndropCrossEntropy(FairseqCriterion):
     though it may be shorter.
 
     Raises:
-        InputError: the smoothing is not in [0, 1), a weight is negative, or the model has an adaptive softmax.
+        InputError: the smoothing is not in [0, 1), or a weight is negative.
     """
 
     def __init__(
@@ -72,9 +72,6 @@ class RnndropCrossEntropy(FairseqCriterion):
         ):
             if not 0 <= weight < math.inf:
                 raise InputError(f"{flag} must be a number of at least 0, got {weight}")
-        model = getattr(task, "model", None)  # rnndrop_language_modeling keeps it: the error comes before training
-        if model is not None:
-            _refuse_adaptive_softmax(model)
         self.sentence_avg = sentence_avg
         self.label_smoothing = label_smoothing
 
@@ -93,8 +90,13 @@ class RnndropCrossEntropy(FairseqCriterion):
         return loss, sample_size, logging_output
 
     def compute_loss(self, model, sample) -> tuple[Tensor, Tensor]:
-        """The loss and the negative log-likelihood, both summed over the targets that are not padding."""
-        _refuse_adaptive_softmax(model)
+        """The loss and the negative log-likelihood, both summed over the targets that are not padding.
+
+        Raises:
+            InputError: the model has an adaptive softmax, or it gives no outputs to regularise.
+        """
+        if getattr(getattr(model, "decoder", None), "adaptive_softmax", None) is not None:
+            raise InputError("the model has an adaptive softmax: use --criterion adaptive_loss")
         decoder = getattr(model, "decoder", None)
         if hasattr(decoder, "output_weights"):
             features, extra = model(**sample["net_input"], features_only=True)
@@ -163,8 +165,3 @@ def activation_penalty(outputs: Tensor, dropped: Tensor, scored: Tensor, alpha: 
 def _mean_square(x: Tensor, counted: Tensor) -> Tensor:
     squares = x.float().square().mean(2)
     return (squares * counted).sum() / counted.sum().clamp(min=1)
-
-
-def _refuse_adaptive_softmax(model) -> None:
-    if getattr(getattr(model, "decoder", None), "adaptive_softmax", None) is not None:
-        raise InputError("the model has an adaptive softmax: use --criterion adaptive_loss")

@@ -1,5 +1,8 @@
 """What the decoders of language models and of sequence-to-sequence models share."""
 
+from dataclasses import dataclass, field
+from typing import Optional
+
 import torch.nn.functional as F
 from fairseq.data import Dictionary
 from fairseq.models import FairseqIncrementalDecoder
@@ -10,6 +13,22 @@ from rnndrop_plugin.models.config import RecurrentConfig, check_sizes
 from rnndrop_plugin.modules import Dropout, EmbeddingDropout
 
 
+@dataclass
+class DecoderConfig(RecurrentConfig):
+    """Flags of an output layer after the recurrent layers."""
+
+    decoder_out_embed_dim: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "project the decoder's output to this dimension before the output layer (default: the hidden size; "
+            "with shared embeddings their dimension)"
+        },
+    )
+    share_decoder_input_output_embed: bool = field(
+        default=False, metadata={"help": "share the embeddings of the decoder's input and output"}
+    )
+
+
 class Decoder(FairseqIncrementalDecoder):
     """Embeddings, recurrent layers and forward dropout around them; :meth:`add_output_layer` adds what comes last.
 
@@ -18,7 +37,7 @@ class Decoder(FairseqIncrementalDecoder):
         rnn: recurrent layers of rnndrop_plugin.modules.
     """
 
-    def __init__(self, cfg: RecurrentConfig, dictionary: Dictionary, embed_tokens: nn.Embedding, rnn: nn.Module):
+    def __init__(self, cfg: DecoderConfig, dictionary: Dictionary, embed_tokens: nn.Embedding, rnn: nn.Module):
         super().__init__(dictionary)
         self.embed_tokens = embed_tokens
         self.rnn = rnn
@@ -29,7 +48,7 @@ class Decoder(FairseqIncrementalDecoder):
         self.output_projection = None  # none where the embeddings are shared, or the softmax is adaptive
         self.output_bias = None  # of shared embeddings
 
-    def add_output_layer(self, cfg: RecurrentConfig, shared: bool) -> None:
+    def add_output_layer(self, cfg: DecoderConfig, shared: bool) -> None:
         """Add the output layer, and a projection before it where --decoder-out-embed-dim asks for one.
 
         Args:
@@ -61,6 +80,13 @@ class Decoder(FairseqIncrementalDecoder):
         if self.output_projection is not None:
             return self.output_projection.weight, self.output_projection.bias
         return self.embed_tokens.weight, self.output_bias
+
+    def reorder_incremental_state(self, incremental_state, new_order: Tensor) -> None:
+        """Take the cached rows in ``new_order``, as beam search asks for; a tensor's last dimension but one is rows."""
+        cached = self.get_incremental_state(incremental_state, "state")
+        if cached is not None:
+            cached = {name: s.index_select(s.dim() - 2, new_order) for name, s in cached.items()}
+            self.set_incremental_state(incremental_state, "state", cached)
 
     def max_positions(self) -> int:
         """A recurrence has no longest input."""

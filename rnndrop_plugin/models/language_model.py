@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from rnndrop_plugin import modules
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import (
-    RecurrentConfig,
     SamplingChoice,
     ScalingChoice,
     build_recurrent,
@@ -19,23 +18,13 @@ from rnndrop_plugin.models.config import (
     init_uniform,
     register_architectures,
 )
-from rnndrop_plugin.models.decoder import Decoder
+from rnndrop_plugin.models.decoder import Decoder, DecoderConfig
 from rnndrop_plugin.models.evaluation import Evaluation
 from rnndrop_plugin.models.loading import CheckedLoading, FromPretrained
 
 
 @dataclass
-class LanguageModelConfig(RecurrentConfig):
-    decoder_out_embed_dim: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "project the recurrent output to this dimension before the output layer "
-            "(default: the hidden size; with shared embeddings their dimension)"
-        },
-    )
-    share_decoder_input_output_embed: bool = field(
-        default=False, metadata={"help": "share the embeddings of input and output"}
-    )
+class LanguageModelConfig(DecoderConfig):
     decoder_output_bias: bool = field(
         default=False,
         metadata={
@@ -174,13 +163,6 @@ class RecurrentDecoder(Decoder):
     def output_layer(self, features: Tensor, **kwargs) -> Tensor:
         """The logits of ``features``; with an adaptive softmax the features themselves."""
         return features if self.adaptive_softmax is not None else super().output_layer(features)
-
-    def reorder_incremental_state(self, incremental_state, new_order: Tensor) -> None:
-        """Take the cached rows in ``new_order``, as beam search asks for."""
-        cached = self.get_incremental_state(incremental_state, "state")
-        if cached is not None:
-            cached = {name: state.index_select(1, new_order) for name, state in cached.items()}
-            self.set_incremental_state(incremental_state, "state", cached)
 
 
 class RecurrentLanguageModel(FromPretrained, CheckedLoading, FairseqLanguageModel):

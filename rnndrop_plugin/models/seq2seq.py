@@ -18,7 +18,6 @@ from torch import Tensor, nn
 import rnndrop_plugin
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import (
-    RecurrentConfig,
     SamplingChoice,
     build_recurrent,
     init_embeddings,
@@ -26,7 +25,7 @@ from rnndrop_plugin.models.config import (
     name_flags,
     register_architectures,
 )
-from rnndrop_plugin.models.decoder import Decoder
+from rnndrop_plugin.models.decoder import Decoder, DecoderConfig
 from rnndrop_plugin.models.loading import CheckedLoading
 from rnndrop_plugin.modules import Dropout, EmbeddingDropout
 from rnndrop_plugin.ops import Attention, State, attend, draw_mask, input_feeding
@@ -35,7 +34,7 @@ from rnndrop_plugin.ops.packing import pack, pad
 
 
 @dataclass
-class Seq2SeqConfig(RecurrentConfig):
+class Seq2SeqConfig(DecoderConfig):
     dropout: float = field(default=0.0, metadata={"help": "forward dropout where none of the flags below is given"})
     encoder_embed_dim: int = field(default=512, metadata={"help": "dimension of the source's embeddings"})
     encoder_embed_path: Optional[str] = field(
@@ -63,16 +62,6 @@ class Seq2SeqConfig(RecurrentConfig):
         metadata={
             "help": "forward dropout of each decoder layer's outputs, the attention's among them (default: --dropout)"
         },
-    )
-    decoder_out_embed_dim: Optional[int] = field(
-        default=None,
-        metadata={
-            "help": "project the decoder's output to this dimension before the output layer (default: the hidden size; "
-            "with shared embeddings their dimension)"
-        },
-    )
-    share_decoder_input_output_embed: bool = field(
-        default=False, metadata={"help": "share the embeddings of the decoder's input and output"}
     )
     share_all_embeddings: bool = field(
         default=False,
@@ -258,13 +247,6 @@ class AttentionalDecoder(Decoder):
             backend=rnn.backend,
         )
         return outputs, weights, tuple(torch.stack(s) for s in zip(*states, strict=True))
-
-    def reorder_incremental_state(self, incremental_state, new_order: Tensor) -> None:
-        """Take the cached rows in ``new_order``, as beam search asks for."""
-        cached = self.get_incremental_state(incremental_state, "state")
-        if cached is not None:
-            cached = {name: s.index_select(s.dim() - 2, new_order) for name, s in cached.items()}
-            self.set_incremental_state(incremental_state, "state", cached)
 
 
 class RecurrentSeq2Seq(CheckedLoading, FairseqEncoderDecoderModel):
