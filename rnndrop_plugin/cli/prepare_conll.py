@@ -8,7 +8,8 @@ from rnndrop_plugin.cli.arguments import add_column_arguments, add_vectors_argum
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.splits import RESERVED, SPLITS, UNK, Sentence, write_splits
 from rnndrop_plugin.data.capitalisation import CAPITALISATIONS, capitalisation
-from rnndrop_plugin.data.columns import Tagged, check_types, read_sentences, tag_scheme, to_iob2, to_iobes
+from rnndrop_plugin.data.columns import read_sentences
+from rnndrop_plugin.data.entity_tags import Tagged, check_types, tag_scheme, to_iob2, to_iobes
 from rnndrop_plugin.data.text import find_file
 
 # (sentences, words, entities of each type) of the CoNLL-2003 shared task, -DOCSTART- lines not counted

@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from rnndrop_plugin.cli.arguments import add_column_arguments, language
 from rnndrop_plugin.cli.prediction import add_arguments, import_user_dir, write
-from rnndrop_plugin.data.columns import Tagged, check_tag, read_sentences, tag_scheme, to_iob2
+from rnndrop_plugin.data.columns import read_sentences
+from rnndrop_plugin.data.entity_tags import Tagged, check_tag, tag_scheme, to_iob2
 from rnndrop_plugin.data.text import read_lines
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 
 from rnndrop_plugin.cli import prepare_conll
-from rnndrop_plugin.data import columns
+from rnndrop_plugin.data import entity_tags
 
 ROOT = Path(__file__).parents[2]
 CONLL = ROOT.parent / "shared" / "data" / "conll2003"
@@ -239,7 +239,7 @@ def encode(chunks, scheme, deviate=False):
 
 
 def tagged(tags):
-    return columns.Tagged(Path("here"), range(1, len(tags) + 1), ["a"] * len(tags), tags)
+    return entity_tags.Tagged(Path("here"), range(1, len(tags) + 1), ["a"] * len(tags), tags)
 
 
 kinds = st.sampled_from(["PER", "LOC", "B-LOC", "geo-loc"])
@@ -251,11 +251,11 @@ chunks = st.lists(st.tuples(kinds | st.just("O"), st.integers(1, 4)), min_size=1
 def test_schemes(sentences, scheme):
     """Whatever the scheme, the entities are kept, and the tags become those of IOB2, and of these those of IOBES."""
     encoded = [tagged(encode(chunks, scheme, deviate)) for chunks, deviate in sentences]
-    detected = columns.tag_scheme(encoded)
+    detected = entity_tags.tag_scheme(encoded)
     for (chunks, _), sentence in zip(sentences, encoded, strict=True):
-        converted = columns.to_iob2(sentence, detected)
+        converted = entity_tags.to_iob2(sentence, detected)
         assert converted.tags == encode(chunks, "IOB2")
-        assert columns.to_iobes(converted.tags) == encode(chunks, "IOBES")
+        assert entity_tags.to_iobes(converted.tags) == encode(chunks, "IOBES")
         assert get_entities(converted.tags) == get_entities(sentence.tags)
     entities = any(kind != "O" for chunks, _ in sentences for kind, _ in chunks)
     starts = [encode(chunks, scheme, deviate)[0][0] for chunks, deviate in sentences]
@@ -270,15 +270,15 @@ def test_schemes(sentences, scheme):
 
 @given(st.lists(st.sampled_from(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]), min_size=1))
 def test_any_order_of_iob_tags_keeps_its_entities(tags):
-    converted = columns.to_iob2(tagged(tags), columns.tag_scheme([tagged(tags)])).tags
+    converted = entity_tags.to_iob2(tagged(tags), entity_tags.tag_scheme([tagged(tags)])).tags
     assert get_entities(converted) == get_entities(tags)
-    assert columns.tag_scheme([tagged(converted)]) == "IOB2"
+    assert entity_tags.tag_scheme([tagged(converted)]) == "IOB2"
 
 
 @given(st.lists(st.sampled_from(["O", "B-PER", "I-PER", "E-PER", "S-PER", "I-LOC", "E-LOC"]), min_size=1))
 def test_iobes_is_refused_or_keeps_its_entities(tags):
     try:
-        converted = columns.to_iob2(tagged(tags), "IOBES").tags
+        converted = entity_tags.to_iob2(tagged(tags), "IOBES").tags
     except ValueError as error:
         assert str(error).startswith("here, line ")
     else:

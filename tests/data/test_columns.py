@@ -1,8 +1,8 @@
-"""Files of columns: comments, CoNLL-U's lines that are no words, and the schemes that real files have."""
+"""Files of columns: comments, and CoNLL-U's lines that are no words."""
 
 import pytest
 
-from rnndrop_plugin.data.columns import Tagged, read_sentences, tag_scheme
+from rnndrop_plugin.data.columns import read_sentences
 
 
 @pytest.fixture
@@ -88,15 +88,3 @@ def test_a_broken_line_within_a_sentence_is_no_comment(read):
 def test_line_ends(read, end):
     assert read(f"Anna B-PER{end}saw O{end}{end}Bob B-PER{end}") == [("Anna saw", "B-PER O"), ("Bob", "B-PER")]
     assert read("a\xa0b O\n\u2028\nc\u200b O\n\u200b O\n") == [("a\xa0b", "O"), ("c \u200b", "O O")]
-
-
-def test_a_few_entities_that_begin_as_in_another_scheme_do_not_make_it():
-    """CoNLL-2002's files are IOB2 but for a few I- after O; CoNLL-2003's are IOB1 but for two B- after O."""
-
-    def scheme(*tags):
-        return tag_scheme([Tagged(None, [1], tags, line.split()) for line in tags])
-
-    assert scheme("B-LOC I-LOC O B-PER", "B-PER O I-LOC", "O O B-MISC") == "IOB2"
-    assert scheme("I-LOC I-LOC O I-PER", "I-PER O B-LOC", "O O I-MISC B-MISC") == "IOB1"
-    assert scheme("O I-LOC B-LOC") == "IOB1"
-    assert scheme("O O") == "IOB2"

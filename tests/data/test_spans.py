@@ -2,7 +2,7 @@ import pytest
 import torch
 from seqeval.metrics.sequence_labeling import get_entities
 
-from rnndrop_plugin.data.columns import Tagged, tag_scheme
+from rnndrop_plugin.data.entity_tags import Tagged, tag_scheme
 from rnndrop_plugin.data.spans import SpanTags
 
 
