@@ -86,6 +86,59 @@ def counts(sentences: int, words: int, entities: dict[str, int]) -> str:
     return f"{sentences:,} sentences, {words:,} words, {sum(entities.values()):,} entities ({types or 'none'})"
 
 
+def read(args: argparse.Namespace, paths: dict[str, Path]) -> tuple[dict[str, list[Tagged]], list[str], str]:
+    """The sentences of each split with the tags that are to be written, all tags that there are, and a word on them."""
+    splits = {
+        split: read_sentences(
+            path, args.encoding, args.separator, args.word_column, args.tag_column, any_tags=args.plain_tags
+        )
+        for split, path in paths.items()
+    }
+    if args.plain_tags:
+        return splits, plain_tags(splits, paths["train"]), "tags as they are"
+    scheme = tag_scheme(splits["train"])
+    splits = {split: [to_iob2(sentence, scheme) for sentence in part] for split, part in splits.items()}
+    name, letters = "IOB2", "BI"
+    if args.iobes:
+        splits = {
+            split: [sentence._replace(tags=to_iobes(sentence.tags)) for sentence in part]
+            for split, part in splits.items()
+        }
+        name, letters = "IOBES", "BIES"
+    return splits, entity_tags(splits, paths["train"], letters), f"tags of {scheme} as {name}"
+
+
+def write(
+    folder: Path, splits: dict[str, list[Tagged]], kept: set[str], with_vector: list[str], tags: list[str]
+) -> dict[str, int]:
+    """Write the streams, each into a sub-folder, and give the number of entries of each dictionary.
+
+    Args:
+        kept: the dictionary's words; others become ``<unk>``.
+        with_vector, tags: words and tags that are in the dictionaries, whether they occur or not.
+    """
+    streams = {
+        "word": (lambda sentence: [word if word in kept else UNK for word in sentence.words], with_vector),
+        "capitalisation": (lambda sentence: [capitalisation(word) for word in sentence.words], CAPITALISATIONS),
+        "tag": (lambda sentence: sentence.tags, tags),
+    }
+    entries = {}
+    for stream, (symbols_of, symbols) in streams.items():
+        (folder / stream).mkdir()
+        parts = {
+            split: [Sentence(sentence.place(), symbols_of(sentence)) for sentence in part]
+            for split, part in splits.items()
+        }
+        entries[stream], _ = write_splits(folder / stream, parts, symbols=symbols)
+    (folder / "characters").mkdir()
+    parts = {
+        split: [Sentence(sentence.place(i), word) for sentence in part for i, word in enumerate(sentence.words)]
+        for split, part in splits.items()
+    }
+    entries["characters"], _ = write_splits(folder / "characters", parts, min_count=2)  # the others are <unk>
+    return entries
+
+
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
@@ -132,26 +185,7 @@ def main() -> None:
 
     paths = {split: find_file(args.source, (getattr(args, split),)) for split in SPLITS}
     with destination(args.dest) as folder:
-        splits = {
-            split: read_sentences(
-                path, args.encoding, args.separator, args.word_column, args.tag_column, any_tags=args.plain_tags
-            )
-            for split, path in paths.items()
-        }
-        if args.plain_tags:
-            tags, what = plain_tags(splits, paths["train"]), "tags as they are"
-        else:
-            scheme = tag_scheme(splits["train"])
-            splits = {split: [to_iob2(sentence, scheme) for sentence in part] for split, part in splits.items()}
-            name, letters = "IOB2", "BI"
-            if args.iobes:
-                splits = {
-                    split: [sentence._replace(tags=to_iobes(sentence.tags)) for sentence in part]
-                    for split, part in splits.items()
-                }
-                name, letters = "IOBES", "BIES"
-            tags, what = entity_tags(splits, paths["train"], letters), f"tags of {scheme} as {name}"
-
+        splits, tags, what = read(args, paths)
         words = {split: [word for sentence in part for word in sentence.words] for split, part in splits.items()}
         vectors, coverages = {}, []
         if args.vectors is not None:
@@ -167,26 +201,7 @@ def main() -> None:
         frequencies = Counter(words["train"])
         kept = vectors.keys() | {word for word, count in frequencies.items() if count >= args.min_count} - RESERVED
 
-        # Every tag that the types make and every class is in the dictionaries, whether it occurs or not.
-        streams = {
-            "word": (lambda sentence: [word if word in kept else UNK for word in sentence.words], list(vectors)),
-            "capitalisation": (lambda sentence: [capitalisation(word) for word in sentence.words], CAPITALISATIONS),
-            "tag": (lambda sentence: sentence.tags, tags),
-        }
-        entries = {}
-        for stream, (symbols_of, symbols) in streams.items():
-            (folder / stream).mkdir()
-            parts = {
-                split: [Sentence(sentence.place(), symbols_of(sentence)) for sentence in part]
-                for split, part in splits.items()
-            }
-            entries[stream], _ = write_splits(folder / stream, parts, symbols=symbols)
-        (folder / "characters").mkdir()
-        parts = {
-            split: [Sentence(sentence.place(i), word) for sentence in part for i, word in enumerate(sentence.words)]
-            for split, part in splits.items()
-        }
-        entries["characters"], _ = write_splits(folder / "characters", parts, min_count=2)  # the others are <unk>
+        entries = write(folder, splits, kept, list(vectors), tags)
     for split, path in paths.items():
         print(f"{split}: {(describe_tags if args.plain_tags else describe)(splits[split], kept, path)}")
     for line in coverages:
