@@ -23,6 +23,27 @@ class Labelled(Protocol):
     words: list[str]
 
 
+def write_vectors(
+    folder: Path, source: str | None, training: Sequence[Labelled], evaluation: Sequence[Labelled], min_count: int
+) -> tuple[set[str], list[str]]:
+    """Look the texts' words up in ``source``, of --vectors, and write vectors.txt.
+
+    Returns:
+        The dictionary's words as :func:`choose_words` has them, and a line on how many have a vector, if any was asked
+        for.
+    """
+    if source is None:
+        return choose_words(training, evaluation, (), min_count), []
+    from rnndrop_plugin.data import pretrained_vectors  # torch takes seconds to import
+
+    tokens = [word for text in (*training, *evaluation) for word in text.words]
+    vectors = pretrained_vectors.lookup(source, sorted(set(tokens)))
+    words = choose_words(training, evaluation, vectors, min_count)
+    kept = {word: vector for word, vector in vectors.items() if word in words}
+    pretrained_vectors.write_vectors(folder / "vectors.txt", kept)
+    return words, [pretrained_vectors.coverage(tokens, vectors)]
+
+
 def choose_words(
     training: Sequence[Labelled], evaluation: Sequence[Labelled], with_vector: Collection[str], min_count: int
 ) -> set[str]:

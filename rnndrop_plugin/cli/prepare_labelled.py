@@ -18,7 +18,7 @@ from rnndrop_plugin.cli.arguments import (
     positive,
 )
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
-from rnndrop_plugin.cli.labelled import choose_words, write_streams
+from rnndrop_plugin.cli.labelled import write_streams, write_vectors
 from rnndrop_plugin.cli.splits import RESERVED, SPLITS, UNK, text_sizes
 from rnndrop_plugin.data.text import read_lines
 from rnndrop_plugin.data.tokenization import Tokenization
@@ -151,16 +151,7 @@ def main() -> None:
     labels = check_labels(splits)
     evaluation = [text for name, texts in splits.items() if name != "train" for text in texts]
     with destination(args.dest) as folder:
-        vectors, lines = {}, []
-        if args.vectors is not None:
-            from rnndrop_plugin.data.pretrained_vectors import coverage, lookup, write_vectors  # torch takes seconds
-
-            tokens = [word for texts in splits.values() for text in texts for word in text.words]
-            vectors = lookup(args.vectors, sorted(set(tokens)))
-            lines.append(coverage(tokens, vectors))
-        words = choose_words(splits["train"], evaluation, vectors, args.min_count)
-        if args.vectors is not None:
-            write_vectors(folder / "vectors.txt", {word: vectors[word] for word in vectors if word in words})
+        words, lines = write_vectors(folder, args.vectors, splits["train"], evaluation, args.min_count)
         entries, counts = write_streams(folder, splits, words, splits["train"], labels)
         tokenization.splits = {name: text_sizes(text.text for text in texts) for name, texts in splits.items()}
         tokenization.save(folder)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from rnndrop_plugin.cli.arguments import add_vectors_argument, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
-from rnndrop_plugin.cli.labelled import choose_words, write_streams
+from rnndrop_plugin.cli.labelled import write_streams, write_vectors
 from rnndrop_plugin.cli.splits import UNK
 from rnndrop_plugin.data.text import find_file, read_lines
 from rnndrop_plugin.data.tokenization import Tokenization
@@ -240,20 +240,8 @@ def main() -> None:
             lines.append(f"{args.weak}: {format_messages(weak)}; left out: {format_counts(dropped)}")
         training = kept + weak_kept
 
-        vectors = {}
-        if args.vectors is not None:
-            from rnndrop_plugin.data.pretrained_vectors import (  # torch and the plugin take seconds to import
-                coverage,
-                lookup,
-                write_vectors,
-            )
-
-            tokens = [word for message in training + held_out for word in message.words]
-            vectors = lookup(args.vectors, sorted(set(tokens)))
-            lines.append(coverage(tokens, vectors))
-        words = choose_words(training, held_out, vectors, args.min_count)
-        if args.vectors is not None:
-            write_vectors(folder / "vectors.txt", {word: vectors[word] for word in vectors if word in words})
+        words, coverage = write_vectors(folder, args.vectors, training, held_out, args.min_count)
+        lines += coverage
 
         splits = {"train": kept, **evaluation}
         Tokenization("tweets").save(folder)
