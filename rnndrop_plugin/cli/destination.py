@@ -20,7 +20,7 @@ def add_destination_argument(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="DIR",
         help="folder to write; appears only when it is whole. One that exists is replaced if it is empty or holds "
-        "nothing but what such a script wrote, and refused otherwise",
+        "nothing but what a rnndrop prepare command wrote, and refused otherwise",
     )
 
 

@@ -46,7 +46,8 @@ def main() -> None:
         f"checkpoint, --task are filled in. fairseq-validate gets --batch-size {BATCH_SIZE}, and fairseq-generate "
         "--required-batch-size-multiple 1, so that no sentence is left out.",
         usage="%(prog)s DATA --path CHECKPOINT ...",
-        epilog="All other arguments are those of fairseq's command, whose --help lists them.",
+        epilog="All other arguments are those of fairseq's command. Its --help has fairseq's own, "
+        "docs/language_modelling.md the plugin's.",
         allow_abbrev=False,
     )
     parser.add_argument("--path", required=True, metavar="CHECKPOINT", help="the model, made by fairseq-train")

@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Run fairseq-train with this plugin: --user-dir and, by the architecture, --task are filled in.",
         usage="%(prog)s DATA --arch ARCHITECTURE ...",
-        epilog="All other arguments are fairseq-train's; fairseq-train --help lists them.",
+        epilog="All other arguments are fairseq-train's. Its --help has fairseq's own, docs/flags.md the plugin's.",
         allow_abbrev=False,
     )
     add_plugin_arguments(parser)

@@ -37,8 +37,8 @@ class RnndropCrossEntropyConfig(FairseqDataclass):
 class RnndropCrossEntropy(FairseqCriterion):
     """fairseq's cross_entropy and label_smoothed_cross_entropy, faster and with more logged.
 
-    A model whose decoder gives ``output_weights()`` has its output layer and loss computed at once, without
-    keeping the logits (:func:`rnndrop_plugin.ops.linear_cross_entropy`); any other model as fairseq does.
+    A model whose decoder gives ``output_weights()`` has its output layer and loss computed at once, in float32
+    without keeping the logits (:func:`rnndrop_plugin.ops.linear_cross_entropy`); any other model as fairseq does.
 
     In training, where --activation-regularization is alpha and --temporal-activation-regularization is beta, the loss
     per target has :func:`activation_penalty` added to it.

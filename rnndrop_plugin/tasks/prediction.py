@@ -47,7 +47,7 @@ def load(path: str | Path, data: str | Path | None, expected: type[RnndropTask])
     if folder is None and folders[0].is_dir():
         raise FileNotFoundError(f"{folders[0]}: has neither dict.txt nor {WORD}/dict.txt")
     if folder is None:
-        hint = "" if data else f"; {path} was trained on it, --data says where it is now"
+        hint = "" if data else f"; {path} was trained on it, --data (data= in Python) says where it is now"
         raise FileNotFoundError(f"{folders[0]}: no such folder{hint}")
     cfg.data = str(folder)
     (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], state=state)
