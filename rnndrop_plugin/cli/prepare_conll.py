@@ -10,7 +10,8 @@ from rnndrop_plugin.cli.splits import RESERVED, SPLITS, UNK, Sentence, write_spl
 from rnndrop_plugin.data.capitalisation import CAPITALISATIONS, capitalisation
 from rnndrop_plugin.data.columns import read_sentences
 from rnndrop_plugin.data.entity_tags import Tagged, check_types, tag_scheme, to_iob2, to_iobes
-from rnndrop_plugin.data.text import find_file
+from rnndrop_plugin.data.text import find_file, zero_digits
+from rnndrop_plugin.data.tokenization import Tokenization
 
 # (sentences, words, entities of each type) of the CoNLL-2003 shared task, -DOCSTART- lines not counted
 PUBLISHED = {
@@ -94,6 +95,11 @@ def read(args: argparse.Namespace, paths: dict[str, Path]) -> tuple[dict[str, li
         )
         for split, path in paths.items()
     }
+    if args.zero_digits:
+        splits = {
+            split: [sentence._replace(words=[zero_digits(word) for word in sentence.words]) for sentence in part]
+            for split, part in splits.items()
+        }
     if args.plain_tags:
         return splits, plain_tags(splits, paths["train"]), "tags as they are"
     scheme = tag_scheme(splits["train"])
@@ -172,6 +178,12 @@ def main() -> None:
         help="take each tag as it is, as for parts of speech: the tags mark no entities. Of CoNLL-U, --separator '\\t' "
         "--word-column 1 --tag-column 3 reads the universal parts of speech",
     )
+    parser.add_argument(
+        "--zero-digits",
+        action="store_true",
+        help="write 0 for each digit of a word, so that numbers which the training file lacks are known; `rnndrop tag` "
+        "then reads numbers in the same way",
+    )
     add_vectors_argument(parser)
     parser.add_argument(
         "--min-count",
@@ -202,6 +214,8 @@ def main() -> None:
         kept = vectors.keys() | {word for word, count in frequencies.items() if count >= args.min_count} - RESERVED
 
         entries = write(folder, splits, kept, list(vectors), tags)
+        if args.zero_digits:
+            Tokenization("moses", zero_digits=True).save(folder)
     for split, path in paths.items():
         print(f"{split}: {(describe_tags if args.plain_tags else describe)(splits[split], kept, path)}")
     for line in coverages:

@@ -40,6 +40,11 @@ def normalize(text: str, *, keep_lone: bool = False) -> str:
     return text
 
 
+def zero_digits(word: str) -> str:
+    """The word with 0 for each digit, as Lample et al. (2016) read numbers: all dates like ``1996-08-22`` are one."""
+    return re.sub(r"\d", "0", word)
+
+
 def find_file(folder: Path, names: Sequence[str]) -> Path:
     """The first of ``names`` that ``folder`` has, each as it is or with .gz.
 

@@ -27,6 +27,8 @@ class Tokenization:
         lower: whether the text is lower-cased first.
         bpe: ``"sentencepiece"`` where a sentencepiece model cuts the text, in place of a tokenizer, else None.
         model: the file of that model in the data folder.
+        zero_digits: whether a model reads each digit of a word as 0, see :func:`rnndrop_plugin.data.text.zero_digits`;
+            the tokens keep theirs.
         splits: what each split had before it was cut, ``{"train": {"sentences", "words", "characters"}, ...}``: its
             sentences, its words between blanks and its characters, ends of lines not counted.
     """
@@ -36,6 +38,7 @@ class Tokenization:
     lower: bool = False
     bpe: str | None = None
     model: str | None = None
+    zero_digits: bool = False
     splits: dict[str, dict[str, int]] = field(default_factory=dict)
     folder: Path | None = field(default=None, repr=False, compare=False)
 

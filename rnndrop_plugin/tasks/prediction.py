@@ -13,7 +13,7 @@ from tqdm import tqdm
 import rnndrop_plugin
 from rnndrop_plugin.data.capitalisation import capitalisation
 from rnndrop_plugin.data.sequence_dataset import Sequences, batch_iterator, spellings
-from rnndrop_plugin.data.text import normalize
+from rnndrop_plugin.data.text import normalize, zero_digits
 from rnndrop_plugin.models.sequence_model import SequenceModel
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 from rnndrop_plugin.tasks.sequence_task import CAPITALISATION, CHARACTERS, WORD, SequencesTask
@@ -86,6 +86,8 @@ def predict(
         return results
     pad = task.source_dictionary.pad()
     sequences = [[normalize(word, keep_lone=True) for word in words] for words in sequences]
+    if task.tokenization is not None and task.tokenization.zero_digits:
+        sequences = [[zero_digits(word) for word in words] for words in sequences]
     words = [encode(sequences[i], task.source_dictionary) for i in places]
     features = {}
     if CAPITALISATION in task.dictionaries:

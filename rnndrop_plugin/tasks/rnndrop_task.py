@@ -110,7 +110,7 @@ class RnndropTask(FairseqTask):
         cut = state_dict.get("tokenization")
         if cut is not None and self.tokenization is None:
             self.tokenization = Tokenization(**cut, folder=Path(self.cfg.data))
-        elif cut is not None and self.tokenization.settings() != cut:
+        elif cut is not None and self.tokenization.settings() != Tokenization(**cut).settings():
             logger.warning(
                 f"the text of {self.cfg.data} was cut into tokens in another way ({self.tokenization.settings()}) than "
                 f"that which the checkpoint was trained on ({cut})"

@@ -9,6 +9,7 @@ from seqeval.metrics.sequence_labeling import get_entities
 
 from rnndrop_plugin.cli import prepare_conll
 from rnndrop_plugin.data import entity_tags
+from rnndrop_plugin.data.tokenization import Tokenization
 
 ROOT = Path(__file__).parents[2]
 CONLL = ROOT.parent / "shared" / "data" / "conll2003"
@@ -113,6 +114,16 @@ def test_iobes(prepare, tmp_path, read):
     assert set((tmp_path / "dest" / "tag" / "dict.txt").read_text().split()[::2]) == {"O", *tags}
     assert "train: 2 sentences, 7 words, 4 entities (2 MISC, 1 ORG, 1 PER)" in out
     assert "tags of IOB1 as IOBES" in out
+
+
+def test_zero_digits(prepare, source, tmp_path, write, read):
+    write(source / "eng.train", "1996-08-22 O\n\nLeeds I-ORG\n5 I-PER\n")
+    write(source / "eng.testb", "2001-12-31 O\n7 I-ORG\n")
+    assert prepare("--zero-digits")[0] == 0
+    assert read("word", "train") == ["0000-00-00", "Leeds 0"] and read("word", "test") == ["0000-00-00 0"]
+    assert read("characters", "train")[0] == "0 0 0 0 - 0 0 - 0 0"
+    assert Tokenization.load(tmp_path / "dest") == Tokenization("moses", zero_digits=True)
+    assert prepare()[0] == 0 and Tokenization.load(tmp_path / "dest") is None
 
 
 def test_iobes_with_tags_as_they_are(prepare, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from fairseq.data import Dictionary
 
+from rnndrop_plugin.data.tokenization import Tokenization
 from rnndrop_plugin.tasks import prediction
 from rnndrop_plugin.tasks.sequence_task import CHARACTERS
 
@@ -27,14 +28,14 @@ class Echo(torch.nn.Module):
 def predict():
     """Predicts with the model, over the words a, é and cat and their characters if asked."""
 
-    def predict(model, sequences, batch_size=64, characters=False):
+    def predict(model, sequences, batch_size=64, characters=False, tokenization=None):
         words, letters = Dictionary(), Dictionary()
-        for word in ("a", "é", "cat"):
+        for word in ("a", "é", "cat", "00-0"):
             words.add_symbol(word)
-        for letter in "catsé":
+        for letter in "catsé0":
             letters.add_symbol(letter)
         dictionaries = {"word": words} | ({CHARACTERS: letters} if characters else {})
-        task = SimpleNamespace(source_dictionary=words, dictionaries=dictionaries)
+        task = SimpleNamespace(source_dictionary=words, dictionaries=dictionaries, tokenization=tokenization)
         return prediction.predict(task, model, sequences, batch_size, lambda logits, _: logits)
 
     return predict
@@ -59,3 +60,11 @@ def test_words_are_normalised(predict):
     assert predict(Echo(), [spellings]) == [[5, 5, 6, 6, 3]]
     (row,) = predict(Echo(), [["e\u0301", "\u200bcats"]], characters=True)
     assert row == [8, 1, 1, 1, 4, 5, 6, 7]
+
+
+def test_digits_are_read_as_the_training_data_have_them(predict):
+    zeros = Tokenization("moses", zero_digits=True)
+    assert predict(Echo(), [["12-5", "00-0", "cat"]], tokenization=zeros) == [[7, 7, 6]]
+    assert predict(Echo(), [["12-5", "00-0", "cat"]], tokenization=Tokenization("moses")) == [[3, 7, 6]]
+    (row,) = predict(Echo(), [["c3"]], characters=True, tokenization=zeros)
+    assert row == [4, 9]
