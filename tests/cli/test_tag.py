@@ -188,7 +188,8 @@ def test_a_data_folder_that_was_moved(call, checkpoint, tagging_data, tag_texts,
     args = "--path", tmp_path / "moved.pt", tmp_path / "text"
     status, out, err = call(tag, *args)
     assert (status, out) == (2, "")
-    assert f"{tmp_path}/gone: no such folder; {tmp_path}/moved.pt was trained on it, --data says where it is now" in err
+    hint = "--data (data= in Python) says where it is now"
+    assert f"{tmp_path}/gone: no such folder; {tmp_path}/moved.pt was trained on it, {hint}" in err
     assert call(tag, *args, "--data", tagging_data)[:2] == tag_texts("W1x w2y\n")[:2]
     status, out, err = call(tag, *args, "--data", tmp_path / "absent")
     assert (status, out) == (2, "") and err.endswith("absent: no such folder\n")
