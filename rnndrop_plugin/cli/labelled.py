@@ -23,10 +23,10 @@ class Labelled(Protocol):
     words: list[str]
 
 
-def write_vectors(
+def prepare_words(
     folder: Path, source: str | None, training: Sequence[Labelled], evaluation: Sequence[Labelled], min_count: int
 ) -> tuple[set[str], list[str]]:
-    """Look the texts' words up in ``source``, of --vectors, and write vectors.txt.
+    """Choose the dictionary's words, and write the vectors that ``source``, of --vectors, has of them to vectors.txt.
 
     Returns:
         The dictionary's words as :func:`choose_words` has them, and a line on how many have a vector, if any was asked

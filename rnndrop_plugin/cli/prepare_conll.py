@@ -2,6 +2,7 @@
 
 import argparse
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from rnndrop_plugin.cli.arguments import add_column_arguments, add_vectors_argument, positive
@@ -87,6 +88,11 @@ def counts(sentences: int, words: int, entities: dict[str, int]) -> str:
     return f"{sentences:,} sentences, {words:,} words, {sum(entities.values()):,} entities ({types or 'none'})"
 
 
+def change(splits: dict[str, list[Tagged]], of: Callable[[Tagged], Tagged]) -> dict[str, list[Tagged]]:
+    """The splits with what ``of`` makes of each sentence."""
+    return {split: [of(sentence) for sentence in part] for split, part in splits.items()}
+
+
 def read(args: argparse.Namespace, paths: dict[str, Path]) -> tuple[dict[str, list[Tagged]], list[str], str]:
     """The sentences of each split with the tags that are to be written, all tags that there are, and a word on them."""
     splits = {
@@ -96,20 +102,14 @@ def read(args: argparse.Namespace, paths: dict[str, Path]) -> tuple[dict[str, li
         for split, path in paths.items()
     }
     if args.zero_digits:
-        splits = {
-            split: [sentence._replace(words=[zero_digits(word) for word in sentence.words]) for sentence in part]
-            for split, part in splits.items()
-        }
+        splits = change(splits, lambda sentence: sentence._replace(words=[*map(zero_digits, sentence.words)]))
     if args.plain_tags:
         return splits, plain_tags(splits, paths["train"]), "tags as they are"
     scheme = tag_scheme(splits["train"])
-    splits = {split: [to_iob2(sentence, scheme) for sentence in part] for split, part in splits.items()}
+    splits = change(splits, lambda sentence: to_iob2(sentence, scheme))
     name, letters = "IOB2", "BI"
     if args.iobes:
-        splits = {
-            split: [sentence._replace(tags=to_iobes(sentence.tags)) for sentence in part]
-            for split, part in splits.items()
-        }
+        splits = change(splits, lambda sentence: sentence._replace(tags=to_iobes(sentence.tags)))
         name, letters = "IOBES", "BIES"
     return splits, entity_tags(splits, paths["train"], letters), f"tags of {scheme} as {name}"
 

@@ -18,7 +18,7 @@ from rnndrop_plugin.cli.arguments import (
     positive,
 )
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
-from rnndrop_plugin.cli.labelled import write_streams, write_vectors
+from rnndrop_plugin.cli.labelled import prepare_words, write_streams
 from rnndrop_plugin.cli.splits import RESERVED, SPLITS, UNK, text_sizes
 from rnndrop_plugin.data.text import read_lines
 from rnndrop_plugin.data.tokenization import Tokenization
@@ -151,7 +151,7 @@ def main() -> None:
     labels = check_labels(splits)
     evaluation = [text for name, texts in splits.items() if name != "train" for text in texts]
     with destination(args.dest) as folder:
-        words, lines = write_vectors(folder, args.vectors, splits["train"], evaluation, args.min_count)
+        words, lines = prepare_words(folder, args.vectors, splits["train"], evaluation, args.min_count)
         entries, counts = write_streams(folder, splits, words, splits["train"], labels)
         tokenization.splits = {name: text_sizes(text.text for text in texts) for name, texts in splits.items()}
         tokenization.save(folder)

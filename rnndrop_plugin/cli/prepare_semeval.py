@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from rnndrop_plugin.cli.arguments import add_vectors_argument, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
-from rnndrop_plugin.cli.labelled import write_streams, write_vectors
+from rnndrop_plugin.cli.labelled import prepare_words, write_streams
 from rnndrop_plugin.cli.splits import UNK
 from rnndrop_plugin.data.text import find_file, read_lines
 from rnndrop_plugin.data.tokenization import Tokenization
@@ -240,7 +240,7 @@ def main() -> None:
             lines.append(f"{args.weak}: {format_messages(weak)}; left out: {format_counts(dropped)}")
         training = kept + weak_kept
 
-        words, coverage = write_vectors(folder, args.vectors, training, held_out, args.min_count)
+        words, coverage = prepare_words(folder, args.vectors, training, held_out, args.min_count)
         lines += coverage
 
         splits = {"train": kept, **evaluation}

@@ -43,7 +43,7 @@ def train_step(trainer, samples, *args, **kwargs):
     """fairseq/trainer.py, Trainer.train_step, faster and with an eye on the loss."""
     with _fewer_reads(trainer):
         logged = upstream_train_step(trainer, samples, *args, **kwargs)
-    divergence.watch(trainer, logged)
+        divergence.watch(trainer, logged)  # which reads settings, too
     return logged
 
 

@@ -108,9 +108,12 @@ class RnndropTask(FairseqTask):
                     "the same dictionary"
                 )
         cut = state_dict.get("tokenization")
-        if cut is not None and self.tokenization is None:
-            self.tokenization = Tokenization(**cut, folder=Path(self.cfg.data))
-        elif cut is not None and self.tokenization.settings() != Tokenization(**cut).settings():
+        if cut is None:
+            return
+        trained_on = Tokenization(**cut, folder=Path(self.cfg.data))
+        if self.tokenization is None:
+            self.tokenization = trained_on
+        elif self.tokenization.settings() != trained_on.settings():
             logger.warning(
                 f"the text of {self.cfg.data} was cut into tokens in another way ({self.tokenization.settings()}) than "
                 f"that which the checkpoint was trained on ({cut})"

@@ -27,6 +27,8 @@ def test_fairseq_reads_its_configuration_at_every_update(command, training, tmp_
     step = training_step.upstream_train_step
     watched = lambda trainer, *rest: kinds.append(type(trainer.cfg)) or step(trainer, *rest)  # noqa: E731
     monkeypatch.setattr(training_step, "upstream_train_step", watched)
+    read: list[type] = []  # by the watch over the loss
+    monkeypatch.setattr(training_step.divergence, "watch", lambda trainer, _: read.append(type(trainer.cfg)))
 
     def run(name: str) -> dict:
         kinds.clear()
@@ -36,7 +38,7 @@ def test_fairseq_reads_its_configuration_at_every_update(command, training, tmp_
 
     state = run("ours")
     epoch = len(kinds) // 2
-    assert epoch > 2 and kinds == 2 * [DictConfig, *[training_step.Settings] * (epoch - 1)]
+    assert epoch > 2 and kinds == read == 2 * [DictConfig, *[training_step.Settings] * (epoch - 1)]
     monkeypatch.setattr(training_step, "settings", lambda cfg: None)
     upstream = run("upstream")
     assert set(kinds) == {DictConfig}

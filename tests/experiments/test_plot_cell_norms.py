@@ -43,19 +43,15 @@ def test_no_runs(call, tmp_path):
     assert not (tmp_path / "c.png").exists()
 
 
-def test_damaged_result(call, tmp_path):
-    folder = tmp_path / "30-none" / "seed1"
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text("{")
+def test_damaged_result(call, tmp_path, write):
+    write(tmp_path / "30-none" / "seed1" / "result.json", "{")
     status, out, err = call(plot_cell_norms, tmp_path, "--length", 30, "--output", tmp_path / "c.png")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "result.json: is damaged (not JSON, or no object)" in err
 
 
-def test_an_ending_of_no_picture_is_said_before_any_net_is_read(call, tmp_path):
-    folder = tmp_path / "30-none" / "seed1"
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text('{"checkpoint": "absent.pt"}')
+def test_an_ending_of_no_picture_is_said_before_any_net_is_read(call, tmp_path, write):
+    write(tmp_path / "30-none" / "seed1" / "result.json", '{"checkpoint": "absent.pt"}')
     status, out, err = call(plot_cell_norms, tmp_path, "--length", 30, "--output", tmp_path / "c.xyz")
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert "c.xyz: its ending must be that of a picture: " in err
