@@ -5,6 +5,7 @@ gradients are averaged at every update.
 """
 
 import argparse
+import gc
 import os
 import sys
 import tempfile
@@ -20,6 +21,7 @@ GRACE = 5  # seconds that the other processes have to end by themselves when one
 def train(rank: int, processes: int, init: str, arguments: list[str]) -> None:
     """Be the process ``rank`` of ``processes``, which find each other by the file ``init``."""
     import torch
+    import torch.distributed.nn.functional  # now: later it would have the group as its functions' default for ever
     from fairseq_cli.train import cli_main
 
     rnndrop_plugin.register()  # --user-dir does nothing where the package has been imported
@@ -29,9 +31,14 @@ def train(rank: int, processes: int, init: str, arguments: list[str]) -> None:
     together += "--distributed-backend gloo --ddp-backend legacy_ddp --device-id 0 --distributed-init-method"
     sys.argv = ["fairseq-train", *arguments, *together.split(), f"file://{init}"]  # its path may have blanks
     cli_main()
-    # fairseq leaves it to the end of the process, which can then abort: the group's threads still run.
+    # fairseq leaves the groups to the end of the interpreter, where a thread of theirs that still has to drop a tensor
+    # aborts the process. Their threads end with the last reference to them.
     if torch.distributed.is_initialized():
+        import fairseq.distributed.utils  # not before fairseq_cli.train, which sets the logging up
+
+        vars(fairseq.distributed.utils.get_global_group).clear()  # fairseq keeps a group there
         torch.distributed.destroy_process_group()
+        gc.collect()  # the trainer has it, too
 
 
 def main() -> None:

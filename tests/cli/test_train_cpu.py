@@ -114,6 +114,18 @@ def test_two_processes_train_on_sequences_as_twice_the_batches_an_update_do(
     torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
 
 
+def test_no_thread_of_the_processes_together_outlives_the_training(stream_data, tmp_path):
+    """One that still holds a tensor when the interpreter ends would abort the process."""
+    code = "import sys; from pathlib import Path; from rnndrop_plugin.cli import train_cpu; "
+    code += "train_cpu.train(0, 1, sys.argv[1], sys.argv[2:]); "
+    code += "print(*(path.read_text().strip() for path in Path('/proc/self/task').glob('*/comm')))"
+    flags = arguments(stream_data, tmp_path / "saved", 3, "--max-epoch", 1, "--no-save")
+    command = [sys.executable, "-c", code, str(tmp_path / "init"), *flags]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    lines = subprocess.check_output(command, cwd=SCRIPT.parents[1], text=True, env=environment).splitlines()
+    assert "done training" in lines[-2] and "gloo" not in lines[-1], lines[-5:]
+
+
 def workers(process: subprocess.Popen) -> list[int]:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
