@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.layers import GATES, Figure
-from rnndrop_plugin.files import atomic_write
+from rnndrop_plugin.cli.plot import save, subplots
 
 TITLES = {
     "training": "Training: forward and backward pass / that of torch.nn without dropout",
@@ -31,24 +31,13 @@ def table(figures: list[Figure]) -> str:
 
 def plot(figures: list[Figure], path: Path) -> None:
     """Bars of the training ratios, one panel a shape."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
     figures = [figure for figure in figures if figure.section == "training" and figure.backend != "reference"]
     if not figures:
         raise ValueError("--plot needs the section training")
     shapes = list(dict.fromkeys(figure.shape for figure in figures))
     rows = max(sum(figure.shape == shape for figure in figures) for shape in shapes)
-    picture, panels = pyplot.subplots(
-        1,
-        len(shapes),
-        figsize=(4 + 2.2 * len(shapes), 1.5 + 0.25 * rows),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    size = (4 + 2.2 * len(shapes), 1.5 + 0.25 * rows)
+    picture, panels = subplots(path, 1, len(shapes), figsize=size, sharey=True, squeeze=False)
     for axes, shape in zip(panels[0], shapes, strict=True):
         bars = [figure for figure in figures if figure.shape == shape][::-1]
         colours = [f"C{list(GATES).index(figure.family)}" for figure in bars]
@@ -56,5 +45,4 @@ def plot(figures: list[Figure], path: Path) -> None:
         axes.axvline(1, color="black", linewidth=1)
         axes.set_title(f"({shape})", fontsize="small")
     picture.suptitle("Time of a training step / that of torch.nn without dropout\n(time, batch, input, hidden)")
-    with atomic_write(path) as new:
-        picture.savefig(new)
+    save(picture, path)

@@ -1,6 +1,5 @@
 """Which form of the conditional random field runs."""
 
-from functools import partial
 from types import ModuleType
 
 import torch
@@ -44,10 +43,7 @@ def crf_nll(
             if not 0 <= extreme < len(start):
                 raise IndexError(f"tag {extreme} is out of bounds: there are {len(start)} tags")
     scores = (emissions, transitions, start, end)
-    by_steps = partial(reference.nll, inside)
-    if kernels := _kernels(*scores):
-        return kernels.nll(by_steps, *scores, tags, lengths)
-    return by_steps(*scores, tags, lengths)
+    return (_kernels(*scores) or reference).nll(*scores, tags, lengths)
 
 
 def crf_decode(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> Tensor:
@@ -56,9 +52,8 @@ def crf_decode(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tenso
     The arguments and errors are those of :func:`crf_nll`.
     """
     emissions, transitions, start, end, lengths = check_scores(emissions, transitions, start, end, lengths)
-    if kernels := _kernels(emissions, transitions, start, end):
-        return kernels.decode(emissions, transitions, start, end, lengths)
-    return reference.decode(emissions, transitions, start, end, lengths)
+    scores = (emissions, transitions, start, end)
+    return (_kernels(*scores) or reference).decode(*scores, lengths)
 
 
 def _kernels(emissions: Tensor, *scores: Tensor) -> ModuleType | None:

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rnndrop_plugin.ops.crf import reference
 from rnndrop_plugin.ops.gradients import need_reference, reference_gradients
 
 MOST_TAGS = 64  # a block has a square of so many in its registers
@@ -139,13 +140,12 @@ def _constants(emissions: Tensor) -> dict[str, int | bool]:
 
 class _NLL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, function, emissions, transitions, start, end, tags, lengths):
+    def forward(ctx, emissions, transitions, start, end, tags, lengths):
         emissions.gather(2, tags.unsqueeze(2))  # for torch's assertion: the kernels read whatever tags say
         alphas, total, nll = torch.empty_like(emissions), *(emissions.new_empty(len(emissions)) for _ in range(2))
         with torch.cuda.device_of(emissions):
             arguments = (emissions, transitions, start, end, tags, lengths, alphas, total, nll, emissions.size(1))
             forward[(len(emissions),)](*arguments, **_constants(emissions))
-        ctx.function = function
         ctx.save_for_backward(emissions, transitions, start, end, tags, lengths, alphas, total)
         return nll
 
@@ -156,9 +156,9 @@ class _NLL(torch.autograd.Function):
             inputs = (emissions, transitions, start, end)
 
             def function(*scores: Tensor) -> tuple[Tensor]:
-                return (ctx.function(*scores, tags, lengths),)
+                return (reference.nll(*scores, tags, lengths),)
 
-            return None, *reference_gradients(function, inputs, ctx.needs_input_grad[1:5], (grad,)), None, None
+            return *reference_gradients(function, inputs, ctx.needs_input_grad[:4], (grad,)), None, None
         batch, time, kinds = emissions.shape
         d_emissions, d_scores = emissions.new_zeros(emissions.shape), emissions.new_empty(batch, kinds + 2, kinds)
         with torch.cuda.device_of(emissions):
@@ -166,21 +166,12 @@ class _NLL(torch.autograd.Function):
             arguments = [x.contiguous() for x in arguments]  # whose layout a hook may have changed
             backward[(batch,)](*arguments, d_emissions, d_scores, time, **_constants(emissions))
         d_transitions, d_start, d_end = d_scores.sum(0).split_with_sizes((kinds, 1, 1))
-        return None, d_emissions, d_transitions, d_start[0], d_end[0], None, None
+        return d_emissions, d_transitions, d_start[0], d_end[0], None, None
 
 
-def nll(
-    function, emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, tags: Tensor, lengths: Tensor
-) -> Tensor:
-    """The negative log-likelihood of each path, ``(batch,)``.
-
-    Args:
-        function: computes the same of the other arguments in torch operations, for a gradient of the gradient.
-        emissions, transitions, start, end, tags, lengths: those of :func:`rnndrop_plugin.ops.crf_nll`, the scores in
-            float32, with tags past a sequence's end, too.
-    """
-    arguments = (emissions, transitions, start, end, tags, lengths)
-    return _NLL.apply(function, *(x.contiguous() for x in arguments))
+def nll(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+    """See :func:`rnndrop_plugin.ops.crf_nll`; the scores are in float32, with tags past a sequence's end, too."""
+    return _NLL.apply(*(x.contiguous() for x in (emissions, transitions, start, end, tags, lengths)))
 
 
 def decode(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> Tensor:

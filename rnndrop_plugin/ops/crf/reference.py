@@ -4,14 +4,9 @@ import torch
 from torch import Tensor
 
 
-def nll(
-    inside: Tensor, emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, tags: Tensor, lengths: Tensor
-) -> Tensor:
-    """See :func:`rnndrop_plugin.ops.crf_nll`; here tags past a sequence's end have to be tags, too.
-
-    Args:
-        inside: bool ``(batch, time)``, the steps before a sequence's end.
-    """
+def nll(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
+    """See :func:`rnndrop_plugin.ops.crf_nll`; here tags past a sequence's end have to be tags, too."""
+    inside = torch.arange(emissions.size(1), device=emissions.device) < lengths.unsqueeze(1)
     steps = emissions.gather(2, tags.unsqueeze(2)).squeeze(2)
     moves = transitions[tags[:, :-1], tags[:, 1:]]
     last = tags.gather(1, lengths.unsqueeze(1) - 1).squeeze(1)

@@ -1,6 +1,7 @@
 """What the backends with a backward pass of their own share: one autograd function around them."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 import torch
@@ -36,12 +37,32 @@ class Options(NamedTuple):
         return self._replace(masks=masks, lengths=lengths)
 
 
+class Problem(NamedTuple):
+    """All arguments of a recurrence, named as those of the reference."""
+
+    options: Options
+    input: Tensor
+    state: State
+    weights: Weights
+
+    def differentiable(self) -> tuple[Tensor | None, ...]:
+        """The tensors that can have a gradient: the input, the four weights, the state."""
+        return self.input, *self.weights, *self.state
+
+    @classmethod
+    def of(cls, options: Options, input: Tensor, *tensors: Tensor | None) -> "Problem":
+        """The problem with these options, of what :meth:`differentiable` gives."""
+        return cls(options, input, tensors[4:], Weights(*tensors[:4]))
+
+
+Saved = tuple[Tensor, ...]  # what a backward pass needs of the steps, the output first
+Gradients = tuple[Tensor, ...]  # of the output and the final state
+
+
 class Kernel(Protocol):
     """A recurrence and its gradient; ``bptt``, ``compiled`` and ``triton`` are such kernels."""
 
-    def forward(
-        self, options: Options, input: Tensor, state: State, weights: Weights, save: bool
-    ) -> tuple[Tensor, State, tuple[Tensor, ...]]:
+    def forward(self, problem: Problem, save: bool) -> tuple[Tensor, State, Saved]:
         """The output and final state, and what ``backward`` needs of the steps, the output first.
 
         Nothing is saved unless ``save``.
@@ -54,16 +75,7 @@ class Kernel(Protocol):
         """
 
     def backward(
-        self,
-        options: Options,
-        input: Tensor,
-        state: State,
-        weights: Weights,
-        saved: tuple[Tensor, ...],
-        grad_output: Tensor,
-        grad_state: State,
-        input_needs_grad: bool,
-        last: bool = False,
+        self, problem: Problem, saved: Saved, gradients: Gradients, input_needs_grad: bool, last: bool = False
     ) -> tuple[Tensor | None, State, Weights]:
         """The gradients of the input (None unless needed), of the initial state and of the weights.
 
@@ -73,62 +85,63 @@ class Kernel(Protocol):
 
 class _Recurrence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, kernel: Kernel, options: Options, input: Tensor, *tensors: Tensor | None):
-        weights, state = Weights(*tensors[:4]), tensors[4:]
-        output, final_state, saved = kernel.forward(options, input, state, weights, save=True)
-        ctx.kernel, ctx.options, ctx.states = kernel, options.with_tensors((None,) * len(options.tensors())), len(state)
+    def forward(ctx, kernel: Kernel, options: Options, *tensors: Tensor | None):
+        output, final_state, saved = kernel.forward(Problem.of(options, *tensors), save=True)
+        ctx.kernel, ctx.options = kernel, options.with_tensors((None,) * len(options.tensors()))
         ctx.set_materialize_grads(False)  # zeros for each gradient that is missing are a launch each
         # Masks and lengths are among them, so that autograd sees when they are changed in place, and lets go of them.
-        ctx.save_for_backward(*options.tensors(), input, *tensors, *saved)
+        ctx.counts = len(options.tensors()), len(tensors)
+        ctx.save_for_backward(*options.tensors(), *tensors, *saved)
         return output, *final_state
 
     @staticmethod
-    def backward(ctx, grad_output: Tensor | None, *grad_state: Tensor | None):
-        saved = ctx.saved_tensors
-        options, inputs, saved = ctx.options.with_tensors(saved[:4]), saved[4 : 9 + ctx.states], saved[9 + ctx.states :]
-        grad_output, *grad_state = with_zeros((grad_output, *grad_state), saved[0], inputs[5:])
-        if need_reference(grad_outputs := (grad_output, *grad_state)):
+    def backward(ctx, *gradients: Tensor | None):
+        rest = iter(ctx.saved_tensors)
+        of_options, tensors = (tuple(islice(rest, count)) for count in ctx.counts)
+        saved = tuple(rest)
+        problem = Problem.of(ctx.options.with_tensors(of_options), *tensors)
+        gradients = with_zeros(gradients, saved[0], problem.state)
+        if need_reference(gradients):
 
-            def function(input: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-                output, final_state = by_reference(options, input, tensors[4:], Weights(*tensors[:4]))
+            def function(*tensors: Tensor | None) -> tuple[Tensor, ...]:
+                output, final_state = by_reference(Problem.of(problem.options, *tensors))
                 return output, *final_state
 
-            return None, None, *reference_gradients(function, inputs, ctx.needs_input_grad[2:], grad_outputs)
-        input, weights, state = inputs[0], Weights(*inputs[1:5]), inputs[5:]
-        with without_autocast(input.device.type):
+            return None, None, *reference_gradients(function, tensors, ctx.needs_input_grad[2:], gradients)
+        device = problem.input.device
+        with without_autocast(device.type):
             # A CUDA graph can be replayed for the same forward pass again.
-            last = not captured(input.device) and not keeps_graph()
-            grad_input, grad_state, grad_weights = ctx.kernel.backward(
-                options, input, state, weights, saved, grad_output, tuple(grad_state), ctx.needs_input_grad[2], last
-            )
+            last = not captured(device) and not keeps_graph()
+            needed = ctx.needs_input_grad[2]
+            grad_input, grad_state, grad_weights = ctx.kernel.backward(problem, saved, gradients, needed, last)
         return None, None, grad_input, *grad_weights, *grad_state
 
 
-def with_zeros(gradients: Sequence[Tensor | None], output: Tensor, state: State) -> list[Tensor]:
+def with_zeros(gradients: Sequence[Tensor | None], output: Tensor, state: State) -> Gradients:
     """The gradients of the output and of the final state, zeros for those that are None."""
     first, *rest = gradients
     zeros = state[0].new_zeros(len(state), *state[0].shape) if any(gradient is None for gradient in rest) else None
-    return [
+    return (
         torch.zeros_like(output) if first is None else first,
         *(zeros[i] if gradient is None else gradient for i, gradient in enumerate(rest)),
-    ]
+    )
 
 
-def by_reference(options: Options, input: Tensor, state: State, weights: Weights) -> tuple[Tensor, State]:
-    """Run the reference with these options."""
-    keywords = options._asdict()
-    return reference.recurrence(keywords.pop("cell"), input, state, weights, **keywords)
+def by_reference(problem: Problem) -> tuple[Tensor, State]:
+    """Compute it by the reference."""
+    keywords = problem.options._asdict()
+    return reference.recurrence(keywords.pop("cell"), *problem[1:], **keywords)
 
 
-def run(kernel: Kernel, options: Options, input: Tensor, state: State, weights: Weights) -> tuple[Tensor, State]:
+def run(kernel: Kernel, problem: Problem) -> tuple[Tensor, State]:
     """Run ``kernel``, recording its gradient (which can itself be differentiated) where one is needed."""
-    if gradient_is_wanted(input, state, weights):
-        output, *final_state = _Recurrence.apply(kernel, options, input, *weights, *state)
+    if gradient_is_wanted(problem):
+        output, *final_state = _Recurrence.apply(kernel, problem.options, *problem.differentiable())
         return output, tuple(final_state)
-    output, final_state, _ = kernel.forward(options, input, state, weights, save=False)
+    output, final_state, _ = kernel.forward(problem, save=False)
     return output, final_state
 
 
-def gradient_is_wanted(input: Tensor, state: State, weights: Weights) -> bool:
-    """Whether autograd is to record a gradient of any of these."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (input, *state, *weights))
+def gradient_is_wanted(problem: Problem) -> bool:
+    """Whether autograd is to record a gradient of any of its tensors."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in problem.differentiable())

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rnndrop_plugin.ops.recurrence.autograd import Options
+from rnndrop_plugin.ops.recurrence.autograd import Gradients, Options, Problem, Saved
 from rnndrop_plugin.ops.recurrence.reference import GATES, NONLINEARITIES, State, Weights
 
 IN_PLACE = {"tanh": torch.tanh_, "relu": torch.relu_}
@@ -96,6 +96,7 @@ class Cell:
         """Take the input product W x + b of all steps, which becomes the gates, and the initial state."""
         self.gates = product
         self.hs = self.steps.buffer(state[0], product.dtype)
+        self.recurrent = self.weights.hh.t()
 
     def step(self, t: int) -> None:
         """Compute the state that step ``t`` writes."""
@@ -124,14 +125,13 @@ class Cell:
 
     def factors(self) -> list[tuple[Tensor, Tensor]]:
         """The products with hh: pairs of a product's gradient and of what is multiplied, in the order of hh's rows."""
-        raise NotImplementedError
+        return [(self.d_ih, self.hidden)]
 
 
 class _LSTM(Cell):
     def start(self, product: Tensor, state: State) -> None:
         super().start(product, state)
         self.cs = self.steps.buffer(state[1], torch.promote_types(product.dtype, torch.float32))
-        self.recurrent = self.weights.hh.t()
 
     def step(self, t: int) -> None:
         f, f_ = NONLINEARITIES[self.options.nonlinearity], IN_PLACE[self.options.nonlinearity]
@@ -179,15 +179,12 @@ class _LSTM(Cell):
     def grad_state(self, dh: Tensor) -> State:
         return dh, self.dc.to(dh.dtype)
 
-    def factors(self) -> list[tuple[Tensor, Tensor]]:
-        return [(self.d_ih, self.hidden)]
-
 
 class _GRU(Cell):
     def start(self, product: Tensor, state: State) -> None:
         super().start(product, state)
         size = self.hs.size(2)
-        self.hh_rz, self.hh_n = self.weights.hh.t().split([2 * size, size], dim=1)
+        self.hh_rz, self.hh_n = self.recurrent.split([2 * size, size], dim=1)
 
     def step(self, t: int) -> None:
         steps, d, gates, size = self.steps, self.options.masks.at(t), self.gates[t], self.hs.size(2)
@@ -233,7 +230,6 @@ class _GRUResetAfter(Cell):
 
     def start(self, product: Tensor, state: State) -> None:
         super().start(product, state)
-        self.recurrent = self.weights.hh.t()
         self.hns = torch.empty_like(self.hs[1:])  # U_n h + b_hn
 
     def step(self, t: int) -> None:
@@ -278,10 +274,6 @@ class _GRUResetAfter(Cell):
 
 
 class _RNN(Cell):
-    def start(self, product: Tensor, state: State) -> None:
-        super().start(product, state)
-        self.recurrent = self.weights.hh.t()
-
     def step(self, t: int) -> None:
         hidden = self.options.masks.at(t).hidden(self.hs[t + self.steps.before])
         new = IN_PLACE[self.options.nonlinearity](self.gates[t].addmm_(hidden, self.recurrent))
@@ -301,17 +293,13 @@ class _RNN(Cell):
         self.d_ih[t] *= dh
         return self.steps.choose(t, self.options.masks.at(t).hidden(self.d_ih[t] @ self.weights.hh), dh)
 
-    def factors(self) -> list[tuple[Tensor, Tensor]]:
-        return [(self.d_ih, self.hidden)]
-
 
 CELLS: dict[str, type[Cell]] = {"lstm": _LSTM, "gru": _GRU, "gru_reset_after": _GRUResetAfter, "rnn": _RNN}
 
 
-def forward(
-    options: Options, input: Tensor, state: State, weights: Weights, save: bool
-) -> tuple[Tensor, State, tuple[Tensor, ...]]:
+def forward(problem: Problem, save: bool) -> tuple[Tensor, State, Saved]:
     """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
+    options, input, state, weights = problem
     steps = Steps(options, input.size(0))
     cell = CELLS[options.cell](options, steps, weights)
     with torch.no_grad():
@@ -336,17 +324,11 @@ def saved_like(options: Options, input: Tensor, hidden: int) -> list[Tensor]:
 
 
 def backward(
-    options: Options,
-    input: Tensor,
-    state: State,
-    weights: Weights,
-    saved: tuple[Tensor, ...],
-    grad_output: Tensor,
-    grad_state: State,
-    input_needs_grad: bool,
-    last: bool = False,
+    problem: Problem, saved: Saved, gradients: Gradients, input_needs_grad: bool, last: bool = False
 ) -> tuple[Tensor | None, State, Weights]:
     """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
+    options, input, state, weights = problem
+    grad_output, *grad_state = gradients
     steps = Steps(options, input.size(0))
     cell = CELLS[options.cell](options, steps, weights)
     grad_output = steps.zero_past_end(grad_output)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rnndrop_plugin.ops import c_library
 from rnndrop_plugin.ops.masks import Mask
-from rnndrop_plugin.ops.recurrence.autograd import Options
+from rnndrop_plugin.ops.recurrence.autograd import Gradients, Options, Problem, Saved
 from rnndrop_plugin.ops.recurrence.reference import GATES, State, Weights
 
 BLOCK = 16  # the kernel computes units in multiples of this, and gives them to threads
@@ -77,10 +77,9 @@ def _run(arguments: _Arguments, direction: int, dtype: torch.dtype) -> None:
         raise MemoryError("not enough memory for the working storage of a recurrence")
 
 
-def forward(
-    options: Options, input: Tensor, state: State, weights: Weights, save: bool
-) -> tuple[Tensor, State, tuple[Tensor, ...]]:
+def forward(problem: Problem, save: bool) -> tuple[Tensor, State, Saved]:
     """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
+    options, input, state, weights = problem
     keep_alive: list[Tensor] = []
     arguments = _arguments(options, input, state, weights, keep_alive)
     (time, batch, _), hidden = input.shape, weights.hh.size(1)
@@ -111,17 +110,11 @@ def saved_like(options: Options, input: Tensor, hidden: int) -> list[Tensor]:
 
 
 def backward(
-    options: Options,
-    input: Tensor,
-    state: State,
-    weights: Weights,
-    saved: tuple[Tensor, ...],
-    grad_output: Tensor,
-    grad_state: State,
-    input_needs_grad: bool,
-    last: bool = False,
+    problem: Problem, saved: Saved, gradients: Gradients, input_needs_grad: bool, last: bool = False
 ) -> tuple[Tensor | None, State, Weights]:
     """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
+    options, input, state, weights = problem
+    grad_output, *grad_state = gradients
     keep_alive: list[Tensor] = []
     arguments = _arguments(options, input, state, weights, keep_alive)
     output, *saved = saved

@@ -15,9 +15,10 @@ from rnndrop_plugin.ops.context import (
     without_autocast,
 )
 from rnndrop_plugin.ops.masks import NO_MASKS, Masks
-from rnndrop_plugin.ops.recurrence import bptt, compiled, operators, torch_nn, triton
-from rnndrop_plugin.ops.recurrence.autograd import Options, by_reference, gradient_is_wanted, run
+from rnndrop_plugin.ops.recurrence import operators, torch_nn
+from rnndrop_plugin.ops.recurrence.autograd import Options, Problem, by_reference, gradient_is_wanted, run
 from rnndrop_plugin.ops.recurrence.checks import check_recurrence
+from rnndrop_plugin.ops.recurrence.operators import KERNELS
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 from rnndrop_plugin.ops.recurrence.triton import tiles
 
@@ -31,10 +32,6 @@ BACKENDS = ("auto", "reference", "torch", "cpu", "triton", "vendor")
 
 #: The type of device that a backend is for, where it is for one alone.
 ONLY_ON = {"cpu": "cpu", "triton": "cuda"}
-
-#: Those that record a gradient of their own, by name.
-KERNELS = operators.KERNELS
-KERNELS.update(torch=bptt, cpu=compiled, triton=triton)
 
 
 def choose_backend(
@@ -162,17 +159,16 @@ def recurrence(
             is asked. Every backend refuses the same.
         TypeError: an argument that is no tensor, no Weights or no Masks.
     """
-    options = Options(cell, masks, nonlinearity, lengths, reverse)
+    problem = Problem(Options(cell, masks, nonlinearity, lengths, reverse), input, state, weights)
     # Under torch.func's transformations the reference serves, which torch.compile can follow.
     as_operator = torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
-    return (operators.call if as_operator else _recurrence)(options, input, state, weights, backend)
+    return (operators.call if as_operator else _recurrence)(problem, backend)
 
 
-def _recurrence(options: Options, input: Tensor, state: State, weights: Weights, backend: str) -> tuple[Tensor, State]:
-    cell, masks, nonlinearity, lengths, reverse = options
-    given = lengths
-    state, weights, masks, lengths = check_recurrence(cell, input, state, weights, masks, nonlinearity, lengths)
-    options = Options(cell, masks, nonlinearity, lengths, bool(reverse))
+def _recurrence(problem: Problem, backend: str) -> tuple[Tensor, State]:
+    (cell, masks, nonlinearity, given, reverse), input, state, weights = problem
+    state, weights, masks, lengths = check_recurrence(cell, input, state, weights, masks, nonlinearity, given)
+    problem = Problem(Options(cell, masks, nonlinearity, lengths, bool(reverse)), input, state, weights)
     device = input.device.type
     time, batch, _ = input.shape
     dtype = computed_dtype(input)
@@ -186,31 +182,31 @@ def _recurrence(options: Options, input: Tensor, state: State, weights: Weights,
         time=time,
         batch=batch,
         hidden=weights.hh.size(1),
-        training=gradient_is_wanted(input, state, weights),
+        training=gradient_is_wanted(problem),
     )
     autocast = in_autocast(device)
     half_on_cpu = device == "cpu" and dtype.itemsize < 4 and backend != "reference"
-    cast = autocast or half_on_cpu  # else all are of one dtype
+    cast = autocast or half_on_cpu  # without these, the checks have made sure that all have one dtype
     if cast:
-        input, state, weights = _cast(input, state, weights, torch.float32 if half_on_cpu else dtype)
+        problem = _cast(problem, torch.float32 if half_on_cpu else dtype)
     with without_autocast(device):
         if backend == "reference" or 0 in input.shape:
-            output, state = by_reference(options, input, state, weights)
+            output, state = by_reference(problem)
         elif backend == "vendor":
             lengths = given if given is None else given.long()  # where they were, best on the CPU
-            output, state = torch_nn.forward(options._replace(lengths=lengths), input, state, weights)
+            output, state = torch_nn.forward(problem._replace(options=problem.options._replace(lengths=lengths)))
         else:
-            kernel = KERNELS[backend] if is_plain((input, *state, *weights)) else operators.Operator(backend)
-            output, state = run(kernel, options, input, state, weights)
+            kernel = KERNELS[backend] if is_plain(problem.differentiable()) else operators.Operator(backend)
+            output, state = run(kernel, problem)
     return (_as(dtype, output), tuple(_as(dtype, s) for s in state)) if cast else (output, tuple(state))
 
 
 operators.register(_recurrence)
 
 
-def _cast(input: Tensor, state: State, weights: Weights, dtype: torch.dtype) -> tuple[Tensor, State, Weights]:
-    weights = Weights(*(w if w is None else _as(dtype, w) for w in weights))
-    return _as(dtype, input), tuple(_as(dtype, s) for s in state), weights
+def _cast(problem: Problem, dtype: torch.dtype) -> Problem:
+    tensors = (x if x is None else _as(dtype, x) for x in problem.differentiable())
+    return Problem.of(problem.options, *tensors)
 
 
 def _as(dtype: torch.dtype, x: Tensor) -> Tensor:

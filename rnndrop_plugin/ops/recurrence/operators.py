@@ -13,7 +13,8 @@ from torch import Tensor
 
 from rnndrop_plugin.ops.checks import check_lengths
 from rnndrop_plugin.ops.masks import Mask, Masks
-from rnndrop_plugin.ops.recurrence.autograd import Kernel, Options
+from rnndrop_plugin.ops.recurrence import bptt, compiled, triton
+from rnndrop_plugin.ops.recurrence.autograd import Gradients, Kernel, Options, Problem, Saved
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 from rnndrop_plugin.ops.version import VERSION
 
@@ -22,7 +23,8 @@ LIBRARY.define(
     "recurrence(str version, str cell, str nonlinearity, bool reverse, Tensor? lengths, Tensor?[] keeps, "
     "float[] scales, Tensor input, Tensor[] state, Tensor?[] weights, str backend) -> Tensor[]"
 )
-KERNELS: dict[str, Kernel] = {}  # by the backend's name; dispatch.py fills it
+#: Those that record a gradient of their own, by the backend's name.
+KERNELS: dict[str, Kernel] = {"torch": bptt, "cpu": compiled, "triton": triton}
 
 
 class Operator(NamedTuple):
@@ -30,10 +32,9 @@ class Operator(NamedTuple):
 
     backend: str
 
-    def forward(
-        self, options: Options, input: Tensor, state: State, weights: Weights, save: bool
-    ) -> tuple[Tensor, State, tuple[Tensor, ...]]:
+    def forward(self, problem: Problem, save: bool) -> tuple[Tensor, State, Saved]:
         """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
+        options, input, state, weights = problem
         found = torch.ops.rnndrop.recurrence_forward(
             self.backend, VERSION, *_flat(options), input, list(state), list(weights), save
         )
@@ -41,18 +42,11 @@ class Operator(NamedTuple):
         return output, tuple(final_state), (output, *saved) if save else ()
 
     def backward(
-        self,
-        options: Options,
-        input: Tensor,
-        state: State,
-        weights: Weights,
-        saved: tuple[Tensor, ...],
-        grad_output: Tensor,
-        grad_state: State,
-        input_needs_grad: bool,
-        last: bool = False,
+        self, problem: Problem, saved: Saved, gradients: Gradients, input_needs_grad: bool, last: bool = False
     ) -> tuple[Tensor | None, State, Weights]:
         """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
+        options, input, state, weights = problem
+        grad_output, *grad_state = gradients
         found = torch.ops.rnndrop.recurrence_backward(
             self.backend,
             *_flat(options),
@@ -88,7 +82,9 @@ def _forward(
     if lengths is not None:  # whose values torch.compile did not know
         check_lengths(lengths, input.size(1), input.size(0), 0, input.device)
     options = _options(cell, nonlinearity, reverse, lengths, keeps, scales)
-    output, final_state, saved = KERNELS[backend].forward(options, input, tuple(state), Weights(*weights), save)
+    output, final_state, saved = KERNELS[backend].forward(
+        Problem(options, input, tuple(state), Weights(*weights)), save
+    )
     shared = any(x.untyped_storage().data_ptr() == output.untyped_storage().data_ptr() for x in saved[1:])
     if shared or not output.is_contiguous():  # an operator must not return views of one another
         output = output.clone(memory_format=torch.contiguous_format)
@@ -125,13 +121,9 @@ def _backward(
 ) -> list[Tensor]:
     options = _options(cell, nonlinearity, reverse, lengths, keeps, scales)
     grad_input, grad_initial, grad_weights = KERNELS[backend].backward(
-        options,
-        input,
-        tuple(state),
-        Weights(*weights),
+        Problem(options, input, tuple(state), Weights(*weights)),
         tuple(saved),
-        grad_output,
-        tuple(grad_state),
+        (grad_output, *grad_state),
         input_needs_grad,
     )
     return [x.contiguous() for x in (grad_input, *grad_initial, *grad_weights) if x is not None]
@@ -175,13 +167,14 @@ def register(recurrence: Callable[..., tuple[Tensor, State]]) -> None:
 
     def whole(version, cell, nonlinearity, reverse, lengths, keeps, scales, input, state, weights, backend):
         options = _options(cell, nonlinearity, reverse, lengths, keeps, scales)
-        output, final_state = recurrence(options, input, tuple(state), Weights(*weights), backend)
+        output, final_state = recurrence(Problem(options, input, tuple(state), Weights(*weights)), backend)
         return [output, *final_state]
 
     LIBRARY.impl("recurrence", whole, "CompositeImplicitAutograd")
 
 
-def call(options: Options, input: Tensor, state: State, weights: Weights, backend: str) -> tuple[Tensor, State]:
+def call(problem: Problem, backend: str) -> tuple[Tensor, State]:
     """Call ``rnndrop::recurrence``."""
+    options, input, state, weights = problem
     found = torch.ops.rnndrop.recurrence(VERSION, *_flat(options), input, list(state), list(weights), backend)
     return found[0], tuple(found[1:])

@@ -12,8 +12,8 @@ from torch import _VF, Tensor
 
 from rnndrop_plugin.ops.masks import IDENTITY, Masks
 from rnndrop_plugin.ops.packing import pack, pad
-from rnndrop_plugin.ops.recurrence.autograd import Options
-from rnndrop_plugin.ops.recurrence.reference import State, Weights
+from rnndrop_plugin.ops.recurrence.autograd import Options, Problem
+from rnndrop_plugin.ops.recurrence.reference import State
 
 CLOSED = -1e4  # the sigmoid and its derivative are exactly 0 here, in half precision, too
 
@@ -36,8 +36,9 @@ def obstacle(cell: str, masks: Masks, nonlinearity: str) -> str | None:
     return None
 
 
-def forward(options: Options, input: Tensor, state: State, weights: Weights) -> tuple[Tensor, State]:
+def forward(problem: Problem) -> tuple[Tensor, State]:
     """Run torch's kernel, differentiable once (on a CPU twice). Lengths are read by the host: best on the CPU."""
+    options, input, state, weights = problem
     time, batch, _ = input.shape
     lengths = None if options.lengths is None else options.lengths.to(input.device, non_blocking=True)
     keep = options.masks.update.keep

@@ -124,12 +124,12 @@ def test_sigmoid_and_tanh_are_accurate(dtype, tolerance):
 @needs_library
 @pytest.mark.parametrize("cell", CELLS)
 def test_saves_nothing_without_gradient(cell):
-    from rnndrop_plugin.ops.recurrence.autograd import Options
+    from rnndrop_plugin.ops.recurrence.autograd import Options, Problem
 
     _, input, state, weights, masks = random_problem(cell, 4, 3, 5, 6)
     options = Options(cell, masks, "tanh", None, False)
     with torch.no_grad():
-        assert compiled.forward(options, input, state, weights, save=False)[2] == ()
+        assert compiled.forward(Problem(options, input, state, weights), save=False)[2] == ()
 
 
 @needs_library

@@ -14,7 +14,7 @@ import triton
 from torch import Tensor
 
 from rnndrop_plugin.ops.masks import Masks
-from rnndrop_plugin.ops.recurrence.autograd import Options
+from rnndrop_plugin.ops.recurrence.autograd import Gradients, Options, Problem, Saved
 from rnndrop_plugin.ops.recurrence.reference import GATES, State, Weights
 from rnndrop_plugin.ops.recurrence.triton import loops, steps
 from rnndrop_plugin.ops.recurrence.triton.tiles import STAGES, Tiles, chosen, precision, refuse
@@ -167,10 +167,9 @@ def compile_settings(tiles: Tiles) -> dict:
     return {"num_warps": tiles.warps, "num_stages": 1, "launch_cooperative_grid": True, "enable_fp_fusion": True}
 
 
-def forward(
-    options: Options, input: Tensor, state: State, weights: Weights, save: bool
-) -> tuple[Tensor, State, tuple[Tensor, ...]]:
+def forward(problem: Problem, save: bool) -> tuple[Tensor, State, Saved]:
     """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
+    options, input, state, weights = problem
     raise_if_failed(input.device)
     hidden = weights.hh.size(1)
     gates, *rest = saved = saved_like(options, input, hidden)
@@ -256,17 +255,11 @@ def _forward_steps(call: _Call, buffers: dict[str, Tensor], state: State) -> Sta
 
 
 def backward(
-    options: Options,
-    input: Tensor,
-    state: State,
-    weights: Weights,
-    saved: tuple[Tensor, ...],
-    grad_output: Tensor,
-    grad_state: State,
-    input_needs_grad: bool,
-    last: bool = False,
+    problem: Problem, saved: Saved, gradients: Gradients, input_needs_grad: bool, last: bool = False
 ) -> tuple[Tensor | None, State, Weights]:
     """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`."""
+    options, input, state, weights = problem
+    grad_output, *grad_state = gradients
     raise_if_failed(input.device)
     gates, *rest = (x.contiguous() for x in saved[1:])  # whose layout a hook may have changed
     call = _Call(options, gates, weights)

@@ -259,27 +259,26 @@ def backward(
     target = blocks * 0
     for _ in tl.range(0, T, num_stages=1):
         now = d_gates + t * (B * G * H)
-        dy, d_h = saved[0], saved[1]
         live = ok
         if LENGTHS:
             live = ok & (t < length)
         if CELL == "lstm":
-            d0, d1, d2, d3, new_dc = lstm_backward(
-                saved[4], saved[5], saved[6], saved[7], saved[8], c, dh + dy, dc, saved[2], saved[3], RELU
-            )
+            dy, d_h, d_u, d_c, i, f, g, o, c_before = saved
+            d0, d1, d2, d3, new_dc = lstm_backward(i, f, g, o, c_before, c, dh + dy, dc, d_u, d_c, RELU)
             put(now, at_g, ok, tl.where(live, d0, 0.0))
             put(now + H, at_g, ok, tl.where(live, d1, 0.0))
             put(now + 2 * H, at_g, ok, tl.where(live, d2, 0.0))
             put(now + 3 * H, at_g, ok, tl.where(live, d3, 0.0))
             carried = tl.zeros((BB, BH), tl.float32)
             dc = tl.where(live, new_dc, dc)
-            c = saved[8]
+            c = c_before
         elif CELL == "rnn":
-            put(now, at_g, ok, tl.where(live, (dh + dy) * phi_slope(saved[2], RELU), 0.0))
+            dy, d_h, h = saved
+            put(now, at_g, ok, tl.where(live, (dh + dy) * phi_slope(h, RELU), 0.0))
             carried = tl.zeros((BB, BH), tl.float32)
         else:
-            r = saved[4]
-            d1, d2, carried = gru_state_backward(saved[7], saved[5], saved[6], dh + dy, saved[2], saved[3], RELU)
+            dy, d_h, d_u, d_c, r, z, g, h_before, reset = saved
+            d1, d2, carried = gru_state_backward(h_before, z, g, dh + dy, d_u, d_c, RELU)
             d1, d2 = tl.where(live, d1, 0.0), tl.where(live, d2, 0.0)
             put(now + H, at_g, ok, d1)
             put(now + 2 * H, at_g, ok, d2)
@@ -293,7 +292,7 @@ def backward(
             else:
                 d_reset = d2
                 put(d_hn + t * (B * H), at, ok, d2 * r)
-            put(now, at_g, ok, gru_reset_backward(r, saved[8], d_reset))
+            put(now, at_g, ok, gru_reset_backward(r, reset, d_reset))
         arrive(counter, BARRIER)
         target += blocks
         running = live

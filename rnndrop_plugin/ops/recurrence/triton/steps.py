@@ -154,27 +154,28 @@ def backward_step(
             saved = saved_step(gates, hs, cs, extra, grad, keep_u, keep_h, keep_c, step_u, step_h, step_c,
                                scale_u, scale_h, scale_c, t, B, row, unit, ok, CELL,
                                REVERSE, MU, MH, MC, H, LD, G)  # fmt: skip
-            total = state + saved[0]
+            total = state + saved[0]  # dy
             rest = tl.zeros((BLOCK,), tl.float32)
             if CELL == "lstm":
                 c = tile(cs + (t + 1 - REVERSE) * (B * H), index, ok)
                 old_dc = tile(dc, index, ok)
-                d_i, d_f, d_g, d_o, new_dc = lstm_backward(
-                    saved[4], saved[5], saved[6], saved[7], saved[8], c, total, old_dc, saved[2], saved[3], RELU
-                )
+                _, _, d_u, d_c, i, f, g, o, c_before = saved
+                d_i, d_f, d_g, d_o, new_dc = lstm_backward(i, f, g, o, c_before, c, total, old_dc, d_u, d_c, RELU)
                 put(now, at_g, ok, tl.where(live, d_i, 0.0))
                 put(now + H, at_g, ok, tl.where(live, d_f, 0.0))
                 put(now + 2 * H, at_g, ok, tl.where(live, d_g, 0.0))
                 put(now + 3 * H, at_g, ok, tl.where(live, d_o, 0.0))
                 put(dc, index, ok, tl.where(live, new_dc, old_dc))
             elif CELL == "rnn":
-                put(now, at_g, ok, tl.where(live, total * phi_slope(saved[2], RELU), 0.0))
+                _, _, h = saved
+                put(now, at_g, ok, tl.where(live, total * phi_slope(h, RELU), 0.0))
             else:
-                d_z, d_n, rest = gru_state_backward(saved[7], saved[5], saved[6], total, saved[2], saved[3], RELU)
+                _, _, d_u, d_c, r, z, n, h_before, reset = saved
+                d_z, d_n, rest = gru_state_backward(h_before, z, n, total, d_u, d_c, RELU)
                 d_n = tl.where(live, d_n, 0.0)
                 put(now + H, at_g, ok, tl.where(live, d_z, 0.0))
                 put(now + 2 * H, at_g, ok, d_n)
                 if CELL == "gru_reset_after":
-                    put(now, at_g, ok, gru_reset_backward(saved[4], saved[8], d_n))
-                    put(d_hn + t * (B * H), index, ok, d_n * saved[4])
+                    put(now, at_g, ok, gru_reset_backward(r, reset, d_n))
+                    put(d_hn + t * (B * H), index, ok, d_n * r)
             put(carried, index, ok, rest)

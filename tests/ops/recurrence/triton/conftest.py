@@ -50,7 +50,9 @@ class Problem:
 
     def results(self, kernel):
         """The output, the final state and all gradients of a loss that weighs each number differently."""
-        return self._results(lambda *tensors: autograd.run(kernel, self.options, *tensors), lambda x: x)
+        return self._results(
+            lambda *tensors: autograd.run(kernel, autograd.Problem(self.options, *tensors)), lambda x: x
+        )
 
     def expected(self):
         """The same of the reference, in float64 on the CPU."""
@@ -59,7 +61,7 @@ class Problem:
             return x if x is None else x.detach().cpu().double().requires_grad_()
 
         options = self.options.with_tensors(tuple(x if x is None else x.cpu() for x in self.options.tensors()))
-        return self._results(lambda *tensors: autograd.by_reference(options, *tensors), convert)
+        return self._results(lambda *tensors: autograd.by_reference(autograd.Problem(options, *tensors)), convert)
 
     def _results(self, run, convert):
         tensors = convert(self.input), tuple(map(convert, self.state)), Weights(*map(convert, self.weights))
