@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rnndrop_plugin.cli.arguments import add_column_arguments, add_vectors_argument, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
+from rnndrop_plugin.cli.labelled import prepare_words
 from rnndrop_plugin.cli.splits import RESERVED, SPLITS, UNK, Sentence, write_splits
 from rnndrop_plugin.data.capitalisation import CAPITALISATIONS, capitalisation
 from rnndrop_plugin.data.columns import read_sentences
@@ -22,17 +23,21 @@ PUBLISHED = {
 }
 
 
-def describe(sentences: list[Tagged], kept: set[str], path: Path) -> str:
+def describe(sentences: list[Tagged], kept: set[str], path: Path, plain_tags: bool) -> str:
     """The counts of a split, and how they compare with the published ones if it is or claims to be such a file."""
     words = [word for sentence in sentences for word in sentence.words]
-    entities = Counter(tag[2:] for sentence in sentences for tag in sentence.tags if tag[0] in "BS")
-    published = PUBLISHED.get(path.name.removesuffix(".gz"))
+    unknown = sum(word not in kept for word in words)  # <unk> is not kept, if it is so in the text
     comparison = ""
-    if published:
-        same = published == (len(sentences), len(words), entities)
-        comparison = "; as published" if same else f"; the published file has {counts(*published)}"
-    unknown = count_unknown(words, kept)
-    return f"{counts(len(sentences), len(words), entities)}; {unknown:,} words are {UNK}{comparison}; from {path}"
+    if plain_tags:
+        tags = {tag for sentence in sentences for tag in sentence.tags}
+        numbers = f"{len(sentences):,} sentences, {len(words):,} words, {len(tags)} tags"
+    else:
+        entities = Counter(tag[2:] for sentence in sentences for tag in sentence.tags if tag[0] in "BS")
+        numbers = counts(len(sentences), len(words), entities)
+        if published := PUBLISHED.get(path.name.removesuffix(".gz")):
+            same = published == (len(sentences), len(words), entities)
+            comparison = "; as published" if same else f"; the published file has {counts(*published)}"
+    return f"{numbers}; {unknown:,} words are {UNK}{comparison}; from {path}"
 
 
 def entity_tags(splits: dict[str, list[Tagged]], training: Path, letters: str) -> list[str]:
@@ -68,20 +73,6 @@ def plain_tags(splits: dict[str, list[Tagged]], training: Path) -> list[str]:
     return tags
 
 
-def describe_tags(sentences: list[Tagged], kept: set[str], path: Path) -> str:
-    """The counts of a split whose tags mark no entities."""
-    words = [word for sentence in sentences for word in sentence.words]
-    tags = {tag for sentence in sentences for tag in sentence.tags}
-    unknown = count_unknown(words, kept)
-    numbers = f"{len(sentences):,} sentences, {len(words):,} words, {len(tags)} tags"
-    return f"{numbers}; {unknown:,} words are {UNK}; from {path}"
-
-
-def count_unknown(words: list[str], kept: set[str]) -> int:
-    """How many words are ``<unk>`` in the dictionary, of which some may be so in the text already."""
-    return sum(word not in kept or word == UNK for word in words)
-
-
 def counts(sentences: int, words: int, entities: dict[str, int]) -> str:
     """The counts in words."""
     types = ", ".join(f"{count:,} {name}" for name, count in sorted(entities.items()))
@@ -114,17 +105,15 @@ def read(args: argparse.Namespace, paths: dict[str, Path]) -> tuple[dict[str, li
     return splits, entity_tags(splits, paths["train"], letters), f"tags of {scheme} as {name}"
 
 
-def write(
-    folder: Path, splits: dict[str, list[Tagged]], kept: set[str], with_vector: list[str], tags: list[str]
-) -> dict[str, int]:
+def write(folder: Path, splits: dict[str, list[Tagged]], kept: set[str], tags: list[str]) -> dict[str, int]:
     """Write the streams, each into a sub-folder, and give the number of entries of each dictionary.
 
     Args:
         kept: the dictionary's words; others become ``<unk>``.
-        with_vector, tags: words and tags that are in the dictionaries, whether they occur or not.
+        tags: all that there are, whether they occur or not.
     """
     streams = {
-        "word": (lambda sentence: [word if word in kept else UNK for word in sentence.words], with_vector),
+        "word": (lambda sentence: [word if word in kept else UNK for word in sentence.words], sorted(kept)),
         "capitalisation": (lambda sentence: [capitalisation(word) for word in sentence.words], CAPITALISATIONS),
         "tag": (lambda sentence: sentence.tags, tags),
     }
@@ -198,26 +187,13 @@ def main() -> None:
     paths = {split: find_file(args.source, (getattr(args, split),)) for split in SPLITS}
     with destination(args.dest) as folder:
         splits, tags, what = read(args, paths)
-        words = {split: [word for sentence in part for word in sentence.words] for split, part in splits.items()}
-        vectors, coverages = {}, []
-        if args.vectors is not None:
-            from rnndrop_plugin.data.pretrained_vectors import (  # torch and the plugin take seconds to import
-                coverage,
-                lookup,
-                write_vectors,
-            )
-
-            vectors = lookup(args.vectors, sorted(set().union(*words.values()) - RESERVED))
-            coverages = [f"{split}: {coverage(part, vectors)}" for split, part in words.items()]
-            write_vectors(folder / "vectors.txt", vectors)
-        frequencies = Counter(words["train"])
-        kept = vectors.keys() | {word for word, count in frequencies.items() if count >= args.min_count} - RESERVED
-
-        entries = write(folder, splits, kept, list(vectors), tags)
+        held_out = [sentence for split in SPLITS[1:] for sentence in splits[split]]
+        kept, coverages = prepare_words(folder, args.vectors, splits["train"], held_out, args.min_count)
+        entries = write(folder, splits, kept, tags)
         if args.zero_digits:
             Tokenization("moses", zero_digits=True).save(folder)
     for split, path in paths.items():
-        print(f"{split}: {(describe_tags if args.plain_tags else describe)(splits[split], kept, path)}")
+        print(f"{split}: {describe(splits[split], kept, path, args.plain_tags)}")
     for line in coverages:
         print(line)
     sizes = ", ".join(f"{number:,} of {stream}" for stream, number in entries.items())

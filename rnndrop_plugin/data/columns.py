@@ -1,7 +1,9 @@
 """Files of columns, a word and its tag on each line."""
 
+import itertools
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from rnndrop_plugin.data.entity_tags import TAG, Tagged, check_tag
 from rnndrop_plugin.data.text import read_lines
@@ -34,59 +36,83 @@ def read_sentences(
         OSError: the file cannot be read.
         ValueError: it is damaged or has no sentence, a line has other columns than the first one, or no tag.
     """
-    numbered = [*enumerate(read_lines(path, encoding, keep_lone=True), 1)]
-    rows = {number: _split(line, separator) for number, line in numbered if not _separates(line)}
-    certain = {number: fields for number, fields in rows.items() if fields[0][:1] != "#"} or rows  # no comments
-    first = next(iter(certain), None)
-    if first is None:
+    lines = [*enumerate(read_lines(path, encoding, keep_lone=True), 1)]
+    rows = {number: _split(line, separator) for number, line in lines if not _separates(line)}
+    if not rows:
         raise ValueError(f"{path}: has no sentence")
-    columns = len(certain[first])
-    _check_columns(f"{path}, line {first}", columns, word_column, tag_column)
-    numbers_words = word_column % columns > 0 and WORD_NUMBER.fullmatch(certain[first][0]) is not None
-    telling = -1 if tag_column is None else tag_column
-    seen = {fields[telling] for fields in certain.values() if len(fields) == columns} | {"#"}
-
-    def is_comment(fields: list[str]) -> bool:
-        """Whether a line before a sentence is one, or has the token # with what other tokens have."""
-        if fields[0][:1] != "#":
-            return False
-        if numbers_words or len(fields) != columns:
-            return True
-        known = fields[telling] in seen or (fields[0] != "#" if tag_column is None else TAG.fullmatch(fields[telling]))
-        return columns > 1 and not known
-
-    sentences: list[Tagged] = []
-    sentence = Tagged(path, [], [], [])
-    for number, _ in numbered:
-        if number not in rows:
-            if sentence.words:
-                sentences.append(sentence)
-                sentence = Tagged(path, [], [], [])
-            continue
-        place, fields = f"{path}, line {number}", rows[number]
-        if not sentence.words and is_comment(fields):
-            continue
-        if len(fields) != columns:
-            raise ValueError(f"{place}: has {len(fields)} columns, the file's first line has {columns}")
-        if numbers_words and (match := WORD_NUMBER.fullmatch(fields[0])) and match[1]:
-            continue
-        word = fields[word_column]
-        if not word or set(word) & set(BLANKS):
-            raise ValueError(f"{place}: {word!r} is not a word" if word else f"{place}: has no word")
-        sentence.lines.append(number)
-        sentence.words.append(word)
-        if tag_column is not None:
-            tag = fields[tag_column]
-            if not any_tags:
-                check_tag(place, tag)
-            elif not tag:
-                raise ValueError(f"{place}: has no tag")
-            sentence.tags.append(tag)
-    if sentence.words:
-        sentences.append(sentence)
+    layout = _Layout.of(path, rows, word_column, tag_column)
+    sentences = []
+    for within, group in itertools.groupby((number for number, _ in lines), rows.__contains__):
+        sentence = Tagged(path, [], [], [])
+        for number in group if within else ():
+            place, fields = f"{path}, line {number}", rows[number]
+            if (not sentence.words and layout.is_comment(fields)) or layout.is_no_word(place, fields):
+                continue
+            sentence.lines.append(number)
+            sentence.words.append(_word(place, fields[word_column]))
+            if tag_column is not None:
+                sentence.tags.append(_tag(place, fields[tag_column], any_tags))
+        if sentence.words:
+            sentences.append(sentence)
     if not sentences:
         raise ValueError(f"{path}: has no sentence")
     return sentences
+
+
+class _Layout(NamedTuple):
+    """How a file's lines are made."""
+
+    columns: int
+    numbers_words: bool  # as in CoNLL-U, in the first column
+    tag_column: int | None
+    telling: set[str]  # what lines that are no comments have in the column of the tags, or in the last one
+
+    @classmethod
+    def of(cls, path: Path, rows: dict[int, list[str]], word_column: int, tag_column: int | None) -> "_Layout":
+        """The layout by the first line that is surely no comment. Raise ValueError if it lacks a column."""
+        certain = {number: fields for number, fields in rows.items() if fields[0][:1] != "#"} or rows
+        number, first = next(iter(certain.items()))
+        _check_columns(f"{path}, line {number}", len(first), word_column, tag_column)
+        numbers_words = word_column % len(first) > 0 and WORD_NUMBER.fullmatch(first[0]) is not None
+        column = -1 if tag_column is None else tag_column
+        telling = {fields[column] for fields in certain.values() if len(fields) == len(first)} | {"#"}
+        return cls(len(first), numbers_words, tag_column, telling)
+
+    def is_comment(self, fields: list[str]) -> bool:
+        """Whether a line before a sentence is one, or has the token # with what other tokens have."""
+        if fields[0][:1] != "#":
+            return False
+        if self.numbers_words or len(fields) != self.columns:
+            return True
+        if self.tag_column is None:
+            known = fields[-1] in self.telling or fields[0] != "#"
+        else:
+            tag = fields[self.tag_column]
+            known = tag in self.telling or TAG.fullmatch(tag)
+        return self.columns > 1 and not known
+
+    def is_no_word(self, place: str, fields: list[str]) -> bool:
+        """Whether the line is CoNLL-U's for several words or none. Raise ValueError if it has other columns."""
+        if len(fields) != self.columns:
+            raise ValueError(f"{place}: has {len(fields)} columns, the file's first line has {self.columns}")
+        number = WORD_NUMBER.fullmatch(fields[0]) if self.numbers_words else None
+        return number is not None and number[1] is not None
+
+
+def _word(place: str, word: str) -> str:
+    if not word:
+        raise ValueError(f"{place}: has no word")
+    if set(word) & set(BLANKS):
+        raise ValueError(f"{place}: {word!r} is not a word")
+    return word
+
+
+def _tag(place: str, tag: str, any_tags: bool) -> str:
+    if not any_tags:
+        check_tag(place, tag)
+    elif not tag:
+        raise ValueError(f"{place}: has no tag")
+    return tag
 
 
 def _separates(line: str) -> bool:

@@ -168,7 +168,7 @@ def test_vectors(prepare, tmp_path, read, vectors):
     assert read("word", "test") == ["<unk>", "blackburn <unk>"]
     lines = (tmp_path / "dest" / "vectors.txt").read_text().splitlines()
     assert sorted(lines) == ["Blackburn 5.0 6.5", "EU 1.0 2.0", "McDonald 3.0 4.0", "blackburn 5.0 6.5"]
-    assert "train: vectors for 2 of 7 types (28.6%: 1 as they are, 1 lower-cased) and 2 of 7 tokens" in out
+    assert "vectors for 4 of 11 types (36.4%: " in out and " and 5 of 14 tokens (35.7%: " in out
     assert "train: 2 sentences, 7 words, 4 entities (2 MISC, 1 ORG, 1 PER); 5 words are <unk>" in out
     assert prepare()[0] == 0
     assert not (tmp_path / "dest" / "vectors.txt").exists()
