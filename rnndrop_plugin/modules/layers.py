@@ -202,7 +202,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
             time=data.size(1 - batch_dim) if known else None,
             batch=data.size(batch_dim) if known else None,
             hidden=self.hidden_size,
-            training=gradient_is_wanted(data, (), self._flat_weights),
+            training=gradient_is_wanted((data, *self._flat_weights)),
         )
 
     def _unpack(self, input, hx) -> tuple[Tensor, Tensor | None, State]:

@@ -1,6 +1,6 @@
 """What the backends with a backward pass of their own share: one autograd function around them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -135,13 +135,14 @@ def by_reference(problem: Problem) -> tuple[Tensor, State]:
 
 def run(kernel: Kernel, problem: Problem) -> tuple[Tensor, State]:
     """Run ``kernel``, recording its gradient (which can itself be differentiated) where one is needed."""
-    if gradient_is_wanted(problem):
-        output, *final_state = _Recurrence.apply(kernel, problem.options, *problem.differentiable())
+    tensors = problem.differentiable()
+    if gradient_is_wanted(tensors):
+        output, *final_state = _Recurrence.apply(kernel, problem.options, *tensors)
         return output, tuple(final_state)
     output, final_state, _ = kernel.forward(problem, save=False)
     return output, final_state
 
 
-def gradient_is_wanted(problem: Problem) -> bool:
-    """Whether autograd is to record a gradient of any of its tensors."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in problem.differentiable())
+def gradient_is_wanted(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether autograd is to record a gradient of any of these."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)

@@ -182,7 +182,7 @@ def _recurrence(problem: Problem, backend: str) -> tuple[Tensor, State]:
         time=time,
         batch=batch,
         hidden=weights.hh.size(1),
-        training=gradient_is_wanted(problem),
+        training=gradient_is_wanted(problem.differentiable()),
     )
     autocast = in_autocast(device)
     half_on_cpu = device == "cpu" and dtype.itemsize < 4 and backend != "reference"
