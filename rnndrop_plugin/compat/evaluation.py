@@ -1,4 +1,4 @@
-"""What fairseq-eval-lm says of a text: fairseq_cli/eval_lm.py knows its tokens alone."""
+"""What fairseq-eval-lm says of a text: fairseq_cli/eval_lm.py knows its tokens alone, and one way to evaluate."""
 
 import functools
 import logging
@@ -14,9 +14,10 @@ upstream_eval_lm = command.eval_lm
 
 @functools.wraps(upstream_eval_lm)
 def eval_lm(models, source_dictionary, batch_iterator, post_process=None, **kwargs):
-    """Say the perplexity of a word and the bits of a character, too, where the batches tell how many they have.
+    """Say how the model was evaluated, if it is one of ours, and the perplexity of a word and the bits of a character
+    where the batches tell how many they have.
 
-    Not with --post-process, whose perplexity is that of words already.
+    With --post-process the perplexity is that of words already.
     """
     counts = Counter()
 
@@ -35,4 +36,16 @@ def eval_lm(models, source_dictionary, batch_iterator, post_process=None, **kwar
             f"Per word: perplexity {results['word_perplexity']:.2f}; per character: {bits / characters:.4f} bits "
             f"({words:,} words and {characters:,} characters, each sentence's end among them)"
         )
+    if hasattr(models[0], "evaluation"):
+        logger.addFilter(_NameEvaluation(str(models[0].evaluation or "static evaluation")))
     return results
+
+
+class _NameEvaluation(logging.Filter):
+    """Puts the name of the evaluation before the next result that is logged."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.getMessage().startswith("Loss (base 2)"):
+            logger.removeFilter(self)
+            record.msg, record.args = f"{self.name}: {record.getMessage()}", ()
+        return True

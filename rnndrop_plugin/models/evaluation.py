@@ -4,7 +4,7 @@ All of them read a token only after they have predicted it.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -107,6 +107,34 @@ class Evaluation:
             chosen = " chosen on the validation text" if self.temperature_is_chosen else ""
             parts.append(f"softmax temperature {self.temperature:g}{chosen}")
         return ", ".join(parts)
+
+    def begin(
+        self,
+        model: nn.Module,
+        batches: Iterable,
+        validation: Callable[[], Iterable],
+        training: Callable[[], Iterable],
+    ) -> Iterable:
+        """Have ``model`` evaluated in this way; returns the batches of its text, from which it may learn.
+
+        Args:
+            batches: of the text that is evaluated, in order.
+            validation, training: give the batches of these texts, where they are needed.
+
+        Raises:
+            InputError: the model has an adaptive softmax, or it is to learn in half precision.
+        """
+        if model.decoder.adaptive_softmax is not None:
+            raise InputError(f"the model has an adaptive softmax, which has a static evaluation only: {self}")
+        if self.rule and any(parameter.dtype.itemsize < 4 for parameter in model.parameters()):
+            raise InputError("--dynamic-evaluation needs parameters of float32, which small steps change: drop --fp16")
+        if self.temperature_is_chosen:
+            self.temperature = choose_temperature(model, validation())
+        if self.rule:
+            squares = mean_square_gradients(model, training()) if self.rule == "rms" else None
+            batches = DynamicBatches(model, batches, self.lr, self.decay, squares, self.epsilon)
+        model.evaluation = self
+        return batches
 
     def log_probs(self, logits: Tensor, extra: dict, sample: dict) -> Tensor:
         """Log-probabilities ``(batch, time, vocabulary)`` of a window whose targets the cache then takes up.

@@ -1,5 +1,6 @@
 """Language modelling over contiguous streams, the recurrent state carried from batch to batch."""
 
+import functools
 import logging
 import math
 from dataclasses import dataclass, field
@@ -26,13 +27,7 @@ from rnndrop_plugin.data.indexed import load_split
 from rnndrop_plugin.data.stream import ContiguousWindows, TokenStream, WindowIterator
 from rnndrop_plugin.data.units import Units, units_of_pieces
 from rnndrop_plugin.errors import InputError
-from rnndrop_plugin.models.evaluation import (
-    DynamicBatches,
-    Evaluation,
-    EvaluationConfig,
-    choose_temperature,
-    mean_square_gradients,
-)
+from rnndrop_plugin.models.evaluation import Evaluation, EvaluationConfig
 from rnndrop_plugin.models.language_model import RecurrentLanguageModel
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 from rnndrop_plugin.tasks.training_graph import GraphedCriterion
@@ -185,7 +180,7 @@ class RnndropLanguageModelingTask(RnndropTask):
         """Batches for fairseq-eval-lm: one row unless --batch-size says otherwise.
 
         Raises:
-            InputError: a --context-window; the carried state is the context.
+            InputError: a --context-window (the carried state is the context), or what :meth:`Evaluation.begin` refuses.
         """
         if context_window:
             raise InputError("--context-window is not used: the carried state already holds all of the context")
@@ -193,33 +188,11 @@ class RnndropLanguageModelingTask(RnndropTask):
         batches = self.get_batch_iterator(dataset, max_sentences=batch_size or 1, **shards).next_epoch_itr(
             shuffle=False
         )
-        if not self.evaluation.is_static:
-            batches = self._begin_evaluation(batches)
-        log = logging.getLogger("fairseq_cli.eval_lm")
-        log.filters = [f for f in log.filters if not isinstance(f, _NameEvaluation)]
-        log.addFilter(_NameEvaluation(self.evaluation))
-        return batches
-
-    def _begin_evaluation(self, batches):
-        """Prepare the model for another evaluation than the static one, and the batches of its text.
-
-        Raises:
-            InputError: the model has an adaptive softmax, or it is to learn in half precision.
-        """
-        evaluation = self.evaluation
-        if self.model.decoder.adaptive_softmax is not None:
-            raise InputError(f"the model has an adaptive softmax, which has a static evaluation only: {evaluation}")
-        if evaluation.rule and any(parameter.dtype.itemsize < 4 for parameter in self.model.parameters()):
-            raise InputError("--dynamic-evaluation needs parameters of float32, which small steps change: drop --fp16")
-        if evaluation.temperature_is_chosen:
-            evaluation.temperature = choose_temperature(self.model, self._read_in_order("valid", 1))
-        if evaluation.rule:
-            squares = None
-            if evaluation.rule == "rms":
-                squares = mean_square_gradients(self.model, self._read_in_order(self.cfg.train_subset, 100))
-            batches = DynamicBatches(self.model, batches, evaluation.lr, evaluation.decay, squares, evaluation.epsilon)
-        self.model.evaluation = evaluation
-        return batches
+        if self.evaluation.is_static:
+            return batches
+        validation = functools.partial(self._read_in_order, "valid", rows=1)
+        training = functools.partial(self._read_in_order, self.cfg.train_subset, rows=100)
+        return self.evaluation.begin(self.model, batches, validation, training)
 
     def _read_in_order(self, split: str, rows: int) -> WindowIterator:
         if split not in self.datasets:
@@ -344,17 +317,3 @@ class RnndropLanguageModelingTask(RnndropTask):
     @property
     def target_dictionary(self) -> Dictionary:
         return self.dictionary
-
-
-class _NameEvaluation(logging.Filter):
-    """Puts before the result that fairseq_cli/eval_lm.py logs by which evaluation it has come about."""
-
-    def __init__(self, evaluation: Evaluation):
-        super().__init__()
-        self.evaluation = evaluation
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.getMessage().startswith("Loss (base 2)"):
-            logging.getLogger(record.name).removeFilter(self)  # another evaluation of this process is not named by it
-            record.msg, record.args = f"{self.evaluation}: {record.getMessage()}", ()
-        return True
