@@ -46,10 +46,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Run fairseq-train with this plugin in several processes on a machine without a GPU. --user-dir "
         "and, by the architecture, --task are filled in.",
+        usage="%(prog)s --processes N DATA --arch ARCHITECTURE ...",
         epilog="All other arguments are fairseq-train's. --batch-size is that of one process.",
         allow_abbrev=False,
     )
-    parser.add_argument("--processes", type=positive, required=True, help="number of processes")
+    parser.add_argument("--processes", type=positive, required=True, metavar="N", help="number of processes")
     args, arguments = parser.parse_known_args()
 
     import torch  # not for --help
