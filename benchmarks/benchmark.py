@@ -104,7 +104,7 @@ def main() -> None:
 
     speeds = []
     if args.end_to_end:
-        sys.modules.pop("fairseq", None)  # which this part does need
+        sys.modules.pop("fairseq", None)  # this part needs the real one
         from benchmarks.end_to_end import end_to_end, scaling
 
         data = None if args.end_to_end is True else args.end_to_end

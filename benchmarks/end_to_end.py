@@ -91,7 +91,8 @@ def end_to_end(
         for name, model in tqdm(plan, desc="fairseq-train", unit=" runs", leave=False, disable=None):
             command = ["-m", "fairseq_cli.train", str(prepared), *flags, *model]
             runs[name].append(_train(command, Path(folder) / "train.log", environment))
-            tqdm.write(f"  {runs[name][-1]:9.0f} words/s  {name}", file=sys.stdout)  # of a benchmark that is cut short
+            # now, for a benchmark that is cut short
+            tqdm.write(f"  {runs[name][-1]:9.0f} words/s  {name}", file=sys.stdout)
     return [_speed(name, speeds, runs[BASELINE], operations) for name, speeds in runs.items()]
 
 

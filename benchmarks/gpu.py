@@ -42,7 +42,8 @@ LAYERS = {  # what is measured of each family, after torch.nn's own layer
     "GRU": [{"update_dropout": RATE}, {"update_dropout": RATE, "reset_after": True}],
     "RNN": [{"hidden_dropout": RATE}],
 }
-EVALUATED = [{"update_dropout": RATE}, {"update_dropout": RATE, "scaling": "expected"}]  # of an LSTM
+#: the LSTMs whose evaluation is measured
+EVALUATED = [{"update_dropout": RATE}, {"update_dropout": RATE, "scaling": "expected"}]
 
 
 class Case(NamedTuple):

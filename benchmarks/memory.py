@@ -24,7 +24,7 @@ def peak_memory(index: int, family: str, shape: Shape, threads: int, connection)
     """Send the peak resident size of two training steps less the size before them, in MiB (in a fresh process)."""
     torch.set_num_threads(threads)
     layer = memory_layers(family)[index]
-    make_step(layer, Shape(2, 2, 3, 4))()  # what the first call loads is not counted
+    make_step(layer, Shape(2, 2, 3, 4))()  # the first call loads libraries, which are not to be counted
     step = make_step(layer, shape)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # begin a new peak

@@ -12,7 +12,7 @@ from experiments.runs import Run
 
 WHOSE = {"update": "update (the paper's)", "hidden": "hidden (Gal)", "cell": "cell (Moon et al.)"}
 FORWARD = "--decoder-dropout-in 0.2 --decoder-dropout-out 0.5".split()  # of Tables 2 to 4
-LOGGING = "--log-format json --log-interval 1000000".split()  # what an epoch has, nothing between
+LOGGING = "--log-format json --log-interval 1000000".split()  # a line an epoch, none in between
 
 
 class Experiment(NamedTuple):
@@ -86,7 +86,7 @@ def embedding_flags(data: Path) -> list[str]:
     if path.is_file():  # --list needs none
         with path.open(encoding="utf-8") as rows:
             size = rows.readline().rstrip().count(" ")
-        if size:  # else the training says that the file is empty
+        if size:  # of an empty file the training itself says so
             flags += ["--decoder-embed-dim", str(size)]
     return flags
 

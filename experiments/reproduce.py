@@ -97,7 +97,7 @@ def main() -> None:
     args.data = args.data and args.data.resolve()  # a run is the same one from another folder
 
     seeds = {f"seed{seed}" for seed in args.seeds}
-    there = {path.name for path in args.out.glob("*/seed*")}  # of earlier commands, which are in the table, too
+    there = {path.name for path in args.out.glob("*/seed*")}  # the runs of earlier commands are in the table, too
     args.seeds += sorted(int(name[4:]) for name in there - seeds if name[4:].isdecimal())
     runs = Runs(TABLES[args.table].runs(args), args.out)
     runs.results_so_far()  # if one is damaged, say so now

@@ -21,7 +21,7 @@ from rnndrop_plugin.files import atomic_write
 TRAIN = [sys.executable, "-m", "fairseq_cli.train"]
 VALIDATE = [sys.executable, "-m", "fairseq_cli.validate"]
 POLL = 0.5  # seconds between two looks at a log
-LAST_LINES = 15  # of a failed command's log that are shown
+LAST_LINES = 15  # so many of a failed command's log are shown
 
 
 class Run(NamedTuple):
@@ -157,7 +157,7 @@ class Runs:
         self.results: dict[str, dict] = {}
         self.failures: dict[str, str] = {}
         self._stop = threading.Event()
-        self._status: dict[str, str] = {}  # of the runs that are being performed
+        self._status: dict[str, str] = {}  # what is shown of the runs that are going on
         self._lock = -1
 
     def perform(self, names: Sequence[str], jobs: int, finished: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rnndrop_plugin.cli.splits import SPLITS
 
-SHARE = 0.1  # of a text, for validation and for testing, unless flags say otherwise
+SHARE = 0.1  # of a text that becomes validation text, and as much test text, unless flags say otherwise
 
 
 def positive(text: str) -> int:

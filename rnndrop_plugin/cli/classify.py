@@ -10,7 +10,7 @@ from rnndrop_plugin.cli.prediction import add_arguments, import_user_dir, write
 from rnndrop_plugin.cli.prepare_semeval import check_length
 from rnndrop_plugin.data.text import read_lines
 
-DECIMALS = 4  # of probabilities: beyond them they may depend on the batch
+DECIMALS = 4  # of a probability: further ones may depend on the batch
 
 
 def as_json(text: str, probabilities: dict[str, float]) -> str:

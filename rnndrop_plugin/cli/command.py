@@ -33,7 +33,7 @@ def fail(reason: object) -> NoReturn:
     """End with one line on stderr, after the traceback where RNNDROP_TRACEBACK asks for it, and exit status 2."""
     hint = ""
     if isinstance(reason, Exception):
-        from rnndrop_plugin.errors import TRACEBACK, traceback_is_wanted  # which takes hydra's time
+        from rnndrop_plugin.errors import TRACEBACK, traceback_is_wanted  # this imports hydra, which takes time
 
         if traceback_is_wanted():
             traceback.print_exception(reason)

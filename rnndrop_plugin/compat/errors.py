@@ -13,8 +13,8 @@ from rnndrop_plugin.errors import TRACEBACK, InputError, traceback_is_wanted
 
 logger = logging.getLogger(__name__)
 
-WORDED = (AssertionError, Exception, ImportError, NotImplementedError)  # by which fairseq refuses, if with a text
-STATUS = 2  # of a process that an error of the input has ended
+WORDED = (AssertionError, Exception, ImportError, NotImplementedError)  # fairseq refuses by these, if they have a text
+STATUS = 2  # the exit status after an error of the input
 
 
 def run(main, cfg, **kwargs):

@@ -137,7 +137,7 @@ def check_best_metric(trainer) -> None:
         InputError: there is no such metric.
     """
     dataset, metric = trainer.cfg.dataset, trainer.cfg.checkpoint.best_checkpoint_metric
-    if dataset.disable_validation or metric == "loss":  # which is always logged
+    if dataset.disable_validation or metric == "loss":  # the loss is always logged
         return
     subset = "valid" if dataset.combine_valid_subsets else dataset.valid_subset.split(",")[0]
     batch = trainer.get_valid_iterator(subset).first_batch  # without its loader, which the validation will start
@@ -147,6 +147,6 @@ def check_best_metric(trainer) -> None:
         trainer.valid_step(batch)
     names = list(validation.get_smoothed_values())
     if getattr(trainer.cfg.task, "eval_bleu", False):
-        names.append("bleu")  # which is not logged as long as all translations are empty
+        names.append("bleu")  # it is not logged as long as all translations are empty
     if metric not in names:
         raise InputError(f"--best-checkpoint-metric {metric} is not logged; the metrics are {', '.join(names)}")

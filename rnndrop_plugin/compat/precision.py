@@ -16,8 +16,10 @@ upstream_load_state_dict = _FP16OptimizerMixin.load_state_dict
 upstream_memory_efficient_state_dict = _MemoryEfficientFP16OptimizerMixin.state_dict
 upstream_memory_efficient_load_state_dict = _MemoryEfficientFP16OptimizerMixin.load_state_dict
 
-SCALE = ("scale", "_growth_tracker")  # of torch's GradScaler; what its flags say is not taken from a checkpoint
-OVERFLOWS = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflows_since_rescale")  # of fairseq's scaler
+#: What a resume takes of torch's GradScaler; the rest is by the flags.
+SCALE = ("scale", "_growth_tracker")
+#: What it takes of fairseq's scaler.
+OVERFLOWS = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflows_since_rescale")
 
 
 @functools.wraps(upstream_amp_init)
@@ -69,7 +71,8 @@ def load_half_state_dict(optimizer, state_dict, *args, **kwargs):
     """Take them from a checkpoint, where it has them."""
     upstream_load_state_dict(optimizer, state_dict, *args, **kwargs)
     own, saved = _single_precision(optimizer), state_dict.get("fp32_params", [])
-    if [p.shape for p in own] == [p.shape for p in saved]:  # else they are of a training without, or not in one piece
+    # Others are of a training without such copies, or of one that had them in one piece.
+    if [p.shape for p in own] == [p.shape for p in saved]:
         for p, value in zip(own, saved, strict=True):
             p.data.copy_(value)
     _set_overflows(optimizer, state_dict)

@@ -43,7 +43,7 @@ def train_step(trainer, samples, *args, **kwargs):
     """fairseq/trainer.py, Trainer.train_step, faster and with an eye on the loss."""
     with _fewer_reads(trainer):
         logged = upstream_train_step(trainer, samples, *args, **kwargs)
-        divergence.watch(trainer, logged)  # which reads settings, too
+        divergence.watch(trainer, logged)  # it reads settings, too
     return logged
 
 
@@ -55,7 +55,7 @@ def _fewer_reads(trainer: Trainer) -> Iterator[None]:
     then."""
     cfg, environment = trainer.cfg, trainer.cuda_env
     copy = getattr(trainer, "settings_copy", None)
-    if copy is not None and cfg is not copy:  # as it is where fairseq tries an update again (--amp)
+    if copy is not None and cfg is not copy:  # it is the copy where fairseq tries an update again (--amp)
         trainer.whole_cfg, trainer.cfg = cfg, copy
     if (trainer.get_num_updates() + 1) % trainer.cfg.common.log_interval:
         trainer.cuda_env = None

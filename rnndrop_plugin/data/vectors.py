@@ -20,7 +20,7 @@ from rnndrop_plugin.data.text import normalize
 from rnndrop_plugin.errors import InputError
 
 _HEADER = rb"(\d{1,10}) ([1-9]\d{0,4})\s*"  # how many words, and the numbers of each
-_NOT_NUMBERS = rb"[\0-\x08\x0b\x0c\x0e-\x1f]|\A[^\n]*[\x80-\xff]"  # what no line of numbers has
+_NOT_NUMBERS = rb"[\0-\x08\x0b\x0c\x0e-\x1f]|\A[^\n]*[\x80-\xff]"  # a line of numbers has none of these
 
 _Row = tuple[str, str, Sequence]  # where it stands, the word, its numbers
 

@@ -208,7 +208,7 @@ def _try_backend(rnn: nn.Module) -> None:
     """Raise ValueError if the backend asked for cannot run ``rnn`` in training or in evaluation."""
     if rnn.backend == "auto":
         return
-    if rnn.backend == "triton":  # which has everything, but the model is not on the GPU yet
+    if rnn.backend == "triton":  # it has everything, but the model is not on the GPU yet
         choose_backend(rnn.cell, device="cuda", backend="triton")
         return
     with torch.random.fork_rng(devices=[]):  # so that all backends start from the same parameters

@@ -46,7 +46,7 @@ class Decoder(FairseqIncrementalDecoder):
         self.dropout_out = Dropout(cfg.decoder_dropout_out, str(cfg.decoder_dropout_sampling))
         self.projection = None
         self.output_projection = None  # none where the embeddings are shared, or the softmax is adaptive
-        self.output_bias = None  # of shared embeddings
+        self.output_bias = None  # only where the output layer shares the embeddings
 
     def add_output_layer(self, cfg: DecoderConfig, shared: bool) -> None:
         """Add the output layer, and a projection before it where --decoder-out-embed-dim asks for one.

@@ -22,7 +22,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
     They are no subclasses of torch.nn.LSTM, GRU and RNN, because torch.compile breaks its graph at instances of those.
     """
 
-    torch_nn: type[nn.RNNBase]  # whose forward runs where nothing is dropped
+    torch_nn: type[nn.RNNBase]  # its forward pass runs where nothing is dropped
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
                 outputs.append(output)
                 final_states.append(final_state)
             sequence = torch.cat(outputs, dim=2) if self.bidirectional else outputs[0]
-        one = len(final_states) == 1  # which needs no copy
+        one = len(final_states) == 1  # a single state needs no copy by torch.stack
         state = tuple(s[0].unsqueeze(0) if one else torch.stack(s) for s in zip(*final_states, strict=True))
         return self._repack(sequence, state, input)
 

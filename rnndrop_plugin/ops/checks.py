@@ -82,7 +82,7 @@ def check_lengths(lengths: Any, batch: int, time: int, least: int, device: torch
         raise ValueError(f"the lengths are on {lengths.device}, the input on {device}: not on the same device")
     lengths = lengths.long()  # torch finds no least one of some unsigned integers
     recorded = captured(device)  # a CUDA graph cannot wait for values
-    if recorded and not lengths.is_cuda:  # which would be read again at each replay, from memory that is gone
+    if recorded and not lengths.is_cuda:  # each replay would read them again, from memory that is gone
         raise ValueError("lengths on the CPU, as a packed batch has them, cannot go into a CUDA graph")
     if batch > 0 and not lengths.is_meta and not recorded and values_are_known():
         low, high = map(int, lengths.aminmax())

@@ -85,7 +85,7 @@ class RnndropLanguageModelingTask(RnndropTask):
             )
         self.dictionary = dictionaries[""]
         self.evaluation = Evaluation(cfg)
-        self.train_layout: dict[str, int] = {}  # of the training stream, see get_checkpoint_dict
+        self.train_layout: dict[str, int] = {}  # the training stream's, see get_checkpoint_dict
         self.train_rows: Tensor | None = None  # those of this process
         self.gathered: list[Tensor] | None = None  # the state of all processes' rows, see gather_state
         self.graphed_criterion: GraphedCriterion | None = None

@@ -18,7 +18,7 @@ from rnndrop_plugin.models.sequence_model import SequenceModel
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 from rnndrop_plugin.tasks.sequence_task import CAPITALISATION, CHARACTERS, WORD, SequencesTask
 
-BATCH_WORDS = 4096  # of a batch at most, padding included, unless one sequence has more: memory grows with them
+BATCH_WORDS = 4096  # in a batch at most, with its padding, unless one sequence has more: memory grows with them
 
 
 def load(path: str | Path, data: str | Path | None, expected: type[RnndropTask]) -> tuple[RnndropTask, nn.Module]:

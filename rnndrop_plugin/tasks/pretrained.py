@@ -31,7 +31,7 @@ class Pretrained:
     """
 
     task_class: type[RnndropTask]
-    tokenizer: str | None = None  # of data that do not say how they were cut
+    tokenizer: str | None = None  # for data that do not say how they were cut
 
     def __init__(self, task: FairseqTask, model: nn.Module):
         self.task = task
@@ -152,8 +152,8 @@ class PretrainedLanguageModel(Pretrained):
         for _ in range(max_tokens):
             logits = self._log_probs(new, incremental_state=state)[-1].double()
             logits[never] = -math.inf
-            logits = (logits - logits.max()) / temperature  # which may be tiny
-            logits[never] = -math.inf  # which a temperature of infinity makes NaN
+            logits = (logits - logits.max()) / temperature  # the temperature may be tiny
+            logits[never] = -math.inf  # a temperature of infinity has made them NaN
             new = torch.multinomial(logits.softmax(0), 1, generator=generator).tolist()
             if new == [dictionary.eos()]:
                 break

@@ -132,7 +132,7 @@ def capture(work: Callable[[], tuple], pool: tuple[int, int] | None) -> tuple[Ca
     collects = gc.isenabled()
     gc.disable()  # to free a graph, of a training before this one, would end the capture
     try:
-        with torch.cuda.stream(torch.cuda.current_stream()):  # which a capture that fails does not go back to
+        with torch.cuda.stream(torch.cuda.current_stream()):  # a capture that fails does not go back to the stream
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 results = work()
     finally:

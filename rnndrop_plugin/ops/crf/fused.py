@@ -84,7 +84,7 @@ def backward(
     whole, scale = tl.load(total + b), tl.load(grad + b)
     length = length_of(lengths, b, T)
     here = (b * T + length - 1) * TAGS + tag
-    beta = tl.load(end + tag, mask=ok, other=NOWHERE)  # of all that may follow a tag
+    beta = tl.load(end + tag, mask=ok, other=NOWHERE)  # the score of all that may follow a tag
     alpha = tl.load(alphas + here, mask=ok, other=NOWHERE)
     y = tl.load(tags + b * T + length - 1)
     d = scale * (tl.exp(alpha + beta - whole) - (tag == y).to(tl.float32))
@@ -122,7 +122,7 @@ def best_path(emissions, transitions, start, end, lengths, came_from, path, T, T
         emitted = tl.load(emissions + here, mask=ok, other=0.0)
         scores, previous = tl.max(best[:, None] + moves, 0, return_indices=True)
         best = scores + emitted
-        tl.store(came_from + here, tl.minimum(previous, TAGS - 1), mask=ok)  # of NaN the largest may be no tag
+        tl.store(came_from + here, tl.minimum(previous, TAGS - 1), mask=ok)  # among NaN the largest may be no tag
     tl.debug_barrier()  # what all threads have stored is read below
     last = tl.minimum(tl.argmax(best + tl.load(end + tag, mask=ok, other=NOWHERE), 0), TAGS - 1)
     for t in range(length - 1, T):

@@ -72,7 +72,7 @@ def linear_cross_entropy(
             loss += share * _sum(vocabulary * normaliser - sums_of_logits, here)
         if not any(wanted):
             continue
-        grad = probs[:, :vocabulary]  # of the logits: the probabilities less those of the smoothed target
+        grad = probs[:, :vocabulary]  # the logits' gradient: the probabilities less those of the smoothed target
         if label_smoothing:
             grad -= share
         grad.scatter_add_(1, y, grad.new_full((), label_smoothing + share - 1).expand_as(y))

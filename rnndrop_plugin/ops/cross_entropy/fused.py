@@ -12,7 +12,7 @@ from rnndrop_plugin.ops.cross_entropy.chunked import rows_at_a_time
 from rnndrop_plugin.ops.sums import sum_of_rows
 
 BLOCK = 2048  # classes that a program has in its registers at a time, at most
-OF_WARP = 256  # of them, eight to a thread
+OF_WARP = 256  # classes per warp, eight per thread
 ALIGNED = 16  # logits, to a multiple of which a row is padded, so that kernel and products read it in vectors
 
 NOWHERE = tl.constexpr(-float("inf"))

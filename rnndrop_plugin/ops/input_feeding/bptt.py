@@ -144,7 +144,7 @@ class InputFeeding(torch.autograd.Function):
 
         by_feed = weights[0].ih[:, features:]
         d_logits = torch.empty_like(scores)
-        d_sums = torch.empty_like(outputs)  # of what tanh is taken of
+        d_sums = torch.empty_like(outputs)  # the gradient of tanh's argument
         torch.mul(outputs, outputs, out=d_sums).neg_().add_(1)
         if settings.dropout_out != Mask(None):
             d_sums = settings.dropout_out(d_sums)

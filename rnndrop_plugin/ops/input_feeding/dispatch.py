@@ -59,7 +59,7 @@ def input_feeding(
         input, feed, attention = input.to(dtype), feed.to(dtype), cast(attention)
         states, weights = [tuple(s.to(dtype) for s in state) for state in states], [cast(w) for w in weights]
     with without_autocast(device):
-        recorded = torch.compiler.is_compiling() or tracing() or intercepted()  # which wants plain operations
+        recorded = torch.compiler.is_compiling() or tracing() or intercepted()  # a recorder has to see torch operations
         if backend == "reference" or transformation() or recorded:
             return reference.input_feeding(
                 cell,

@@ -252,7 +252,7 @@ class _GRUResetAfter(Cell):
         steps, masks, size = self.steps, self.options.masks, self.hs.size(2)
         r, self.z, n = self.gates.chunk(3, dim=2)
         d_n = masks.update(1 - self.z) * _derivative(n, self.options.nonlinearity)
-        d_gates = torch.empty_like(self.gates)  # of r, z and U_n h + b_hn
+        d_gates = torch.empty_like(self.gates)  # the gradients of r, z and U_n h + b_hn
         d_r, d_z, d_hn = d_gates.chunk(3, dim=2)
         d_r.copy_(d_n * hns * r * (1 - r))
         d_z.copy_((steps.read(self.hs) - masks.update(n)) * self.z * (1 - self.z))

@@ -104,7 +104,7 @@ def check_mask(cell: str, kind: str, mask: Mask, input: Tensor, hidden: int) -> 
 
 def _as_float(scale: Any) -> float:
     """The scale of a mask; NaN if it is none."""
-    if type(scale) is float:  # which takes a tenth of the time
+    if type(scale) is float:  # the usual case, in a tenth of the time
         return scale
     try:
         return float(scale) if isinstance(scale, Real) else math.nan

@@ -68,7 +68,8 @@ def choose_backend(
         return backend
     if transformation():
         return "reference"
-    vendor = torch_nn.obstacle(cell, masks, nonlinearity) is None and not intercepted()  # which would unroll it
+    # torch.compile would unroll torch's kernels.
+    vendor = torch_nn.obstacle(cell, masks, nonlinearity) is None and not intercepted()
     nothing_dropped = all(mask.keep is None for mask in masks)
     if tracing():
         return "vendor" if vendor and nothing_dropped else "reference"
@@ -81,7 +82,7 @@ def choose_backend(
         if device.type == "cuda":
             availability.warn_once(obstacle)
         return "vendor" if vendor else "torch"
-    vendor = vendor and not (dtype == torch.float16 and in_autocast("cpu"))  # which oneDNN cannot
+    vendor = vendor and not (dtype == torch.float16 and in_autocast("cpu"))  # oneDNN has no float16 under autocast
     if vendor and nothing_dropped and not (training and _compiled_trains_faster(batch, dtype)):
         return "vendor"
     if c_library.unavailable():

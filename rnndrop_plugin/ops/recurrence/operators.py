@@ -79,7 +79,7 @@ def _forward(
     weights: Sequence[Tensor | None],
     save: bool,
 ) -> list[Tensor]:
-    if lengths is not None:  # whose values torch.compile did not know
+    if lengths is not None:  # torch.compile did not know the values
         check_lengths(lengths, input.size(1), input.size(0), 0, input.device)
     options = _options(cell, nonlinearity, reverse, lengths, keeps, scales)
     output, final_state, saved = KERNELS[backend].forward(

@@ -20,7 +20,7 @@ from rnndrop_plugin.ops.recurrence.triton import loops, steps
 from rnndrop_plugin.ops.recurrence.triton.tiles import STAGES, Tiles, chosen, precision, refuse
 from rnndrop_plugin.ops.sums import sum_of_rows
 
-POLLS = 1 << 22  # of a barrier before it gives up: seconds, where a step takes microseconds
+POLLS = 1 << 22  # a barrier polls so often before it gives up: for seconds, where a step takes microseconds
 BLOCK = 256  # elements of a block in a pointwise kernel
 PADDING = 8  # rows of h are padded to a multiple of this, so that they are read in vectors
 ALIGNMENT = 16  # bytes: of what is read in vectors
@@ -96,7 +96,9 @@ class _Call:
         self.hidden = weights.hh.size(1)
         self.like = gates
         self.u = weights.hh.contiguous()
-        if self.u.data_ptr() % ALIGNMENT:  # as in the one piece that nn.RNNBase puts the weights of a GPU into
+        if (
+            self.u.data_ptr() % ALIGNMENT
+        ):  # in the one piece that nn.RNNBase makes of the weights on a GPU, for instance
             self.u = self.u.clone()
         self.lengths = None if options.lengths is None else options.lengths.contiguous()
         self.masks, modes = _mask_arguments(options.masks, gates)

@@ -197,7 +197,7 @@ def saved_step(
     dy = tile(grad + t * (B * H), at, ok)
     d_h = drop(keep_h + t * step_h, at, ok, scale_h, MH)
     if CELL == "rnn":
-        h = tile(hs + (t + 1 - REVERSE) * (B * LD), row * LD + unit, ok)  # which the step wrote
+        h = tile(hs + (t + 1 - REVERSE) * (B * LD), row * LD + unit, ok)  # what the step wrote
         return dy, d_h, h
     else:
         d_u = drop(keep_u + t * step_u, at, ok, scale_u, MU)

@@ -7,9 +7,9 @@ import torch
 
 from rnndrop_plugin.ops.recurrence.reference import GATES
 
-COLUMNS = {"lstm": 4, "gru": 2, "gru_reset_after": 4, "rnn": 1}  # of a unit in the product of the forward pass
+COLUMNS = {"lstm": 4, "gru": 2, "gru_reset_after": 4, "rnn": 1}  # that a unit has in the product of the forward pass
 STAGES = 5  # loads under way where the weights are read again at every step
-REGISTERS = 120  # of a thread's 255, for sums and operands
+REGISTERS = 120  # that a thread may use for sums and operands, of its 255
 RESERVED = 1024  # bytes of shared memory left to the compiler
 
 
