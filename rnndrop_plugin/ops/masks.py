@@ -95,11 +95,17 @@ def draw_mask(
 
     Args:
         rate: the probability p of dropping a unit, in [0, 1).
+        time, batch, hidden: the numbers of steps, sequences and units.
         sampling: ``"step"`` draws a mask for each step, ``"sequence"`` one for all steps.
         scaling: ``"inverted"`` divides by 1-p in training and does nothing in evaluation (Eq. 18 of
             arXiv v2, 14 of COLING); ``"expected"`` multiplies by 1-p in evaluation (Eq. 3).
         training: False for evaluation, which draws nothing.
+        device: where the mask is to be, torch's default device if None.
         generator: a generator on ``device``, torch's default one if None.
+
+    Returns:
+        The mask: bool ``(time, batch, hidden)`` by step, ``(batch, hidden)`` by sequence, none where nothing is drawn;
+        and its scale.
 
     Raises:
         ValueError: a rate outside [0, 1), an unknown sampling or scaling.

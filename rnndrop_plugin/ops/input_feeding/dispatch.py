@@ -36,10 +36,26 @@ def input_feeding(
     nonlinearity: str = "tanh",
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, list[State]]:
-    """:func:`rnndrop_plugin.ops.input_feeding.reference.input_feeding`, faster unless ``backend`` is ``"reference"``.
+    """Run recurrent layers under an attention whose output the first layer reads at the next step (Luong et al. 2015).
 
-    The attention's weights that it gives have no gradient: for that there is the reference. Under autocast the result
-    has autocast's dtype.
+    ``reference.py`` has the equations. The attention's weights have no gradient, except by the backend ``"reference"``. Under autocast the result has
+    autocast's dtype.
+
+    Args:
+        cell: as in :func:`rnndrop_plugin.ops.recurrence`.
+        input: ``(time, batch, input)``.
+        feed: the output before the first step, ``(batch, hidden)``.
+        states: the states before the first step, one a layer.
+        weights: the parameters, one a layer; the first layer's ``ih`` is ``(gates * hidden, input + hidden)`` and reads
+            the step's input and the output of the step before.
+        masks: the dropout masks, one a layer.
+        dropout_between: the masks of the forward dropout of each layer's output but the last's.
+        dropout_out: the mask of the forward dropout of the attention's output, which is also what is fed back.
+        nonlinearity: ``"tanh"`` or ``"relu"``, of the cell.
+        backend: ``"reference"`` for the equations, step by step; all others mean the faster form.
+
+    Returns:
+        The output ``(time, batch, hidden)``, the attention's weights ``(time, batch, source)`` and the final states.
 
     Raises:
         ValueError: an argument whose shape, dtype, device or value does not fit.

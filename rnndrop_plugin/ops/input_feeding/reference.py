@@ -61,23 +61,7 @@ def input_feeding(
     *,
     nonlinearity: str = "tanh",
 ) -> tuple[Tensor, Tensor, list[State]]:
-    """Run recurrent layers under an attention whose output the first layer reads at the next step.
-
-    Args:
-        cell: as in :func:`rnndrop_plugin.ops.recurrence`.
-        input: ``(time, batch, input)``.
-        feed: the output before the first step, ``(batch, hidden)``.
-        states: the states before the first step, one a layer.
-        weights: the parameters, one a layer; the first layer's ``ih`` is ``(gates * hidden, input + hidden)`` and reads
-            the step's input and the output of the step before.
-        masks: the dropout masks, one a layer.
-        dropout_between: the masks of the forward dropout of each layer's output but the last's.
-        dropout_out: the mask of the forward dropout of the attention's output, which is also what is fed back.
-        nonlinearity: ``"tanh"`` or ``"relu"``, of the cell.
-
-    Returns:
-        The output ``(time, batch, hidden)``, the attention's weights ``(time, batch, source)`` and the final states.
-    """
+    """See :func:`rnndrop_plugin.ops.input_feeding`; the arguments are not checked."""
     step, f = STEPS[cell], NONLINEARITIES[nonlinearity]
     states = list(states)
     outputs, scores = [], []

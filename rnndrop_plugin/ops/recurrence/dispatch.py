@@ -50,6 +50,7 @@ def choose_backend(
     """The name of the backend that :func:`recurrence` and the modules run for these arguments.
 
     Args:
+        cell, nonlinearity, backend: as in :func:`recurrence`.
         masks: what is dropped; of the masks only the scale and whether there is one are read.
         device, dtype: those of the input.
         time, batch, hidden: the sizes, where they are known; else those of a large problem are assumed, whose batch
@@ -149,11 +150,27 @@ def recurrence(
     reverse: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, State]:
-    """:func:`rnndrop_plugin.ops.recurrence.reference.recurrence` on the backend asked for.
+    """Run one layer in one direction over a batch of sequences (``reference.py`` has the equations).
 
     Under autocast the result has autocast's dtype, as that of torch's own recurrent kernels has. On a
-    CPU half types are computed in float32. Masks of other dtypes than bool are taken where they hold 0 and 1
-    alone; ``lengths`` may be on the input's device or on a CPU.
+    CPU half types are computed in float32.
+
+    Args:
+        cell: ``"lstm"``, ``"gru"`` (the paper's), ``"gru_reset_after"`` (torch.nn's) or ``"rnn"``.
+        input: ``(time, batch, input)``.
+        state: the state before the first step, each tensor ``(batch, hidden)``.
+        weights: the parameters.
+        masks: the dropout masks, by real time also where ``reverse`` is set; of another dtype than bool they must
+            hold 0 and 1 alone.
+        nonlinearity: ``"tanh"`` or ``"relu"``, of the candidate and, in an LSTM, of the cell's output.
+        lengths: ``(batch,)``, the steps that each sequence has; all of them if None. On the input's device
+            or on the CPU.
+        reverse: run from each sequence's end to its beginning.
+        backend: one of ``BACKENDS``.
+
+    Returns:
+        The output ``(time, batch, hidden)``, zero past a sequence's end, and the state after each
+        sequence's last step.
 
     Raises:
         ValueError: an argument whose shape, dtype, device or value does not fit, or a backend that cannot do what

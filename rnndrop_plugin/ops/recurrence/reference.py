@@ -85,22 +85,7 @@ def recurrence(
     lengths: Tensor | None = None,
     reverse: bool = False,
 ) -> tuple[Tensor, State]:
-    """Run one layer in one direction over a batch of sequences.
-
-    Args:
-        cell: ``"lstm"``, ``"gru"`` (the paper's), ``"gru_reset_after"`` (torch.nn's) or ``"rnn"``.
-        input: ``(time, batch, input)``.
-        state: the state before the first step, each tensor ``(batch, hidden)``.
-        weights: the parameters.
-        masks: the dropout masks, by real time also where ``reverse`` is set.
-        nonlinearity: ``"tanh"`` or ``"relu"``, of the candidate and, in an LSTM, of the cell's output.
-        lengths: ``(batch,)``, the steps that each sequence has; all of them if None.
-        reverse: run from each sequence's end to its beginning.
-
-    Returns:
-        The output ``(time, batch, hidden)``, zero past a sequence's end, and the state after each
-        sequence's last step.
-    """
+    """See :func:`rnndrop_plugin.ops.recurrence`; the arguments are not checked."""
     step, f = STEPS[cell], NONLINEARITIES[nonlinearity]
     steps = list(enumerate(input.unbind()))
     outputs = []
