@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rnndrop_plugin.ops import NONLINEARITIES
-from rnndrop_plugin.ops.checks import ArgumentError
+from rnndrop_plugin.ops.checks import ArgumentError, check_choice
 
 
 def _check_width(width: int) -> None:
@@ -23,12 +23,13 @@ class ConvContext(nn.Module):
         nonlinearity: ``"tanh"`` or ``"relu"``, the function phi.
 
     Raises:
-        ValueError: an even width.
+        ValueError: a width that is not odd, or an unknown nonlinearity.
     """
 
     def __init__(self, input_size: int, filters: int, width: int = 5, nonlinearity: str = "relu") -> None:
         super().__init__()
         _check_width(width)
+        check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
         self.convolution = nn.Conv1d(input_size, filters, width, padding=width // 2)
         self.nonlinearity = nonlinearity
         self.output_size = filters
@@ -46,7 +47,7 @@ class ConcatContext(nn.Module):
         width: the words in a row, 2w + 1.
 
     Raises:
-        ValueError: an even width.
+        ValueError: a width that is not odd.
     """
 
     def __init__(self, input_size: int, width: int = 5) -> None:

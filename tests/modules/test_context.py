@@ -35,3 +35,8 @@ def test_an_even_width_is_refused(width):
     for context in (lambda: ConvContext(3, 8, width), lambda: ConcatContext(3, width)):
         with pytest.raises(ValueError, match=f"must be odd.*got {width}"):
             context()
+
+
+def test_an_unknown_nonlinearity_is_refused():
+    with pytest.raises(ValueError, match="nonlinearity must be one of .*, got 'gelu'"):
+        ConvContext(3, 8, nonlinearity="gelu")
