@@ -111,4 +111,4 @@ def check_destination(folder: Path, except_for: Path | None = None) -> None:
     paths = (path for path in folder.rglob("*") if except_for is None or not path.is_relative_to(except_for))
     foreign = next((name for path in paths if (name := path.relative_to(folder).as_posix()) not in ours), None)
     if foreign is not None:
-        raise ValueError(f"{folder}: exists and has files that this script did not write ({foreign}); left as it is")
+        raise ValueError(f"{folder}: exists and has files that this command did not write ({foreign}); left as it is")

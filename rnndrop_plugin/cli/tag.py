@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from rnndrop_plugin.cli.arguments import add_column_arguments, language
-from rnndrop_plugin.cli.prediction import add_arguments, import_user_dir, write
+from rnndrop_plugin.cli.trained_model import add_arguments, import_user_dir, write
 from rnndrop_plugin.data.columns import read_sentences
 from rnndrop_plugin.data.entity_tags import Tagged, check_tag, tag_scheme, to_iob2
 from rnndrop_plugin.data.text import read_lines

@@ -1,4 +1,4 @@
-"""What tag and classify share: their flags, and how they write."""
+"""What the commands that use a trained model share: their flags, and how they write."""
 
 import argparse
 import signal
@@ -10,7 +10,7 @@ from rnndrop_plugin.data.text import STDIN
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of both scripts."""
+    """The flags of ``tag`` and ``classify``."""
     parser.add_argument(
         "files",
         type=Path,
@@ -53,7 +53,7 @@ def import_user_dir(folder: str | None) -> None:
 
 
 def write(text: str) -> None:
-    """Write to standard output, in UTF-8 whatever the locale; a reader that stops early (head) ends the script."""
+    """Write to standard output, in UTF-8 whatever the locale; a reader that stops early (head) ends the process."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.stdout.buffer.write(text.encode())
     sys.stdout.buffer.flush()
