@@ -18,7 +18,9 @@ def run(main: Callable[[], None]) -> None:
     """Run a command's ``main``; bad input and a missing package end with one line on stderr and exit status 2."""
     for name in ("fairseq", "rnndrop_plugin"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that half-written folders are removed then too
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):  # half-written folders are removed then, too
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup's
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         main()
     except (OSError, ValueError) as error:

@@ -1,12 +1,14 @@
 """fairseq's evaluation of a checkpoint with this plugin."""
 
 import argparse
+import re
 import sys
 
 import rnndrop_plugin
 from rnndrop_plugin.cli.command import fail, fail_for_package
 from rnndrop_plugin.cli.fairseq_train import add_plugin_arguments, complete, hand_over
 
+SPLIT_FLAGS = ("--gen-subset", "--valid-subset")
 BATCH_SIZE = "64"  # where fairseq-validate would ask for one; what our tasks log does not depend on it
 
 
@@ -40,8 +42,8 @@ def task_of(path: str, user_dir: str | None) -> str:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
-        description="Evaluate a checkpoint with this plugin, on the test split unless --gen-subset (fairseq-eval-lm, "
-        "fairseq-generate) or --valid-subset (fairseq-validate) names another. A language model is evaluated by "
+        description="Evaluate a checkpoint with this plugin, on the test split unless --gen-subset or "
+        "--valid-subset names another. A language model is evaluated by "
         "fairseq-eval-lm, a translation model by fairseq-generate, others by fairseq-validate. --user-dir and, by the "
         f"checkpoint, --task are filled in. fairseq-validate gets --batch-size {BATCH_SIZE}, and fairseq-generate "
         "--required-batch-size-multiple 1, so that no sentence is left out.",
@@ -58,7 +60,12 @@ def main() -> None:
     command, split_flag = evaluation_of(task)
     arguments = complete(sys.argv[1:], task)
     flags = {argument.partition("=")[0] for argument in arguments}
-    if split_flag not in flags:
+    given = [flag for flag in SPLIT_FLAGS if flag in flags]
+    if len(given) > 1:
+        fail(f"{' and '.join(given)} both name the split: give one of them")
+    if given:  # fairseq's commands take both flags, and read one
+        arguments = [re.sub(f"^{given[0]}(?==|$)", split_flag, argument) for argument in arguments]
+    else:
         arguments += [split_flag, "test"]
     if command == "validate" and flags.isdisjoint(("--batch-size", "--max-sentences", "--max-tokens")):
         arguments += ["--batch-size", BATCH_SIZE]

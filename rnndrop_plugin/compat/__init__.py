@@ -6,6 +6,7 @@ Each patch names the place upstream that it mends; ``tests/compat`` shows for ea
 import sys
 
 from fairseq import checkpoint_utils, options, utils
+from fairseq.data import bucket_pad_length_dataset
 from fairseq.dataclass import initialize
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
@@ -46,6 +47,7 @@ def apply() -> None:
     versions.silence_warnings()
     versions.restore_numpy_compat()
     versions.quiet_damaged_datasets()
+    bucket_pad_length_dataset.get_buckets = versions.get_buckets
     utils.set_torch_seed = versions.SeedGenerators
 
     checkpoint_files.allow_checkpoint_classes()

@@ -84,6 +84,10 @@ def load_checkpoint_to_cpu(path, arg_overrides=None, *args, **kwargs):
             damaged, reason = True, "it is damaged, or not one of fairseq's"
         kind = DamagedCheckpoint if damaged else InputError
         raise kind(f"{path}: cannot load this checkpoint: {reason}") from error
+    groups = [vars(x) if isinstance(x, argparse.Namespace) else x for x in (state.get("cfg") or {}).values() if x]
+    known = {name for group in groups if not isinstance(group, str) for name in group} - {"_name"}
+    if unknown := [str(name) for name in arg_overrides or () if groups and name not in known]:
+        logger.warning(f"{path}: has no setting {', '.join(unknown)} to override (--model-overrides)")
     model = (state.get("cfg") or {}).get("model")  # a Namespace, where fairseq's architecture has no dataclass
     backend = getattr(model, "recurrent_backend", None)
     if backend in ONLY_ON and "recurrent_backend" not in (arg_overrides or {}):

@@ -44,6 +44,13 @@ def end(line: str, error: Exception | None = None) -> typing.NoReturn:
     sys.exit(STATUS)
 
 
+def _is_worded(error: Exception) -> bool:
+    """Whether fairseq refuses by ``error``, and says what."""
+    *_, (frame, _) = [(None, 0), *traceback.walk_tb(error.__traceback__)]
+    by_fairseq = frame is not None and frame.f_globals.get("__name__", "").startswith("fairseq")
+    return bool(str(error)) and (type(error) in WORDED or type(error) is ValueError and by_fairseq)
+
+
 def describe(error: Exception) -> str | None:
     """What ``error`` says about the user's input in one line; None for any other error."""
     reasons = []
@@ -61,10 +68,8 @@ def describe(error: Exception) -> str | None:
         text = f"{error}: the training has diverged; a lower --lr or a --clip-norm may help"
     elif isinstance(error, ValueError) and "Unsupported optimizer" in str(error):
         text = "--memory-efficient-fp16 and --memory-efficient-bf16 need an optimizer such as adam"
-    elif isinstance(error, ValueError) and str(error).startswith("Valid paths"):  # fairseq/data/data_utils.py
-        text = str(error).rstrip(".")
-    elif isinstance(error, (OSError, OmegaConfBaseException)) or type(error) in WORDED and str(error):
-        text = str(error)  # fairseq's own words for flags, files and packages that it cannot use
+    elif isinstance(error, (OSError, OmegaConfBaseException)) or _is_worded(error):
+        text = str(error).rstrip(".")  # fairseq's own words for flags, files and packages that it cannot use
         if "infer language pair" in text:
             text += " (--task translation asks for it, which is the default: give the model's task by --task)"
     else:

@@ -3,6 +3,8 @@
 import ast
 import dataclasses
 import functools
+import importlib.util
+import logging
 import re
 
 from fairseq import options, utils
@@ -22,6 +24,14 @@ from rnndrop_plugin.compat import versions
 from rnndrop_plugin.compat.errors import end
 from rnndrop_plugin.errors import InputError
 
+logger = logging.getLogger(__name__)
+
+NEED_VALIDATIONS = (
+    ("lr_scheduler", "rnndrop_plateau"),
+    ("lr_scheduler", "reduce_lr_on_plateau"),
+    ("optimizer", "rnndrop_asgd"),
+)
+HIGHER_IS_BETTER = re.compile("accuracy|precision|recall|bleu|f1(_.*)?")
 upstream_parse = options.parse_args_and_arch
 upstream_add_defaults = initialize.add_defaults
 
@@ -29,8 +39,8 @@ upstream_add_defaults = initialize.add_defaults
 @functools.wraps(upstream_parse)
 def parse_args_and_arch(parser, input_args=None, *args, **kwargs):
     """fairseq/options.py, parse_args_and_arch: every command but fairseq-validate has a task of its own, which is none
-    of the plugin's; without one, or without an architecture or an optimizer, a command ends with a traceback. --bf16
-    is taken for --tpu, whatever the machine has."""
+    of the plugin's; without one, or without an architecture, an optimizer or a checkpoint, a command ends with a
+    traceback. --bf16 is taken for --tpu, whatever the machine has."""
     versions.restore_log_level()
     given, _ = parser.parse_known_args(input_args)
     if "path" not in given:  # fairseq-train; the others evaluate a checkpoint
@@ -43,6 +53,8 @@ def parse_args_and_arch(parser, input_args=None, *args, **kwargs):
             parser.set_defaults(task=task)
     elif given.task is None:
         end("give the task that the model was trained for by --task")
+    elif given.path is None:
+        end("give the checkpoint by --path")
     if "path" not in given:
         task = parser.parse_known_args(input_args)[0].task
         if missing := find_missing_setting(given.arch, task):
@@ -77,7 +89,8 @@ def find_missing_setting(architecture: str, task: str) -> str | None:
 def check_flags(cfg) -> None:
     """What fairseq ends with a traceback for: fairseq_cli/train.py gives the seed to numpy and the rate to torch, and
     divides by intervals, iterators.py by --update-freq, and --model-overrides goes to Python's eval in eval_lm.py and
-    validate.py.
+    validate.py. train.py trains nothing, without a word, where a limit is below 0, or where iopath is missing, which
+    writes asynchronously.
 
     Raises:
         InputError: one of these flags cannot be used.
@@ -101,11 +114,16 @@ def check_flags(cfg) -> None:
         ("--validate-interval", [cfg.dataset.validate_interval], 1, " (--disable-validation leaves validations out)"),
         ("--save-interval", [cfg.checkpoint.save_interval], 1, " (--no-save leaves checkpoints out)"),
         ("--max-valid-steps", [cfg.dataset.max_valid_steps or 0], 0, ""),
+        ("--max-epoch", [cfg.optimization.max_epoch], 0, " (0: no limit)"),
+        ("--max-update", [cfg.optimization.max_update], 0, " (0: no limit)"),
+        ("--beam", [cfg.generation.beam], 1, ""),
     ):
         if not values:
             raise InputError(f"{flag} is empty")
         if min(values) < least:
             raise InputError(f"{flag} must be at least {least}, got {min(values)}{hint}")
+    if cfg.checkpoint.write_checkpoints_asynchronously and importlib.util.find_spec("iopath") is None:
+        raise InputError("--write-checkpoints-asynchronously needs the package iopath: pip install iopath")
 
 
 @functools.wraps(upstream_add_defaults)
@@ -131,13 +149,21 @@ def add_defaults(cfg):
 
 def check_best_metric(trainer) -> None:
     """fairseq_cli/train.py, validate, ends with a KeyError, after an epoch, where --best-checkpoint-metric is none of
-    what a validation logs: the first batch of one tells what that is.
+    what a validation logs: the first batch of one tells what that is. Without validations some flags have no effect.
 
     Raises:
-        InputError: there is no such metric.
+        InputError: there is no such metric, or the lowest F1 would be the best one.
     """
     dataset, metric = trainer.cfg.dataset, trainer.cfg.checkpoint.best_checkpoint_metric
-    if dataset.disable_validation or metric == "loss":  # the loss is always logged
+    if dataset.disable_validation:
+        idle = [
+            f"--{kind.replace('_', '-')} {name}" for kind, name in NEED_VALIDATIONS if trainer.cfg[kind]._name == name
+        ]
+        idle += ["--patience"] * (trainer.cfg.checkpoint.patience > 0)
+        if idle:
+            logger.warning(f"{', '.join(idle)} has no effect: --disable-validation leaves nothing to compare")
+        return
+    if metric == "loss":  # it is always logged
         return
     subset = "valid" if dataset.combine_valid_subsets else dataset.valid_subset.split(",")[0]
     batch = trainer.get_valid_iterator(subset).first_batch  # without its loader, which the validation will start
@@ -150,3 +176,5 @@ def check_best_metric(trainer) -> None:
         names.append("bleu")  # it is not logged as long as all translations are empty
     if metric not in names:
         raise InputError(f"--best-checkpoint-metric {metric} is not logged; the metrics are {', '.join(names)}")
+    if HIGHER_IS_BETTER.fullmatch(metric) and not trainer.cfg.checkpoint.maximize_best_checkpoint_metric:
+        raise InputError(f"the best {metric} is the highest one: add --maximize-best-checkpoint-metric")

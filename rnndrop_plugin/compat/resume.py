@@ -67,7 +67,8 @@ def save_checkpoint(cfg, trainer, epoch_itr, val_loss):
     task = trainer.task
     if trainer.data_parallel_world_size > 1 and hasattr(task, "gather_state"):
         task.gather_state(trainer.data_parallel_process_group)
-    progress = {"early_stopping": dict(_early_stopping()), "trained": _trained(trainer), "model": _model(trainer)}
+    progress = {"early_stopping": dict(_early_stopping()), "metric": _metric(cfg)}
+    progress |= {"trained": _trained(trainer), "model": _model(trainer)}
     if isinstance(trainer.lr_scheduler, ReduceLROnPlateauLRSchedule):
         progress["bad_epochs"] = trainer.lr_scheduler.lr_scheduler.num_bad_epochs
     if hasattr(task, "progress"):
@@ -180,16 +181,22 @@ def _restore_progress(cfg, trainer, extra_state: dict, epoch_itr) -> None:
     if trainer.get_num_updates() == 0:  # --reset-optimizer
         return
     progress = _progress(trainer.task, extra_state)
+    measured = progress.get("metric", _metric(cfg))
+    comparable = measured == _metric(cfg)
+    if not comparable:
+        logger.warning(f"the validations so far looked for {measured} and do not count: now it is {_metric(cfg)}")
+        _forget_validations(trainer)
     if not cfg.reset_meters:
-        _early_stopping().update(progress.get("early_stopping", {}))
+        if comparable:
+            _early_stopping().update(progress.get("early_stopping", {}))
         if "train_inner" in extra_state["metrics"]:
             metrics.load_state_dict({"train_inner": extra_state["metrics"]["train_inner"]})
     schedule = trainer.lr_scheduler
     on_plateau = isinstance(schedule, (Plateau, ReduceLROnPlateauLRSchedule)) and not cfg.reset_lr_scheduler
-    if on_plateau and isinstance(schedule, ReduceLROnPlateauLRSchedule):
+    if on_plateau and comparable and isinstance(schedule, ReduceLROnPlateauLRSchedule):
         older = trainer._optim_history[-1]["lr_scheduler_state"].get("num_bad_epochs", 0)
         schedule.lr_scheduler.num_bad_epochs = progress.get("bad_epochs", older)
-    if epoch_itr.epoch > 1 and extra_state["train_iterator"]["iterations_in_epoch"] == 0:
+    if comparable and epoch_itr.epoch > 1 and extra_state["train_iterator"]["iterations_in_epoch"] == 0:
         if on_plateau:
             trainer.lr_step(epoch_itr.epoch - 1, extra_state["val_loss"])
         else:
@@ -217,14 +224,8 @@ def _begin_anew(trainer, source: Source, epoch_itr) -> None:
     Raises:
         InputError: a limit of the run is reached before it begins.
     """
-    forget_scores()
-    schedule, limits = trainer.lr_scheduler, trainer.cfg.optimization
-    if isinstance(schedule, Plateau):
-        schedule.forget_best()
-    elif isinstance(schedule, ReduceLROnPlateauLRSchedule):
-        schedule.lr_scheduler.best = schedule.lr_scheduler.mode_worse
-    if isinstance(trainer.optimizer, AveragedSGD):
-        trainer.optimizer.validations.clear()
+    _forget_validations(trainer)
+    limits = trainer.cfg.optimization
     for flag, limit, count, reset in (
         ("--max-update", limits.max_update, trainer.get_num_updates(), "--reset-optimizer"),
         ("--max-epoch", limits.max_epoch, epoch_itr.next_epoch_idx - 1, "--reset-dataloader"),
@@ -234,6 +235,23 @@ def _begin_anew(trainer, source: Source, epoch_itr) -> None:
                 f"nothing is left to train: {source.flag} {source.path} counts {count}, {flag} is {limit} "
                 f"({reset} counts from 0)"
             )
+
+
+def _forget_validations(trainer) -> None:
+    """Take the next validation for the best one so far."""
+    forget_scores()
+    schedule = trainer.lr_scheduler
+    if isinstance(schedule, Plateau):
+        schedule.forget_best()
+    elif isinstance(schedule, ReduceLROnPlateauLRSchedule):
+        schedule.lr_scheduler.best = schedule.lr_scheduler.mode_worse
+    if isinstance(trainer.optimizer, AveragedSGD):
+        trainer.optimizer.validations.clear()
+
+
+def _metric(cfg) -> str:
+    """What tells which checkpoint is the best one."""
+    return f"{'the highest' if cfg.maximize_best_checkpoint_metric else 'the lowest'} {cfg.best_checkpoint_metric}"
 
 
 def _early_stopping() -> dict:

@@ -42,6 +42,7 @@ def find_source(cfg, suffix: str) -> Source:
     if cfg.finetune_from_model is not None:
         others = [f"--{name.replace('_', '-')}" for name in RESETS if cfg[name]]
         others += ["--restore-file"] * (cfg.restore_file != LAST)
+        others += ["--continue-once"] * (cfg.continue_once is not None)
         if others:
             raise InputError(f"--finetune-from-model begins anew by itself: leave out {', '.join(others)}")
     last = os.path.join(cfg.save_dir, f"checkpoint_last{suffix}.pt")

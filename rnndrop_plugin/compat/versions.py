@@ -36,6 +36,11 @@ def restore_numpy_compat() -> None:
         np.compat = types.SimpleNamespace(long=int)
 
 
+def get_buckets(sizes, num_buckets: int) -> np.ndarray:
+    """fairseq/data/data_utils.py, get_buckets (--num-batch-buckets), with numpy 2's keyword."""
+    return np.unique(np.percentile(sizes, np.linspace(0, 100, num_buckets + 1), method="lower")[1:])
+
+
 def quiet_damaged_datasets() -> None:
     """fairseq/data/indexed_dataset.py: where files are damaged, __del__ fails after __init__ has, on stderr."""
     for cls in (MMapIndexedDataset, MMapIndexedDataset.Index):

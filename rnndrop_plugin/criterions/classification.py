@@ -49,7 +49,7 @@ class RnndropClassification(FairseqCriterion):
         check_task(task, "classes", "rnndrop_classification")
         self.ignore_absent_classes = ignore_absent_classes
         self.classes = task.classes
-        chosen = f1_classes.split(",") if f1_classes else []
+        chosen = list(dict.fromkeys(f1_classes.split(","))) if f1_classes else []
         for name in chosen:
             if name not in self.classes:
                 raise InputError(f"--f1-classes: {name!r} is not one of the labels, {', '.join(self.classes)}")

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.ops import linear_cross_entropy
 
+DECAY, EPSILON = 0.0, 1e-4  # of dynamic evaluation, unless flags say otherwise
+THETA, WEIGHT = 0.3, 0.1  # of the neural cache
 TEMPERATURES = tuple(1 + step / 40 for step in range(-8, 13))  # 0.8 to 1.3
 
 
@@ -42,11 +44,11 @@ class EvaluationConfig(FairseqDataclass):
         default=None, metadata={"help": "learning rate of the dynamic evaluation"}
     )
     dynamic_evaluation_decay: float = field(
-        default=0.0,
+        default=DECAY,
         metadata={"help": "how far each window moves the parameters back towards the trained ones, in [0, 1]"},
     )
     dynamic_evaluation_epsilon: float = field(
-        default=1e-4,
+        default=EPSILON,
         metadata={
             "help": "added to the roots that rms divides by: parameters with much smaller gradients learn as by SGD"
         },
@@ -57,12 +59,15 @@ class EvaluationConfig(FairseqDataclass):
             "help": "evaluation: mix in a cache of the last N words and their states (Grave et al. 2017); 0: none"
         },
     )
-    neural_cache_theta: float = field(default=0.3, metadata={"help": "flatness of the cache, theta"})
-    neural_cache_weight: float = field(default=0.1, metadata={"help": "probability of the cache, lambda, in [0, 1)"})
+    neural_cache_theta: float = field(default=THETA, metadata={"help": "flatness of the cache, theta"})
+    neural_cache_weight: float = field(default=WEIGHT, metadata={"help": "probability of the cache, lambda, in [0, 1)"})
 
 
 class Evaluation:
     """A way of evaluating a language model.
+
+    Attributes:
+        incomplete: says which flag is missing for others to have an effect, empty if none is.
 
     Raises:
         InputError: a number out of its range.
@@ -89,6 +94,12 @@ class Evaluation:
         self.cache = None
         if cfg.neural_cache_size:
             self.cache = NeuralCache(cfg.neural_cache_size, cfg.neural_cache_theta, cfg.neural_cache_weight)
+
+        self.incomplete = ""
+        if not self.rule and [self.lr, self.decay, self.epsilon] != [None, DECAY, EPSILON]:
+            self.incomplete = "--dynamic-evaluation-lr, -decay and -epsilon need --dynamic-evaluation"
+        elif self.cache is None and [cfg.neural_cache_theta, cfg.neural_cache_weight] != [THETA, WEIGHT]:
+            self.incomplete = "--neural-cache-theta and --neural-cache-weight need a --neural-cache-size"
 
     @property
     def is_static(self) -> bool:
@@ -237,7 +248,7 @@ class DynamicBatches:
         lr: float,
         decay: float,
         mean_squares: list[Tensor] | None = None,
-        epsilon: float = EvaluationConfig.dynamic_evaluation_epsilon,
+        epsilon: float = EPSILON,
     ):
         self.model, self.batches, self.lr = model, batches, lr
         self.parameters = trained_parameters(model)

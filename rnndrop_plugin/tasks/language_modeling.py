@@ -19,6 +19,7 @@ from fairseq.data import (
 )
 from fairseq.distributed.utils import all_gather
 from fairseq.logging import metrics
+from fairseq.registry import REGISTRIES
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 from torch import Tensor
@@ -33,6 +34,8 @@ from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 from rnndrop_plugin.tasks.training_graph import GraphedCriterion
 
 logger = logging.getLogger(__name__)
+
+CRITERIA = ("cross_entropy", "label_smoothed_cross_entropy", "adaptive_loss")  # fairseq's that train a language model
 
 
 @dataclass
@@ -126,15 +129,19 @@ class RnndropLanguageModelingTask(RnndropTask):
         """Build the criterion of ``cfg``.
 
         Raises:
-            InputError: --criterion adaptive_loss without an adaptive softmax, or another with one; flags of
-                fairseq-eval-lm.
+            InputError: a criterion for other tasks; --criterion adaptive_loss without an adaptive softmax, or another
+                with one; flags of fairseq-eval-lm.
         """
-        if not self.evaluation.is_static:
-            raise InputError(f"the flags of an evaluation are for fairseq-eval-lm: {self.evaluation}")
+        self._refuse_evaluation()
         if self.cfg.variable_bptt and not self.cfg.sentence_avg:
             logger.warning(
                 "--variable-bptt without --sentence-avg: the rate is not scaled with the length of a window, so a "
                 "short one counts as much as a long one"
+            )
+        own = REGISTRIES["criterion"]["registry"].get(cfg._name)
+        if own is not None and own.__module__.startswith("fairseq.") and cfg._name not in CRITERIA:
+            raise InputError(
+                f"--criterion {cfg._name} does not fit this task: use rnndrop_cross_entropy or {', '.join(CRITERIA)}"
             )
         adaptive = self.model is not None and self.model.decoder.adaptive_softmax is not None
         if cfg._name == "adaptive_loss" and not adaptive:
@@ -144,6 +151,11 @@ class RnndropLanguageModelingTask(RnndropTask):
         if adaptive and cfg._name != "adaptive_loss":
             raise InputError("the model has an adaptive softmax: use --criterion adaptive_loss")
         return super().build_criterion(cfg, from_checkpoint)
+
+    def _refuse_evaluation(self) -> None:
+        if not self.evaluation.is_static or self.evaluation.incomplete:
+            what = self.evaluation.incomplete or self.evaluation
+            raise InputError(f"the flags of an evaluation are for fairseq-eval-lm: {what}")
 
     def get_batch_iterator(self, dataset, max_sentences=None, num_shards=1, shard_id=0, epoch=1, **kwargs):
         """Batches of ``max_sentences`` rows (of this shard), in the order of the stream; prompts as fairseq does.
@@ -184,10 +196,15 @@ class RnndropLanguageModelingTask(RnndropTask):
         """
         if context_window:
             raise InputError("--context-window is not used: the carried state already holds all of the context")
+        if self.evaluation.incomplete:
+            raise InputError(self.evaluation.incomplete)
         shards = {name: kwargs[name] for name in ("num_shards", "shard_id")}
-        batches = self.get_batch_iterator(dataset, max_sentences=batch_size or 1, **shards).next_epoch_itr(
-            shuffle=False
-        )
+        if not 0 <= shards["shard_id"] < shards["num_shards"]:
+            raise InputError(
+                f"--shard-id must be in [0, {shards['num_shards']}), the number of shards, got {shards['shard_id']}"
+            )
+        rows = 1 if batch_size is None else batch_size
+        batches = self.get_batch_iterator(dataset, max_sentences=rows, **shards).next_epoch_itr(shuffle=False)
         if self.evaluation.is_static:
             return batches
         validation = functools.partial(self._read_in_order, "valid", rows=1)
@@ -267,8 +284,10 @@ class RnndropLanguageModelingTask(RnndropTask):
         """A generator that continues prompts, for fairseq-interactive.
 
         Raises:
-            InputError: fairseq-generate, which would take the rows of the stream for prompts.
+            InputError: fairseq-generate, which would take the rows of the stream for prompts, or flags of
+                fairseq-eval-lm.
         """
+        self._refuse_evaluation()
         if self.datasets:
             raise InputError(
                 "fairseq-generate has no sentences to continue: the data are one stream. Use fairseq-interactive "
@@ -302,6 +321,9 @@ class RnndropLanguageModelingTask(RnndropTask):
         """Continue the prompts of ``sample``, which begin with ``</s>``."""
         if prefix_tokens is None:
             prefix_tokens = sample["net_input"]["src_tokens"][:, 1:]
+        size = prefix_tokens.size(1)
+        if size >= (limit := int(generator.max_len_a * size + generator.max_len_b)):
+            logger.warning(f"a prompt of {size} tokens is not continued: --max-len-b, {limit}, counts them, too")
         with torch.no_grad():
             return generator.generate(
                 models,

@@ -1,9 +1,25 @@
 import json
+import os
+import signal
 
 import pytest
 
 from rnndrop_plugin.cli.command import run
 from rnndrop_plugin.data.text import read_lines
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_that_ends_a_command_lets_it_clean_up(number):
+    before = signal.getsignal(number)
+    try:
+        with pytest.raises(SystemExit) as end:
+            run(lambda: os.kill(os.getpid(), number))
+        assert end.value.code == 128 + number
+        signal.signal(number, signal.SIG_IGN)  # as nohup does
+        run(lambda: os.kill(os.getpid(), number))
+    finally:
+        signal.signal(number, before)
+
 
 HINT = " (RNNDROP_TRACEBACK=1 shows where)"
 

@@ -115,6 +115,26 @@ def test_evaluation_by_the_task_of_the_checkpoint(rnndrop, monkeypatch, task, fl
     assert called == [(command, [*given, "--user-dir", PACKAGE, "--task", task, *filled_in])]
 
 
+@pytest.mark.parametrize(
+    ("task", "given", "passed"),
+    [
+        ("rnndrop_language_modeling", ["--valid-subset", "valid"], ["--gen-subset", "valid"]),
+        ("rnndrop_tagging", ["--gen-subset=valid"], ["--valid-subset=valid"]),
+    ],
+)
+def test_either_flag_names_the_split(rnndrop, monkeypatch, task, given, passed):
+    monkeypatch.setattr(fairseq_eval, "task_of", lambda path, user_dir: task)
+    called = []
+    monkeypatch.setattr(fairseq_eval, "hand_over", lambda command, arguments: called.append(arguments))
+    assert rnndrop("eval", "data", "--path", "model.pt", *given)[0] == 0
+    assert called[0][3 : 3 + len(passed)] == passed and "test" not in called[0]
+    status, _, err = rnndrop("eval", "data", "--path", "model.pt", "--gen-subset", "a", "--valid-subset", "b")
+    assert (status, err) == (
+        2,
+        "rnndrop eval: error: --gen-subset and --valid-subset both name the split: give one of them\n",
+    )
+
+
 def test_evaluation_of_a_task_that_is_not_known(rnndrop, monkeypatch):
     """fairseq would print all its flags and all its tasks."""
     state = {"cfg": SimpleNamespace(task=SimpleNamespace(_name="own"))}

@@ -166,3 +166,13 @@ def test_fairseq_leaves_half_a_checkpoint_behind(tmp_path, full_disk, monkeypatc
         checkpoint_files.upstream_save({"model": torch.zeros(100_000)}, str(tmp_path / "checkpoint.pt"))
     assert "checkpoint.pt" not in str(error.value)
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt.tmp"]
+
+
+def test_an_override_of_no_setting_is_warned_of(command, training, tmp_path, caplog):
+    command(*training, "--max-update", 1, "--save-dir", tmp_path)
+    caplog.clear()
+    path = str(tmp_path / "checkpoint_last.pt")
+    checkpoint_utils.load_checkpoint_to_cpu(path, {"recurrent_dropout_scaling": "expected", "init_range": 1.0})
+    assert not caplog.messages
+    checkpoint_utils.load_checkpoint_to_cpu(path, {"recurrent_dropout_scalin": "expected"})
+    assert caplog.messages == [f"{path}: has no setting recurrent_dropout_scalin to override (--model-overrides)"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import omegaconf
 import pytest
 import torch
+from fairseq.data.iterators import ShardedIterator
 from fairseq.distributed import utils as distributed_utils
 from fairseq.logging import progress_bar
 from fairseq_cli import generate
@@ -29,8 +30,9 @@ def fail(error: Exception, cause: Exception | None = None):
 CFG = omegaconf.OmegaConf.create(
     {
         "common_eval": {"model_overrides": "{}"},
-        "checkpoint": {"optimizer_overrides": "{}", "save_interval": 1},
-        "optimization": {"update_freq": [1], "lr": [0.1]},
+        "checkpoint": {"optimizer_overrides": "{}", "save_interval": 1, "write_checkpoints_asynchronously": False},
+        "optimization": {"update_freq": [1], "lr": [0.1], "max_epoch": 0, "max_update": 0},
+        "generation": {"beam": 5},
         "distributed_training": {
             "distributed_init_method": None,
             "distributed_world_size": 1,
@@ -61,7 +63,6 @@ HINT = " (RNNDROP_TRACEBACK=1 shows where)"
             fail(FloatingPointError("gradients are Nan/Inf")),
             f"gradients are Nan/Inf: the training has diverged; a lower --lr or a --clip-norm may help{HINT}",
         ),
-        (fail(ValueError("Valid paths ['valid1'] will be ignored.")), f"Valid paths ['valid1'] will be ignored{HINT}"),
         (fail(NotImplementedError("--post-process=x is not")), f"--post-process=x is not{HINT}"),
         (fail(ImportError("Please install fairscale")), f"Please install fairscale{HINT}"),
         (fail(omegaconf.errors.ValidationError("x is no float\n    key: y")), f"x is no float key: y{HINT}"),
@@ -83,6 +84,13 @@ def test_an_error_of_the_input_ends_a_command_in_one_line(monkeypatch, capsys, m
     with pytest.raises(Exception) as unpatched:  # noqa: B017, PT011 - whatever it is
         distributed_utils.call_main.__wrapped__(CFG, main)
     assert not isinstance(unpatched.value, SystemExit)
+
+
+def test_a_value_that_fairseq_refuses_is_an_error_of_the_input(monkeypatch, capsys):
+    monkeypatch.setattr(distributed_utils, "infer_init_method", lambda *_: None)
+    with pytest.raises(SystemExit):
+        distributed_utils.call_main(CFG, lambda cfg: ShardedIterator([], num_shards=2, shard_id=2))
+    assert capsys.readouterr().err == f"error: shard_id must be between 0 and num_shards{HINT}\n"
 
 
 @pytest.mark.parametrize(

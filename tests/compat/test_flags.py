@@ -6,6 +6,7 @@ import torch
 from fairseq import checkpoint_utils, options, trainer
 from fairseq.dataclass import initialize
 from fairseq.dataclass.configs import FairseqConfig
+from fairseq.distributed import utils as distributed_utils
 from fairseq_cli import train
 from omegaconf import OmegaConf
 
@@ -52,7 +53,9 @@ def test_metrics_of_the_other_tasks(command, tagging_data, tmp_path, task, refus
     line = refuse("train", tagging_data, *flags, other, "--save-dir", tmp_path)
     assert f"--best-checkpoint-metric {other} is not logged; the metrics are loss, accuracy" in line
     own = {"tagging": "f1_PER", "classification": "f1_people"}[task]
-    command("train", tagging_data, *flags, own, "--save-dir", tmp_path)
+    line = refuse("train", tagging_data, *flags, own, "--save-dir", tmp_path)
+    assert line == f"error: the best {own} is the highest one: add --maximize-best-checkpoint-metric"
+    command("train", tagging_data, *flags, own, "--maximize-best-checkpoint-metric", "--save-dir", tmp_path)
     assert (tmp_path / "checkpoint_best.pt").exists()
 
 
@@ -69,6 +72,7 @@ def test_looking_for_the_metric_changes_no_number(command, training, tmp_path):
 def test_fairseq_validate_needs_a_task(command, stream_data, tmp_path, refuse, unpatch):
     arguments = ("validate", stream_data, "--user-dir", "rnndrop_plugin", "--path", tmp_path / "absent.pt")
     assert "give the task that the model was trained for by --task" in refuse(*arguments)
+    assert refuse(*arguments[:4], "--task", "translation") == "error: give the checkpoint by --path"
     unpatch(options, "parse_args_and_arch")
     with pytest.raises(KeyError, match="None"):
         command(*arguments)
@@ -124,6 +128,7 @@ def test_fairseq_ends_with_a_traceback_for_a_missing_choice(command, training, t
     assert line in refuse(*arguments)
     assert not (tmp_path / "run").exists()
     unpatch(options, "parse_args_and_arch")
+    unpatch(distributed_utils, "call_main")
     with pytest.raises((RuntimeError, ValueError)):
         command(*arguments)
 
@@ -161,6 +166,9 @@ def test_flags_that_are_not_known(command, training, tmp_path, capsys, flags, li
         (("--validate-interval", 0), "got 0 (--disable-validation leaves validations out)", None),
         (("--save-interval", 0), "got 0 (--no-save leaves checkpoints out)", None),
         (("--max-valid-steps", -1), "--max-valid-steps must be at least 0, got -1", KeyError),
+        (("--max-epoch", -1), "--max-epoch must be at least 0, got -1 (0: no limit)", None),
+        (("--max-update", -1), "--max-update must be at least 0, got -1 (0: no limit)", None),
+        (("--write-checkpoints-asynchronously",), "needs the package iopath: pip install iopath", None),
         (("--optimizer-overrides", "{lr"), "--optimizer-overrides must be a dictionary such as", None),
     ],
 )
@@ -172,6 +180,13 @@ def test_fairseq_has_no_words_for_flags(command, training, tmp_path, monkeypatch
         monkeypatch.setattr(flags_, "check_flags", lambda cfg: None)
         with pytest.raises(upstream):
             command(*arguments)
+
+
+def test_flags_that_need_validations(command, training, tmp_path):
+    flags = ("--max-update", 1, "--save-dir", tmp_path, "--disable-validation", "--patience", 1)
+    log = command(*training, *flags, "--lr-scheduler", "rnndrop_plateau", "--optimizer", "rnndrop_asgd")
+    idle = "--lr-scheduler rnndrop_plateau, --optimizer rnndrop_asgd, --patience has no effect"
+    assert idle in log.text()
 
 
 @pytest.mark.parametrize("name", ["eval_lm", "validate"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fairseq import utils
-from fairseq.data import TokenBlockDataset, indexed_dataset
+from fairseq.data import BucketPadLengthDataset, TokenBlockDataset, data_utils, indexed_dataset
 
 from rnndrop_plugin.compat import versions
 
@@ -91,3 +91,10 @@ def test_every_gpu_is_seeded_and_the_state_of_the_current_one_restored(monkeypat
     with utils.set_torch_seed(5):
         assert [gpu.initial_seed() for gpu in gpus] == [5, 5] and torch.initial_seed() == 5
     assert torch.equal(gpus[1].get_state(), before) and gpus[0].initial_seed() == 5
+
+
+def test_buckets_of_lengths_by_a_keyword_that_numpy_no_longer_has():
+    sizes = np.array([3, 1, 2, 9, 4, 4])
+    assert list(BucketPadLengthDataset([torch.ones(3)] * 6, sizes, 2, pad_idx=1, left_pad=False).buckets) == [3, 9]
+    with pytest.raises(TypeError, match="interpolation"):
+        data_utils.get_buckets(sizes, 2)

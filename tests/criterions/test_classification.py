@@ -73,3 +73,7 @@ def test_absent_labels_are_left_out_of_the_softmax_of_training_alone():
     one.eval()
     loss, _, _ = one(lambda src_tokens: src_tokens, sample)
     torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, target, reduction="sum"))
+
+
+def test_a_class_that_is_named_twice_counts_once():
+    assert criterion(f"{LABELS[0]},{LABELS[1]},{LABELS[0]}").chosen == [0, 1]

@@ -296,6 +296,19 @@ def test_the_flags_of_an_evaluation_are_refused_in_training(train, capsys):
     assert "are for fairseq-eval-lm: static evaluation, softmax temperature 2" in capsys.readouterr().err
 
 
+def test_flags_of_an_evaluation_that_would_have_no_effect(trained, refused, stream_data, tmp_path):
+    path, _ = trained
+    prompt = tmp_path / "prompt"
+    prompt.write_text("w3\n")
+    plain = (stream_data, *TASK, "--path", path)
+    line = refused("eval_lm", *plain, "--dynamic-evaluation-lr", 0.1)
+    assert "--dynamic-evaluation-lr, -decay and -epsilon need --dynamic-evaluation" in line
+    line = refused("eval_lm", *plain, "--neural-cache-weight", 0.2)
+    assert "--neural-cache-theta and --neural-cache-weight need a --neural-cache-size" in line
+    for flags in (("--softmax-temperature", 2), ("--neural-cache-size", 10), ("--neural-cache-weight", 0.2)):
+        assert "are for fairseq-eval-lm" in refused("interactive", *plain, "--input", prompt, *flags)
+
+
 def test_an_adaptive_softmax_has_a_static_evaluation_only(train, evaluate, stream_data, tmp_path, capsys):
     flags = ("--criterion", "adaptive_loss", "--adaptive-softmax-cutoff", "8,16", "--ddp-backend", "legacy_ddp")
     train("adaptive", *flags, "--decoder-hidden-size", 16, "--max-update", 1)
@@ -359,6 +372,15 @@ def test_interactive_continues_a_prompt(command, trained, stream_data, tmp_path,
         expected = -math.log2(unrolled_perplexity(load(path), text)) * len(text)
         assert sum(map(float, positional.split())) == pytest.approx(expected, abs=1e-3)
     assert len({words for name, words in hypotheses if name == "H-0"}) == 3
+
+
+def test_a_prompt_that_leaves_no_room_is_warned_of(command, trained, stream_data, tmp_path):
+    path, _ = trained
+    (tmp_path / "prompts").write_text("w3 w1 w2\n")
+    arguments = ("--path", path, "--input", tmp_path / "prompts", "--max-len-b")
+    warning = "a prompt of 3 tokens is not continued: --max-len-b, {}, counts them, too"
+    assert warning.format(3) in command("interactive", stream_data, *TASK, *arguments, 3).text()
+    assert "is not continued" not in command("interactive", stream_data, *TASK, *arguments, 4).text()
 
 
 # Bad input
@@ -464,6 +486,8 @@ def test_damaged_data_end_the_command_in_one_line(refused, own_data, tmp_path):
         (("--lr", "1,0.5"), "takes one learning rate, got 2"),
         (("--restore-file", "absent.pt"), "--restore-file absent.pt: no such file"),
         (("--criterion", "adaptive_loss", "--ddp-backend", "legacy_ddp"), "needs --adaptive-softmax-cutoff"),
+        (("--criterion", "masked_lm"), "--criterion masked_lm does not fit this task: use rnndrop_cross_entropy or"),
+        (("--criterion", "ctc", "--zero-infinity"), "--criterion ctc does not fit this task"),
         (("--arch", "lstm_lm"), "rnndrop_language_modeling, which needs a language model that carries its state"),
         (("--task", "language_modeling"), "pass --task rnndrop_language_modeling"),
     ],
@@ -552,6 +576,9 @@ def test_evaluation_that_would_lose_the_state_is_refused(trained, refused, strea
     assert "absent.pt" in refused("eval_lm", stream_data, *TASK, "--path", tmp_path / "absent.pt")
     assert "test5.bin, .idx: no such files" in refused("eval_lm", *plain, *TASK, "--gen-subset", "test5")
     assert "rows are more than" in refused("eval_lm", *plain, *TASK, "--batch-size", 1000)
+    assert "must be at least 1, got 0" in refused("eval_lm", *plain, *TASK, "--batch-size", 0)
+    shards = ("--num-shards", 2, "--shard-id", 2)
+    assert "--shard-id must be in [0, 2), the number of shards, got 2" in refused("eval_lm", *plain, *TASK, *shards)
     assert "must be at least 1, got 0" in refused("validate", *plain, *TASK, "--batch-size", 0)
     prompt.write_bytes(b"caf\xe9\n")
     assert "a text is not utf-8 (byte 0xe9)" in refused("interactive", *plain, *TASK, "--input", prompt)
