@@ -3,15 +3,19 @@
 import torch
 from torch import Tensor
 
+FORBIDDEN = -1e30  # as good as -inf, for which torch's logsumexp gives a gradient of NaN; the sum of many is finite
+
 
 def nll(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
     """See :func:`rnndrop_plugin.ops.crf_nll`; here tags past a sequence's end have to be tags, too."""
     inside = torch.arange(emissions.size(1), device=emissions.device) < lengths.unsqueeze(1)
+    emissions = emissions.masked_fill(~inside.unsqueeze(2), 0)
     steps = emissions.gather(2, tags.unsqueeze(2)).squeeze(2)
-    moves = transitions[tags[:, :-1], tags[:, 1:]]
+    moves = transitions[tags[:, :-1], tags[:, 1:]].masked_fill(~inside[:, 1:], 0)
     last = tags.gather(1, lengths.unsqueeze(1) - 1).squeeze(1)
-    path = (steps * inside).sum(1) + (moves * inside[:, 1:]).sum(1) + start[tags[:, 0]] + end[last]
-    return _log_partition(emissions, transitions, start, end, lengths) - path
+    path = steps.sum(1) + moves.sum(1) + start[tags[:, 0]] + end[last]
+    scores = (x.clamp(min=FORBIDDEN) for x in (emissions, transitions, start, end))
+    return _log_partition(*scores, lengths) - path
 
 
 def _log_partition(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> Tensor:

@@ -22,17 +22,21 @@ def all_scores(emissions, transitions, start, end) -> dict[tuple[int, ...], torc
     return scores
 
 
-@pytest.mark.parametrize(("time", "tags"), [(1, 1), (1, 4), (4, 3), (5, 2)])
-def test_likelihood_and_best_path_are_those_of_all_paths(time, tags):
-    lengths = torch.tensor([time, max(time - 2, 1), 1])
-    crf = random_crf(3, time, tags)
-    gold = torch.randint(tags, (3, time))
+def check_against_all_scores(crf, gold, lengths) -> None:
+    """Likelihoods and best paths against the scores of all paths."""
     nll, best = crf_nll(*crf, gold, lengths), crf_decode(*crf, lengths)
     for i, length in enumerate(lengths.tolist()):
         scores = all_scores(crf[0][i, :length], *crf[1:])
         total = torch.logsumexp(torch.stack(list(scores.values())), dim=0)
         torch.testing.assert_close(nll[i], total - scores[tuple(gold[i, :length].tolist())])
         assert tuple(best[i, :length].tolist()) == max(scores, key=scores.get)
+
+
+@pytest.mark.parametrize(("time", "tags"), [(1, 1), (1, 4), (4, 3), (5, 2)])
+def test_likelihood_and_best_path_are_those_of_all_paths(time, tags):
+    lengths = torch.tensor([time, max(time - 2, 1), 1])
+    crf = random_crf(3, time, tags)
+    check_against_all_scores(crf, torch.randint(tags, (3, time)), lengths)
 
 
 def test_gradients():
@@ -53,6 +57,29 @@ def test_what_stands_past_the_end_does_not_matter():
     )
     paths = [crf_decode(e, *rest, lengths) for e in (emissions, other_emissions)]
     assert torch.equal(paths[0][1, :3], paths[1][1, :3])
+
+
+@pytest.mark.parametrize("past", [-torch.inf, torch.nan])
+@pytest.mark.parametrize("forbidden", ["a transition", "all transitions to a tag", "a tag at a step"])
+def test_what_is_forbidden_has_no_probability(forbidden, past):
+    crf, lengths = random_crf(3, 4, 3), torch.tensor([4, 2, 1])
+    gold = torch.ones(3, 4, dtype=torch.long)
+    gold[1:, 2:] = -100
+    if forbidden == "a transition":
+        crf[1][0, 0] = -torch.inf
+    elif forbidden == "all transitions to a tag":
+        crf[1][:, 0] = crf[2][0] = -torch.inf
+    else:
+        crf[0][:, 1, 2] = -torch.inf
+    crf[0][1, 2:] = crf[0][2, 1:] = past
+    check_against_all_scores(crf, gold, lengths)
+    leaves = [x.requires_grad_() for x in crf]
+    d_emissions, d_transitions, *others = torch.autograd.grad(crf_nll(*leaves, gold, lengths).sum(), leaves)
+    assert all(x.isfinite().all() for x in (d_emissions, d_transitions, *others))
+    assert not d_emissions[1, 2:].any() and not d_emissions[2, 1:].any()
+    assert not d_emissions[crf[0] == -torch.inf].any() and not d_transitions[crf[1] == -torch.inf].any()
+    gold[0, :2] = {"a transition": 0, "all transitions to a tag": 0, "a tag at a step": 2}[forbidden]
+    assert crf_nll(*crf, gold, lengths)[0] == torch.inf
 
 
 def test_without_transitions_each_step_is_its_own():

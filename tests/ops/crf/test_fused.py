@@ -91,11 +91,17 @@ else:
         leaves = scores(2, 4, 3)
         with torch.no_grad():
             leaves[1][0, 1] = leaves[2][1] = -torch.inf
+            leaves[1][:, 2] = leaves[2][2] = -torch.inf  # a tag that no path has
+            leaves[0][1, 2:] = torch.nan  # past the end
         lengths, paths = torch.tensor([4, 2]), torch.zeros(2, 4, dtype=torch.long)
         loss = dispatch.crf_nll(*leaves, paths, lengths)
-        torch.testing.assert_close(loss, by_steps(monkeypatch, dispatch.crf_nll, *leaves, paths, lengths))
+        expected = by_steps(monkeypatch, dispatch.crf_nll, *leaves, paths, lengths)
+        torch.testing.assert_close(loss, expected)
         gradients = torch.autograd.grad(loss.sum(), leaves)
+        torch.testing.assert_close(gradients, torch.autograd.grad(expected.sum(), leaves))
         assert all(x.isfinite().all() for x in gradients) and gradients[1][0, 1] == 0
+        path = dispatch.crf_decode(*leaves, lengths)
+        assert torch.equal(path, by_steps(monkeypatch, dispatch.crf_decode, *leaves, lengths))
 
     @pytest.mark.parametrize("lengths", [torch.tensor([[2, 9], [4, 9], [1, 9]])[:, 0], torch.tensor([3]).expand(3)])
     def test_lengths_with_strides(monkeypatch, lengths):
