@@ -16,14 +16,14 @@ class CharacterCNN(nn.Module):
     Args:
         characters: how many there are in the dictionary.
         filters: the features it gives.
-        padding_idx: what stands for no character.
+        padding_idx: what stands for no character, counted from the end if it is negative.
     """
 
     def __init__(self, characters: int, filters: int, padding_idx: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(characters, 30, padding_idx)
         self.convolution = nn.Conv1d(30, filters, 3, padding=1)
-        nothing = torch.arange(characters) == padding_idx
+        nothing = torch.arange(characters) == self.embedding.padding_idx
         self.register_buffer("_nothing", nothing.view(-1, 1, 1), persistent=False)
         # What stands for no character adds nothing beside others, and in the middle there is no window.
         self.register_buffer("_added", torch.tensor([0, -math.inf, 0]).unsqueeze(1), persistent=False)
@@ -37,7 +37,7 @@ class CharacterCNN(nn.Module):
         """
         table = self.embedding.weight @ self.convolution.weight.permute(1, 2, 0).flatten(1)
         table = torch.where(self._nothing, self._added, table.unflatten(1, (3, -1)))  # (characters, 3, filters)
-        if characters.size(2) == 0:
+        if characters.numel() == 0:
             return table.new_zeros(*characters.shape[:2], len(self.convolution.bias))
         words = F.pad(characters.flatten(0, 1), (1, 1), value=self.embedding.padding_idx)
         windows = torch.add(self._places, words.unfold(1, 3, 1), alpha=3).flatten(0, 1)

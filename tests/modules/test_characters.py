@@ -24,6 +24,19 @@ def test_a_word_has_the_largest_value_of_each_filter():
     assert not cnn(batch[:, :, :0]).any() and cnn(batch[:, :, :0]).shape == (1, 4, 6)  # no word has any
 
 
+@pytest.mark.parametrize("shape", [(0, 4, 5), (2, 0, 5), (2, 4, 0)])
+def test_an_empty_batch(shape):
+    found = CharacterCNN(20, 6, PAD)(torch.zeros(shape, dtype=torch.long))
+    assert found.shape == (*shape[:2], 6) and not found.any()
+
+
+def test_a_padding_index_from_the_end():
+    cnn, batch = CharacterCNN(20, 6, PAD), a_batch()
+    from_the_end = CharacterCNN(20, 6, PAD - 20)
+    from_the_end.load_state_dict(cnn.state_dict())
+    assert torch.equal(from_the_end(batch), cnn(batch))
+
+
 def by_convolution(cnn: CharacterCNN, characters: torch.Tensor) -> torch.Tensor:
     words = characters.flatten(0, 1)
     x = torch.relu(cnn.convolution(cnn.embedding(words).transpose(1, 2)))
