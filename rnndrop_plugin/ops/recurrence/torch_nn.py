@@ -71,7 +71,7 @@ def forward(problem: Problem) -> tuple[Tensor, State]:
         output = pad(packed._replace(data=data), total_length=time)
         final = [s.index_select(1, unsort) for s in final]
         started = (lengths > 0).unsqueeze(1)
-        output = output * started
+        output = output.masked_fill(~started, 0)
         final = [torch.where(started, s, old) for s, old in zip(final, state, strict=True)]
     if index is not None:
         output = _take(output, index)

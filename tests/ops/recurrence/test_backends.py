@@ -149,6 +149,22 @@ def test_agrees_in_every_variant(backend, cell, kinds):
         pytest.skip(f"the {backend} backend has no {cell} with {'+'.join(kinds) or 'nothing'} dropped")
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("backend", [*BACKENDS, "vendor", "reference"])
+def test_what_stands_past_the_end_does_not_matter(backend, cell, reverse):
+    problem, lengths = make(cell, (5, 3, 4, 7)), torch.tensor([2, 5, 0])
+    if not supports(backend, problem):
+        pytest.skip(f"the {backend} backend has no {cell}")
+    past = torch.arange(5).unsqueeze(1) >= lengths
+    other = problem._replace(input=problem.input.masked_fill(past.unsqueeze(2), torch.nan))
+    (output, state), (expected, final) = (
+        recurrence(*p, backend=b, lengths=lengths, reverse=reverse)
+        for p, b in ((other, backend), (problem, "reference"))
+    )
+    assert not output[past].any() and error([output, *state], [expected, *final]) < 1e-12
+
+
 @pytest.mark.parametrize("size", [(1, 1, 3, 7), (5, 3, 4, 1), (4, 31, 5, 7), (3, 33, 9, 250), (7, 1, 1, 16)])
 @pytest.mark.parametrize("cell", GATES)
 @pytest.mark.parametrize("backend", BACKENDS)
