@@ -148,6 +148,18 @@ class GRUCell(GRUForm, _Cell, nn.GRUCell):
     torch.Size([3, 8])
     """
 
+    # torch.nn.utils.skip_init looks for an argument of the name device.
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **dropout: Any,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, device, dtype, **dropout)
+
 
 class RNNCell(_Cell, nn.RNNCell):
     r"""A vanilla RNN's step with dropout of the hidden state (Semeniuta et al. 2016, Eq. 1 and 2).

@@ -33,6 +33,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
@@ -48,7 +49,6 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         backend: str = "auto",
         weight_dropout: float = 0.0,
         dropout_sampling: str = "step",
-        proj_size: int = 0,
     ) -> None:
         if proj_size != 0:
             raise ValueError("proj_size is not supported: the paper's cells have no projection")
@@ -276,8 +276,8 @@ class LSTM(_Layer):
     ``backend="vendor"`` always takes torch's.
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype:
-            as in torch.nn.LSTM; ``dropout`` is the forward dropout between layers.
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype:
+            as in torch.nn.LSTM; ``dropout`` is the forward dropout between layers, and ``proj_size`` must be 0.
         update_dropout: the rate of d_u (this paper's), in [0, 1).
         hidden_dropout: the rate of d_h (Gal's), in [0, 1).
         cell_dropout: the rate of d_c (Moon et al.'s), in [0, 1).
@@ -382,7 +382,14 @@ class RNN(_Layer):
     cell = "rnn"
     torch_nn = nn.RNN
 
-    def __init__(self, *args: Any, nonlinearity: str = "tanh", **kwargs: Any) -> None:
-        if len(args) > 3:  # torch.nn.RNN takes it fourth, before the bias
-            nonlinearity, args = args[3], args[:3] + args[4:]
-        super().__init__(*args, nonlinearity=nonlinearity, **kwargs)
+    # torch.nn.RNN takes the nonlinearity fourth, before the bias.
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(input_size, hidden_size, num_layers, *args, nonlinearity=nonlinearity, **kwargs)

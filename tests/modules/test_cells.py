@@ -107,6 +107,16 @@ def test_copies_and_state_dicts(name):
     assert "hidden_dropout=0.2 per step" in repr(cell)
 
 
+@pytest.mark.parametrize("name", CELLS)
+def test_made_without_initialisation(name):
+    cell, _ = pair(name)
+    blank = nn.utils.skip_init(type(cell), INPUT, HIDDEN, **CELLS[name][2])
+    blank.load_state_dict(cell.state_dict())
+    x = torch.randn(BATCH, INPUT)
+    torch.testing.assert_close(blank.eval()(x), cell.eval()(x), rtol=0, atol=0)
+    assert repr(blank) == repr(cell)
+
+
 def test_one_form_of_the_gru_refuses_the_others_weights():
     paper, torchs = GRUCell(INPUT, HIDDEN), GRUCell(INPUT, HIDDEN, reset_after=True)
     for module, state in ((paper, torchs), (torchs, paper), (paper, nn.GRUCell(INPUT, HIDDEN))):

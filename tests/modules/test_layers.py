@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.nn.utils import parametrizations
 from torch.nn.utils.rnn import pack_sequence
 
+from rnndrop_plugin import modules
 from rnndrop_plugin.modules import GRU, LSTM, RNN
 from rnndrop_plugin.ops import Mask, Masks
 
@@ -67,6 +68,21 @@ def test_state_dicts_through_a_file(module):
     assert not torch.equal(seeded(other, X), seeded(module, X))
     other.load_state_dict(torch.load(file, weights_only=True))
     assert torch.equal(seeded(other, X), seeded(module, X))
+
+
+def test_positional_arguments_are_those_of_torch():
+    for cell, before_bias in (("LSTM", ()), ("GRU", ()), ("RNN", ("relu",))):
+        arguments = (3, 5, 2, *before_bias, False, True, 0.5, True, 0, "meta", torch.float64)
+        ours, theirs = getattr(modules, cell)(*arguments), getattr(nn, cell)(*arguments)
+        for name in ("mode", "bias", "batch_first", "dropout", "bidirectional"):
+            assert getattr(ours, name) == getattr(theirs, name)
+        for (name, x), (other, y) in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+            assert (name, x.shape, x.device, x.dtype) == (other, y.shape, y.device, y.dtype)
+    assert RNN(3, 5, num_layers=2, nonlinearity="relu", bias=False).mode == "RNN_RELU"
+    with pytest.raises(TypeError, match="nonlinearity"):
+        RNN(3, 5, 2, "relu", nonlinearity="tanh")
+    with pytest.raises(ValueError, match="proj_size is not supported"):
+        LSTM(3, 5, 1, True, False, 0.0, False, 2)
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -320,6 +336,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 
 import torch
+from rnndrop_plugin import modules
 from rnndrop_plugin.modules import GRU, LSTM, RNN
 torch.manual_seed(0)
 torch.set_num_threads(1)
