@@ -39,9 +39,8 @@ class Dropout(nn.Module):
 
     def __init__(self, rate: float, sampling: str = "step") -> None:
         super().__init__()
-        check_rate("rate", rate)
         check_choice("sampling", sampling, SAMPLINGS)
-        self.rate = rate
+        self.rate = check_rate("rate", rate)
         self.sampling = sampling
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,8 +68,7 @@ class EmbeddingDropout(nn.Module):
 
     def __init__(self, rate: float, vocabulary: int) -> None:
         super().__init__()
-        check_rate("rate", rate)
-        self.rate = rate
+        self.rate = check_rate("rate", rate)
         self.vocabulary = vocabulary
 
     def forward(self, embedded: Tensor, words: Tensor) -> Tensor:

@@ -75,9 +75,10 @@ class _Layer(RecurrentDropout, nn.RNNBase):
             nonlinearity=nonlinearity,
             backend=backend,
         )
-        check_rate("weight_dropout", weight_dropout)
         check_choice("dropout_sampling", dropout_sampling, SAMPLINGS)
-        self.weight_dropout = weight_dropout
+        if dropout_sampling == "sequence":  # torch.nn's dropout of each step takes a rate of 1, too
+            check_rate("dropout", dropout)
+        self.weight_dropout = check_rate("weight_dropout", weight_dropout)
         self.dropout_sampling = dropout_sampling
 
     def forward(
@@ -289,7 +290,8 @@ class LSTM(_Layer):
         backend: which implementation runs, see :data:`rnndrop_plugin.ops.BACKENDS`.
         weight_dropout: the rate of dropping single weights of U, in [0, 1), the same ones at all steps of a call
             (DropConnect, Wan et al. 2013; of recurrent matrices Merity et al. 2018, section 2), scaled as units are.
-        dropout_sampling: ``"sequence"`` for forward dropout between layers with one mask for all steps.
+        dropout_sampling: ``"sequence"`` for forward dropout between layers with one mask for all steps, whose rate
+            must be below 1.
 
     Raises:
         ValueError: a rate outside [0, 1), an unknown choice, or ``proj_size``.

@@ -31,9 +31,9 @@ class RecurrentDropout(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.update_dropout = update_dropout
-        self.hidden_dropout = hidden_dropout
-        self.cell_dropout = cell_dropout
+        self.update_dropout = check_rate("update_dropout", update_dropout)
+        self.hidden_dropout = check_rate("hidden_dropout", hidden_dropout)
+        self.cell_dropout = check_rate("cell_dropout", cell_dropout)
         self.update_sampling = update_sampling or sampling
         self.hidden_sampling = hidden_sampling or sampling
         self.cell_sampling = cell_sampling or sampling
@@ -42,7 +42,6 @@ class RecurrentDropout(nn.Module):
         self.backend = backend
         check_choice("sampling", sampling, SAMPLINGS)
         for kind in Masks._fields:
-            check_rate(f"{kind}_dropout", getattr(self, f"{kind}_dropout"))
             check_choice(f"{kind}_sampling", getattr(self, f"{kind}_sampling"), SAMPLINGS)
         check_choice("scaling", scaling, SCALINGS)
         check_choice("nonlinearity", nonlinearity, NONLINEARITIES)

@@ -27,10 +27,11 @@ class ArgumentError(ValueError):
         return f"{self.argument} {self.problem}"
 
 
-def check_rate(name: str, rate: float) -> None:
-    """Raise ArgumentError unless ``rate``, which the user knows as ``name``, is in [0, 1)."""
-    if not isinstance(rate, Real) or not 0 <= rate < 1:
+def check_rate(name: str, rate: float) -> float:
+    """``rate`` as a float; ArgumentError unless this, which the user knows as ``name``, is in [0, 1)."""
+    if not isinstance(rate, Real) or not 0 <= rate < 1 or float(rate) == 1:
         raise ArgumentError(name, f"must be in [0, 1), got {rate!r}")
+    return float(rate)
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:

@@ -110,7 +110,7 @@ def draw_mask(
     Raises:
         ValueError: a rate outside [0, 1), an unknown sampling or scaling.
     """
-    check_rate("rate", rate)
+    rate = check_rate("rate", rate)
     check_choice("sampling", sampling, SAMPLINGS)
     check_choice("scaling", scaling, SCALINGS)
     if rate == 0:

@@ -1,3 +1,6 @@
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
@@ -90,6 +93,33 @@ def test_between_layers_a_sequence_has_one_mask_for_all_its_steps():
         g = torch.tanh(h[t] * 2 * ~dropped)
         cell = 0.5 * cell + 0.5 * g
         torch.testing.assert_close(output[t], 0.5 * torch.tanh(cell), rtol=0, atol=1e-5)
+
+
+def test_between_layers_a_rate_of_one_is_for_steps_alone():
+    with pytest.raises(ValueError, match=r"dropout must be in \[0, 1\), got 1.0"):
+        modules.LSTM(3, 5, 2, dropout=1.0, dropout_sampling="sequence")
+
+
+@pytest.mark.parametrize("rate", [np.float16(0.25), Fraction(1, 4)])
+def test_a_rate_is_any_real_number(rate):
+    x = torch.ones(2, 6, 4)
+    rates = {"dropout": rate, "weight_dropout": rate, "update_dropout": rate}
+    for build, inputs in (
+        (lambda rate: modules.Dropout(rate), (x,)),
+        (lambda rate: modules.Dropout(rate, "sequence"), (x,)),
+        (lambda rate: modules.EmbeddingDropout(rate, 3), (x, torch.zeros(2, 6, dtype=torch.long))),
+    ):
+        torch.manual_seed(3)
+        expected = build(0.25)(*inputs)
+        torch.manual_seed(3)
+        assert torch.equal(build(rate)(*inputs), expected) and repr(build(rate)) == repr(build(0.25))
+    layers = modules.LSTM(4, 5, 2, **rates), modules.LSTM(4, 5, 2, **dict.fromkeys(rates, 0.25))
+    layers[1].load_state_dict(layers[0].state_dict())
+    found = []
+    for layer in layers:
+        torch.manual_seed(3)
+        found.append(layer(x)[0])
+    assert torch.equal(*found) and repr(layers[0]) == repr(layers[1])
 
 
 # Weights

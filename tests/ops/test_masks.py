@@ -1,7 +1,9 @@
 """Masks: their statistics, their randomness, and the two scalings (Eq. 3 and Eq. 18 of arXiv v2)."""
 
 import math
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
@@ -130,6 +132,22 @@ def test_a_mask_scales_what_it_keeps():
 def test_rates_outside_0_to_1_are_refused(rate):
     with pytest.raises(ValueError, match=r"rate must be in \[0, 1\), got "):
         draw(rate)
+
+
+@pytest.mark.parametrize("rate", [np.float16(0.375), np.float32(0.375), np.float64(0.375), Fraction(3, 8)])
+def test_a_rate_is_any_real_number(rate):
+    """Neither half precision nor a fraction has all that a float has."""
+    torch.manual_seed(7)
+    expected = draw(0.375)
+    torch.manual_seed(7)
+    found = draw(rate)
+    assert torch.equal(found.keep, expected.keep) and found.scale == expected.scale == 1.6
+    assert draw(rate, scaling="expected", training=False).scale == 0.625
+
+
+def test_a_fraction_that_is_1_as_a_float_is_refused():
+    with pytest.raises(ValueError, match=r"rate must be in \[0, 1\), got Fraction"):
+        draw(1 - Fraction(1, 10**20))
 
 
 def test_unknown_choices_are_refused():

@@ -10,8 +10,8 @@ from rnndrop_plugin.ops.context import values_are_known
 
 def check_linear_cross_entropy(
     features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, ignore_index: int, label_smoothing: float
-) -> Tensor:
-    """The targets as int64.
+) -> tuple[Tensor, float]:
+    """The targets as int64, and the label smoothing as a float.
 
     Raises:
         ValueError: a shape, dtype, device or number that does not fit.
@@ -42,7 +42,7 @@ def check_linear_cross_entropy(
     target = target.long()
     if values_are_known():
         check_classes(target, classes, ignore_index)
-    return target
+    return target, float(label_smoothing)
 
 
 def check_classes(target: Tensor, classes: int, ignore_index: int) -> None:

@@ -64,7 +64,8 @@ def linear_cross_entropy_ref(
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """:func:`linear_cross_entropy` in plain operations; any dtype, differentiable any number of times."""
-    target = check_linear_cross_entropy(features, weight, bias, target, ignore_index, label_smoothing)
+    given = features, weight, bias, target, ignore_index, label_smoothing
+    target, label_smoothing = check_linear_cross_entropy(*given)
     features, target = _in_rows(features, target)
     return reference.linear_cross_entropy(features, weight, bias, target, ignore_index, label_smoothing)
 
@@ -78,7 +79,8 @@ def _in_rows(features: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def _linear_cross_entropy(
     features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, ignore_index: int, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
-    target = check_linear_cross_entropy(features, weight, bias, target, ignore_index, label_smoothing)
+    given = features, weight, bias, target, ignore_index, label_smoothing
+    target, label_smoothing = check_linear_cross_entropy(*given)
     features, target = _in_rows(features, target)
     inputs = features, weight, bias
     arguments = *inputs, target, ignore_index, label_smoothing

@@ -1,5 +1,8 @@
 """The output layer with its loss: the chunked form computes what the plain one does, and that is fairseq's."""
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -86,6 +89,14 @@ def test_sizes(chunks, batch, time, vocabulary):
     inputs = problem(batch, time, vocabulary=vocabulary + 2, padding=False)
     found = gradients(linear_cross_entropy, *inputs, label_smoothing=0.2)
     assert_close(found, gradients(linear_cross_entropy_ref, *inputs, label_smoothing=0.2), 1e-14)
+
+
+def test_label_smoothing_is_any_real_number(chunks):
+    inputs = problem()
+    expected = gradients(linear_cross_entropy, *inputs, label_smoothing=0.25)
+    for smoothing in (Fraction(1, 4), np.float16(0.25)):
+        for function in (linear_cross_entropy, linear_cross_entropy_ref):
+            assert_close(gradients(function, *inputs, label_smoothing=smoothing), expected, 1e-14)
 
 
 def test_default_chunks(form):
