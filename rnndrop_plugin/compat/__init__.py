@@ -14,6 +14,7 @@ from fairseq.optim import AMPOptimizer
 from fairseq.optim.adam import Adam
 from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin, _MemoryEfficientFP16OptimizerMixin
 from fairseq.tasks import FairseqTask
+from fairseq.tasks.fairseq_task import StatefulContainer
 from fairseq.trainer import Trainer
 from fairseq_cli import eval_lm, generate
 
@@ -23,6 +24,7 @@ from rnndrop_plugin.compat import (
     batches,
     checkpoint_files,
     commands,
+    copies,
     embeddings,
     evaluation,
     flags,
@@ -60,6 +62,7 @@ def apply() -> None:
 
     FairseqTask.get_batch_iterator = batches.get_batch_iterator
     FairseqTask.build_model = embeddings.build_model
+    StatefulContainer.__getattr__ = copies.get_attribute
     Trainer._prepare_sample = batches.prepare_sample
 
     options.parse_args_and_arch = flags.parse_args_and_arch

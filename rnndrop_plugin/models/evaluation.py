@@ -11,7 +11,8 @@ from typing import Optional
 import torch
 import torch.nn.functional as F
 from fairseq import utils
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import FairseqDataclass
+from fairseq.dataclass.constants import StrEnum
 from torch import Tensor, nn
 
 from rnndrop_plugin.errors import InputError
@@ -20,6 +21,9 @@ from rnndrop_plugin.ops import linear_cross_entropy
 DECAY, EPSILON = 0.0, 1e-4  # of dynamic evaluation, unless flags say otherwise
 THETA, WEIGHT = 0.3, 0.1  # of the neural cache
 TEMPERATURES = tuple(1 + step / 40 for step in range(-8, 13))  # 0.8 to 1.3
+
+# A task keeps its flags, and pickle finds a class by its name, which those of fairseq's ChoiceEnum do not have.
+DynamicEvaluationChoice = StrEnum("DynamicEvaluationChoice", {"sgd": "sgd", "rms": "rms"}, module=__name__)
 
 
 @dataclass
@@ -33,7 +37,7 @@ class EvaluationConfig(FairseqDataclass):
             "on the validation text"
         },
     )
-    dynamic_evaluation: Optional[ChoiceEnum(["sgd", "rms"])] = field(
+    dynamic_evaluation: Optional[DynamicEvaluationChoice] = field(
         default=None,
         metadata={
             "help": "evaluation: learn from each window of the text once it is predicted (Krause et al. 2018), by SGD "

@@ -12,6 +12,7 @@ import torch
 from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
+import rnndrop_plugin
 from rnndrop_plugin.data.indexed import count_made_up
 from rnndrop_plugin.data.text import normalize
 from rnndrop_plugin.data.tokenization import Tokenization
@@ -20,6 +21,8 @@ from rnndrop_plugin.tasks.classification import RnndropClassificationTask
 from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingTask
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 from rnndrop_plugin.tasks.tagging import RnndropTaggingTask
+
+rnndrop_plugin.register()  # before pickle, which imports this module first, reads a task
 
 
 class Pretrained:

@@ -1,8 +1,12 @@
 """Trained models from Python."""
 
+import copy
 import math
+import pickle
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -163,6 +167,26 @@ def test_probabilities_of_labels(classifier):
     model = RecurrentClassifier.from_pretrained(classifier)
     first, none = model.predict(["W1x w2y W3y W3y", ""])
     assert set(first) == set(model.task.classes) and sum(first.values()) == pytest.approx(1) and none == {}
+
+
+def test_copies_and_pickles_say_the_same(language_model, tagger, classifier):
+    texts = ["W1x w2y w3", "w1"]
+    for cls, folder, ask in (
+        (RecurrentLanguageModel, language_model, lambda model: [s.log_probs.tolist() for s in model.score(texts)]),
+        (RecurrentTagger, tagger, lambda model: model.predict(texts)),
+        (RecurrentClassifier, classifier, lambda model: model.predict(texts)),
+    ):
+        model = cls.from_pretrained(folder)
+        for clone in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert ask(clone) == ask(model) and clone.task is not model.task
+
+
+def test_a_pickle_is_read_by_another_process(tagger, tmp_path):
+    model = RecurrentTagger.from_pretrained(tagger)
+    (tmp_path / "model").write_bytes(pickle.dumps(model))
+    code = f"import pickle; print(pickle.load(open({str(tmp_path / 'model')!r}, 'rb')).predict(['W1x w2y']))"
+    read = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert read.stdout == f"{model.predict(['W1x w2y'])}\n"
 
 
 def test_a_model_of_another_task_is_refused(tagger):
