@@ -15,6 +15,7 @@ from rnndrop_plugin.data.capitalisation import capitalisation
 from rnndrop_plugin.data.sequence_dataset import Sequences, batch_iterator, spellings
 from rnndrop_plugin.data.text import normalize, zero_digits
 from rnndrop_plugin.models.sequence_model import SequenceModel
+from rnndrop_plugin.ops.checks import ArgumentError
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 from rnndrop_plugin.tasks.sequence_task import CAPITALISATION, CHARACTERS, WORD, SequencesTask
 
@@ -79,7 +80,12 @@ def predict(
 
     Returns:
         Those rows, ``[]`` for a sequence without words.
+
+    Raises:
+        ArgumentError: a batch size below 1.
     """
+    if batch_size < 1:
+        raise ArgumentError("batch_size", f"must be at least 1, got {batch_size}")
     results: list[list] = [[] for _ in sequences]
     places = [i for i, words in enumerate(sequences) if words]
     if not places:
@@ -98,7 +104,7 @@ def predict(
         features[CHARACTERS] = spellings(characters, [len(sequence) for sequence in words], pad)
     dataset = Sequences(words, features, None, pad)
     max_tokens = max(BATCH_WORDS, int(dataset.sizes.max()))
-    iterator = batch_iterator(dataset, max_tokens=max_tokens, max_sentences=batch_size, seed=1)
+    iterator = batch_iterator(dataset, max_tokens=max_tokens, max_sentences=min(batch_size, len(places)), seed=1)
     batches = iterator.next_epoch_itr(shuffle=False)
     device = next(model.parameters()).device
     with torch.no_grad(), tqdm(total=len(places), desc="predict", unit=" sequences", leave=False, disable=None) as bar:

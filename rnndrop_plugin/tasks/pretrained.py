@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -55,7 +55,7 @@ class Pretrained:
             return self.tokenization.tokenize(text)
         return [normalize(token, keep_lone=True) for token in text]
 
-    def words_of_all(self, texts: Sequence[str | Sequence[str]]) -> list[list[str]]:
+    def words_of_all(self, texts: Iterable[str | Sequence[str]]) -> list[list[str]]:
         """The tokens of each text.
 
         Raises:
@@ -64,6 +64,7 @@ class Pretrained:
         """
         if isinstance(texts, str):
             raise TypeError("expected a list of texts, got a single one: write [text]")
+        texts = list(texts)
         for text in texts:
             tokens = [text] if isinstance(text, str) else text
             if not isinstance(tokens, Sequence) or not all(isinstance(token, str) for token in tokens):
@@ -85,7 +86,7 @@ class Score(NamedTuple):
     @property
     def perplexity(self) -> float:
         """exp of the mean negative log-probability of a token."""
-        return math.exp(-self.log_probs.double().mean().item())
+        return self.log_probs.double().mean().neg().exp().item()  # infinity where math.exp overflows
 
 
 class PretrainedLanguageModel(Pretrained):
@@ -102,7 +103,7 @@ class PretrainedLanguageModel(Pretrained):
     task_class = RnndropLanguageModelingTask
 
     @torch.no_grad()
-    def score(self, texts: Sequence[str | Sequence[str]], carry_state: bool = False) -> list[Score]:
+    def score(self, texts: Iterable[str | Sequence[str]], carry_state: bool = False) -> list[Score]:
         """The log-probabilities of each text's tokens.
 
         Args:
@@ -137,6 +138,7 @@ class PretrainedLanguageModel(Pretrained):
             seed: of the draws, for the same continuation each time.
 
         Raises:
+            TypeError: a prompt that is no text.
             ValueError: a temperature of 0 or below, or a negative number of tokens.
         """
         if max_tokens < 0:
@@ -150,7 +152,7 @@ class PretrainedLanguageModel(Pretrained):
             generator.manual_seed(seed)
         made_up = range(len(dictionary) - count_made_up(dictionary), len(dictionary))
         never = [dictionary.bos(), dictionary.pad(), dictionary.unk(), *made_up]
-        tokens, state = self.words(prompt), {}
+        (tokens,), state = self.words_of_all([prompt]), {}
         new = [dictionary.eos(), *prediction.encode(tokens, dictionary).tolist()]
         for _ in range(max_tokens):
             logits = self._log_probs(new, incremental_state=state)[-1].double()
@@ -182,7 +184,7 @@ class PretrainedTagger(Pretrained):
     task_class = RnndropTaggingTask
     tokenizer = "moses"
 
-    def predict(self, sentences: Sequence[str | Sequence[str]], batch_size: int = 64) -> list[list[str]]:
+    def predict(self, sentences: Iterable[str | Sequence[str]], batch_size: int = 64) -> list[list[str]]:
         """The tag of each word. The spans of a model of IOBES tags are given in IOB2.
 
         Args:
@@ -191,6 +193,7 @@ class PretrainedTagger(Pretrained):
 
         Raises:
             TypeError: a single text, or no text.
+            ValueError: a batch size below 1.
         """
         words = self.words_of_all(sentences)
         rows = prediction.predict(self.task, self.model, words, batch_size, self.model.decode)
@@ -212,7 +215,7 @@ class PretrainedClassifier(Pretrained):
     task_class = RnndropClassificationTask
     tokenizer = "tweets"
 
-    def predict(self, texts: Sequence[str | Sequence[str]], batch_size: int = 64) -> list[dict[str, float]]:
+    def predict(self, texts: Iterable[str | Sequence[str]], batch_size: int = 64) -> list[dict[str, float]]:
         """The probability of each label, none for a text without words.
 
         Args:
@@ -221,6 +224,7 @@ class PretrainedClassifier(Pretrained):
 
         Raises:
             TypeError: a single text, or no text.
+            ValueError: a batch size below 1.
         """
         words = self.words_of_all(texts)
         softmax = lambda logits, _: logits.float().softmax(dim=1)  # noqa: E731

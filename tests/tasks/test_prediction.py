@@ -52,6 +52,11 @@ def test_no_batch_is_larger_than_its_words_or_one_sequence(predict, monkeypatch)
     model = Echo()
     predict(model, [["a"] * 3] * 9, batch_size=2)
     assert model.shapes == [(2, 3)] * 4 + [(1, 3)]
+    predict(model, [["a"] * 3] * 2, batch_size=10**20)
+    assert model.shapes[5:] == [(2, 3)]
+    for sequences in ([["a"]], []):
+        with pytest.raises(ValueError, match="^batch_size must be at least 1, got 0$"):
+            predict(model, sequences, batch_size=0)
 
 
 def test_words_are_normalised(predict):

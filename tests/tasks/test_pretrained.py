@@ -13,6 +13,7 @@ import torch
 
 from rnndrop_plugin.data.tokenization import Tokenization
 from rnndrop_plugin.models import RecurrentClassifier, RecurrentLanguageModel, RecurrentTagger
+from rnndrop_plugin.tasks.pretrained import Score
 
 SHARED = (
     "--user-dir rnndrop_plugin --cpu --seed 1 --decoder-embed-dim 8 --decoder-hidden-size 8 --update-dropout 0.25 "
@@ -109,6 +110,26 @@ def test_a_single_text_is_refused(language_model):
         model.score(["w1", 3])
     with pytest.raises(TypeError, match="must be a string or a list of tokens, got .'w1', 3."):
         model.score([["w1", 3]])
+    for prompt in (3, b"w1", ["w1", 3]):
+        with pytest.raises(TypeError, match=f"must be a string or a list of tokens, got {re.escape(repr(prompt))}"):
+            model.sample(prompt)
+
+
+def test_texts_come_from_any_iterable(language_model, tagger, tmp_path):
+    texts = ["w1 w2", "w3"]
+    (tmp_path / "texts").write_text("w1 w2\nw3\n")
+    model = RecurrentLanguageModel.from_pretrained(language_model)
+    with open(tmp_path / "texts") as file:
+        for given in (iter(texts), map(str.split, texts), file):
+            assert [score.tokens for score in model.score(given)] == [["w1", "w2", "</s>"], ["w3", "</s>"]]
+    model = RecurrentTagger.from_pretrained(tagger)
+    assert [len(tags) for tags in model.predict(text for text in texts)] == [2, 1]
+
+
+def test_the_perplexity_of_what_cannot_be_is_infinite():
+    assert Score(["w1", "w2"], torch.tensor([-1.0, -3.0])).perplexity == pytest.approx(math.exp(2))
+    for log_prob in (-2000.0, -math.inf):
+        assert Score(["w1"], torch.tensor([log_prob])).perplexity == math.inf
 
 
 def test_the_data_say_how_texts_are_cut(command, language_model, stream_data, tmp_path):
