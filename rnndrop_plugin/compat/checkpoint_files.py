@@ -84,6 +84,7 @@ def load_checkpoint_to_cpu(path, arg_overrides=None, *args, **kwargs):
             damaged, reason = True, "it is damaged, or not one of fairseq's"
         kind = DamagedCheckpoint if damaged else InputError
         raise kind(f"{path}: cannot load this checkpoint: {reason}") from error
+    # Settings without a dataclass, such as SGD's, take any name; there a wrong one does not show.
     groups = [vars(x) if isinstance(x, argparse.Namespace) else x for x in (state.get("cfg") or {}).values() if x]
     known = {name for group in groups if not isinstance(group, str) for name in group} - {"_name"}
     if unknown := [str(name) for name in arg_overrides or () if groups and name not in known]:

@@ -79,7 +79,7 @@ def test_two_processes_train_as_one_with_the_same_rows_does(command, stream_data
 
 
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(stream_data, tmp_path, monkeypatch):
-    options = ("--update-freq", 3, "--disable-validation", "--max-epoch", 2)
+    options = ("--update-freq", 3, "--disable-validation", "--lr-scheduler", "fixed", "--max-epoch", 2)
     options += ("--update-dropout", 0.25, "--hidden-dropout", 0.25, "--decoder-dropout-in", 0.2)
     (tmp_path / "a temporary folder").mkdir()  # a path with blanks
     monkeypatch.setenv("TMPDIR", str(tmp_path / "a temporary folder"))

@@ -168,11 +168,16 @@ def test_fairseq_leaves_half_a_checkpoint_behind(tmp_path, full_disk, monkeypatc
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt.tmp"]
 
 
-def test_an_override_of_no_setting_is_warned_of(command, training, tmp_path, caplog):
-    command(*training, "--max-update", 1, "--save-dir", tmp_path)
-    caplog.clear()
-    path = str(tmp_path / "checkpoint_last.pt")
-    checkpoint_utils.load_checkpoint_to_cpu(path, {"recurrent_dropout_scaling": "expected", "init_range": 1.0})
-    assert not caplog.messages
-    checkpoint_utils.load_checkpoint_to_cpu(path, {"recurrent_dropout_scalin": "expected"})
-    assert caplog.messages == [f"{path}: has no setting recurrent_dropout_scalin to override (--model-overrides)"]
+def test_an_override_of_no_setting_is_warned_of(command, stream_data, training, tmp_path):
+    command(*training, "--optimizer", "adam", "--max-update", 1, "--save-dir", tmp_path)
+    evaluation = (
+        "eval_lm",
+        stream_data,
+        *training[2:6],
+        "--path",
+        tmp_path / "checkpoint_last.pt",
+        "--model-overrides",
+    )
+    assert "to override" not in command(*evaluation, "{'recurrent_dropout_scaling': 'expected'}").text()
+    warned = command(*evaluation, "{'recurrent_dropout_scalin': 'expected'}").text()
+    assert "has no setting recurrent_dropout_scalin to override (--model-overrides)" in warned
