@@ -77,7 +77,7 @@ def subplots(output: Path, *arguments, **keywords) -> tuple:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(*arguments, layout="constrained", **keywords)
-    kinds = figure.canvas.get_supported_filetypes()
+    kinds = figure.canvas.get_supported_filetypes().keys() - {"pgf"}  # LaTeX would have to draw it
     if output.suffix[1:].lower() not in kinds:
         pyplot.close(figure)
         raise ValueError(f"{output}: its ending must be that of a picture: {', '.join(sorted(kinds))}")

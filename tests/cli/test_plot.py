@@ -61,6 +61,7 @@ def test_a_metric_of_the_validation_alone(call, log, tmp_path):
         (["--metric", "f1"], "train.log: has neither train_f1 nor valid_f1; was it written with --log-format json?"),
         (["--labels", "a", "b"], "1 logs and 2 --labels"),
         (["--output", "curves.xyz"], "curves.xyz: its ending must be that of a picture: "),
+        (["--output", "curves.pgf"], "curves.pgf: its ending must be that of a picture: "),
         (["--output", "curves."], "curves.: its ending must be that of a picture: "),
     ],
 )
