@@ -121,7 +121,7 @@ class LSTMCell(_Cell, nn.LSTMCell):
     cell = "lstm"
 
 
-class GRUCell(GRUForm, _Cell, nn.GRUCell):
+class GRUCell(_Cell, GRUForm, nn.GRUCell):  # _Cell first: torch.nn.utils.skip_init reads its signature
     r"""A GRU's step with recurrent dropout (Semeniuta et al. 2016, Eq. 10 to 13).
 
     It computes one step of :class:`~rnndrop_plugin.modules.GRU`:
@@ -147,18 +147,6 @@ class GRUCell(GRUForm, _Cell, nn.GRUCell):
     >>> h.shape
     torch.Size([3, 8])
     """
-
-    # torch.nn.utils.skip_init looks for an argument of the name device.
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        **dropout: Any,
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, device, dtype, **dropout)
 
 
 class RNNCell(_Cell, nn.RNNCell):

@@ -48,6 +48,11 @@ class Problem:
         shapes = [(time, batch, hidden), *((batch, hidden) for _ in self.state)]
         self.factors = [torch.randn(*shape).to(device, dtype) for shape in shapes]  # of the results in the loss
 
+    @property
+    def whole(self) -> autograd.Problem:
+        """What a kernel takes."""
+        return autograd.Problem(self.options, self.input, self.state, self.weights)
+
     def results(self, kernel):
         """The output, the final state and all gradients of a loss that weighs each number differently."""
         return self._results(

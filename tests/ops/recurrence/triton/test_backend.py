@@ -69,7 +69,7 @@ else:
     def test_a_second_backward_pass_finds_what_was_saved(monkeypatch, problem, cell, tiles):
         use(monkeypatch, tiles)
         p = problem(cell, (3, 2, 3, 5), ("update",))
-        output, final = autograd.run(backend, autograd.Problem(p.options, p.input, p.state, p.weights))
+        output, final = autograd.run(backend, p.whole)
         loss = output.square().sum() + sum(s.sum() for s in final)
         leaves = [p.input, *p.state, *p.weights]
         first, second = (torch.autograd.grad(loss, leaves, retain_graph=again) for again in (True, False))
@@ -146,7 +146,7 @@ else:
         use(monkeypatch, TWO_BLOCKS)
         monkeypatch.setattr(backend, "POLLS", 3)
         p = problem("rnn", (2, 1, 3, 21))
-        arguments = (backend, autograd.Problem(p.options, p.input, p.state, p.weights))
+        arguments = (backend, p.whole)
         with torch.no_grad():
             output, _ = autograd.run(*arguments)
             assert output[:, :, :16].isnan().all()

@@ -13,7 +13,6 @@ from rnndrop_plugin.modules import GRU, LSTM, RNN
 from rnndrop_plugin.ops import Mask, Masks, availability, choose_backend, recurrence
 from rnndrop_plugin.ops.packing import pack
 from rnndrop_plugin.ops.recurrence import triton as kernel
-from rnndrop_plugin.ops.recurrence.autograd import Problem
 from rnndrop_plugin.ops.recurrence.reference import GATES
 
 DEVICE = torch.device("cuda", 0)
@@ -119,9 +118,8 @@ def compiled_ahead(problem):
     def run(arguments, options, *_):
         with torch.no_grad():
             p = problem(*arguments, **options, device=DEVICE)
-            whole = Problem(p.options, p.input, p.state, p.weights)
-            output, final, saved = kernel.forward(whole, save=True)
-            kernel.backward(whole, saved, tuple(map(torch.zeros_like, (output, *final))), True)
+            output, final, saved = kernel.forward(p.whole, save=True)
+            kernel.backward(p.whole, saved, tuple(map(torch.zeros_like, (output, *final))), True)
 
     with ThreadPoolExecutor(8) as pool:
         for table, allowed in ((EXACT, False), (ROUNDED, True)):
