@@ -135,8 +135,9 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
             features: those of the words that the data have, see :class:`WordFeatures`.
 
         Returns:
-            The output ``(batch, steps, features)``, zero past the end and after dropout, and that of the last layer
-            after each sequence's own last step, ``(batch, hidden)`` of its last direction, before dropout.
+            The output ``(batch, steps, features)``, zero past the end, and that of the last layer after each
+            sequence's own last step, ``(batch, hidden)`` of its last direction. Neither has been through
+            ``dropout_out``.
         """
         x = self.features(src_tokens, **features)
         if self.context is not None:
@@ -146,9 +147,8 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
             steps = steps.clamp(max=x.size(1) - 1).unsqueeze(2)  # past an extract's end anything, it is not read
             x = x.gather(1, steps.expand(-1, -1, x.size(2)))
         output, state = self.rnn(pack(self.dropout_in(x), src_lengths, batch_first=True))
-        output = pad(output, batch_first=True)
         h = state[0] if isinstance(state, tuple) else state
-        return self.dropout_out(output), h[-1]
+        return pad(output, batch_first=True), h[-1]
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
         """Load parameters, those of older checkpoints narrowed: they have classes for what fairseq made up.

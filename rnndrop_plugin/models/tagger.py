@@ -83,7 +83,7 @@ class RecurrentTagger(SequenceModel):
     ) -> Tensor:
         """The logits ``(batch, steps, tags)``; the arguments are those of :meth:`read`."""
         output, _ = self.read(src_tokens, src_lengths, starts, **features)
-        return self.output_projection(output)
+        return self.output_projection(self.dropout_out(output))
 
     def loss(self, logits: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
         """The negative log-likelihood of ``target`` ``(batch, steps)``, summed over words, or over paths with a CRF."""
