@@ -12,7 +12,7 @@ import torch
 from fairseq.data import Dictionary
 from tqdm import tqdm
 
-from rnndrop_plugin.cli.plot import entries
+from rnndrop_plugin.training_log import entries
 
 ROOT = Path(__file__).parents[1]
 BASELINE = "fairseq's lstm_lm, no dropout"

@@ -11,6 +11,7 @@ from experiments.origin import ROOT
 from experiments.runs import Run
 
 WHOSE = {"update": "update (the paper's)", "hidden": "hidden (Gal)", "cell": "cell (Moon et al.)"}
+TITLES = {False: "Without forward dropout", True: "With forward dropout, 0.2 on the inputs and 0.5 on the outputs"}
 FORWARD = "--decoder-dropout-in 0.2 --decoder-dropout-out 0.5".split()  # of Tables 2 to 4
 LOGGING = "--log-format json --log-interval 1000000".split()  # a line an epoch, none in between
 
@@ -33,7 +34,8 @@ class Experiment(NamedTuple):
     picture: Callable[[dict[str, dict], Path], None] | None = None
 
 
-def device() -> list[str]:
+def device_flags() -> list[str]:
+    """The flags of fairseq's commands for the device at hand: one GPU, or the CPU."""
     import torch  # takes seconds: not before the command line has been read
 
     return ["--distributed-world-size", "1"] if torch.cuda.is_available() else ["--cpu"]
@@ -41,7 +43,7 @@ def device() -> list[str]:
 
 def common_flags(task: str) -> list[str]:
     """The flags of fairseq's commands that all runs of an experiment have."""
-    return ["--user-dir", str(ROOT / "rnndrop_plugin"), "--task", task, *LOGGING, *device()]
+    return ["--user-dir", str(ROOT / "rnndrop_plugin"), "--task", task, *LOGGING, *device_flags()]
 
 
 def check_data(args: argparse.Namespace, names: Sequence[str], made: str, flags: str = "") -> None:
@@ -106,6 +108,11 @@ def spread(values: list[float], digits: int = 2) -> str:
 def all_of(results: dict[str, dict], key: str) -> list[str]:
     """What the results have under ``key`` ("commits" or "devices"), each once."""
     return [*dict.fromkeys(value for result in results.values() for value in result.get(key, []))]
+
+
+def header(heads: Sequence[str]) -> list[str]:
+    """The first two rows of a Markdown table."""
+    return [row(heads), row(["---"] * len(heads))]
 
 
 def row(cells: Sequence[str]) -> str:

@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from experiments.experiment import (
+    TITLES,
     WHOSE,
     check_data,
     common_flags,
     dropout_flags,
     files_of,
+    header,
     of_cell,
     row,
     split_name,
@@ -18,7 +20,6 @@ from experiments.experiment import (
 from experiments.runs import Run
 from rnndrop_plugin.data.tokenization import Tokenization
 
-TITLES = {False: "Without forward dropout", True: "With forward dropout, 0.2 on the inputs and 0.5 on the outputs"}
 CHECKPOINTS = {"best": "checkpoint_best.pt", "last": "checkpoint_last.pt"}
 SPLITS = ["valid", "test"]
 
@@ -84,13 +85,13 @@ class LanguageModels(NamedTuple):
         heads += [f"{title}: {split}" for title in self.metrics.values() for split in SPLITS]
         heads += ["paper: valid / test", "ratio to it", "seeds"]
         for forward, title in TITLES.items():
-            lines += [f"## {title}", "", row(heads), row(["---"] * len(heads))]
+            lines += [f"## {title}", "", *header(heads)]
             for cell in self.paper:
                 if cell.startswith("forward") == forward:
                     lines += self._rows(cell, of_cell(results, cell))
             lines.append("")
         heads = ["run", "epochs", "ended by", "updates", "minutes", "commit", "device"]
-        lines += ["## Runs", "", row(heads), row(["---"] * len(heads))]
+        lines += ["## Runs", "", *header(heads)]
         for name, result in results.items():
             end = "its rule" if result["solved"] else "the limit"
             figures = [f"{result['epochs']}", end, f"{result['updates']:,}", f"{result['seconds'] / 60:.1f}"]

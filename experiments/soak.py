@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from benchmarks.end_to_end import OURS, prepare
 from rnndrop_plugin.cli.arguments import positive
-from rnndrop_plugin.cli.plot import entries
+from rnndrop_plugin.training_log import entries
 
 FLAGS = (
     "--cpu --seed 1 --decoder-embed-dim 256 --decoder-hidden-size 256 --init-range 0.05 --update-dropout 0.25 "

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-from experiments.experiment import WHOSE, Experiment, common_flags, of_cell, row
+from experiments.experiment import WHOSE, Experiment, common_flags, header, of_cell, row
 from experiments.origin import ROOT
 from experiments.runs import Run
 
@@ -110,7 +110,7 @@ def markdown(results: dict[str, dict]) -> str:
         heads = ["dropout", "sampling"]
         for length in LENGTHS.values():
             heads += [f"{length}: paper", f"{length}: ours"] if paper else [length]
-        lines += [f"## {title}", "", row(heads), row(["---"] * len(heads))]
+        lines += [f"## {title}", "", *header(heads)]
         cells = []
         for length in LENGTHS:
             cells += ([""] if paper else []) + [accuracies(of_cell(results, f"{length}-none"))]
@@ -124,7 +124,7 @@ def markdown(results: dict[str, dict]) -> str:
             lines.append(row([WHOSE[kind], f"per {sampling}", *cells]))
         lines.append("")
     heads = ["run", "solved", "updates", "of no dropout's", "training", "test", "seconds"]
-    lines += ["## Runs", "", row(heads), row(["---"] * len(heads))]
+    lines += ["## Runs", "", *header(heads)]
     for name, result in results.items():
         length, seed = name.split("-")[0], name.rsplit("/", 1)[1]
         none = results.get(f"{length}-none/{seed}")

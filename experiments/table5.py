@@ -8,7 +8,17 @@ pre-training leaves the label out that the weak tweets do not have.
 import argparse
 from pathlib import Path
 
-from experiments.experiment import Experiment, check_data, common_flags, embedding_flags, files_of, of_cell, row, spread
+from experiments.experiment import (
+    Experiment,
+    check_data,
+    common_flags,
+    embedding_flags,
+    files_of,
+    header,
+    of_cell,
+    row,
+    spread,
+)
 from experiments.runs import Run
 
 TRAIN = (
@@ -80,7 +90,7 @@ def markdown(results: dict[str, dict]) -> str:
     lines = ["# Twitter sentiment (Table 5 of arXiv v2)", ""]
     lines += ["Mean of the F1 of positive and of negative, percent: mean over the seeds ± standard deviation.", ""]
     heads = ["network", "rate", "", *SPLITS.values(), "seeds"]
-    lines += [row(heads), row(["---"] * len(heads))]
+    lines += header(heads)
     for (network, rate), paper in PAPER.items():
         lines.append(row([network.upper(), rate, "paper", *(f"{value:.2f}" for value in paper), ""]))
         ours = of_cell(results, f"{network}-{rate}")

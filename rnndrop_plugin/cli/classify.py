@@ -6,9 +6,9 @@ import json
 
 from tqdm import tqdm
 
-from rnndrop_plugin.cli.prepare_semeval import check_length
 from rnndrop_plugin.cli.trained_model import add_arguments, import_user_dir, write
 from rnndrop_plugin.data.text import read_lines
+from rnndrop_plugin.data.tokenization import check_length
 
 DECIMALS = 4  # of a probability: further ones may depend on the batch
 

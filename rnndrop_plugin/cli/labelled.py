@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from rnndrop_plugin.cli.splits import RESERVED, UNK, Counts, Sentence, write_splits
+from rnndrop_plugin.cli.splits import SPECIAL, UNK, Counts, Sentence, write_splits
 from rnndrop_plugin.data.capitalisation import CAPITALISATIONS, capitalisation
 
 
@@ -51,7 +51,7 @@ def choose_words(
     counts = Counter(word for text in training for word in text.words)
     words = {word for word, count in counts.items() if count >= min_count or word in with_vector}
     words |= {word for text in evaluation for word in text.words if word in with_vector}
-    return words - RESERVED - {UNK}
+    return words - SPECIAL
 
 
 def write_streams(
@@ -88,7 +88,6 @@ def write_streams(
         ("capitalisation", capitals, CAPITALISATIONS, []),
         ("label", label, labels, []),
     ):
-        (folder / stream).mkdir(parents=True)
         results[stream] = write_splits(
             folder / stream,
             {name: [sentence(text) for text in texts] for name, texts in splits.items()},

@@ -1,32 +1,14 @@
 """Plot the training curves of fairseq-train's logs."""
 
 import argparse
-import json
 import logging
 import math
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from rnndrop_plugin.data.text import read_lines
 from rnndrop_plugin.files import atomic_write
-
-
-def entries(path: Path) -> Iterator[dict]:
-    """The statistics in a log written with --log-format json: one dict for each time that they were logged.
-
-    Raises:
-        OSError, ValueError: the file cannot be read.
-    """
-    for line in read_lines(path):
-        found = re.search(r"\{.*\}$", line.strip())
-        try:
-            entry = json.loads(found.group()) if found else None
-        except (ValueError, RecursionError):  # a line of another kind, or one cut short
-            continue
-        if isinstance(entry, dict):
-            yield entry
+from rnndrop_plugin.training_log import entries
 
 
 def curve(path: Path, metric: str, prefixes: Sequence[str]) -> tuple[list[int], list[float]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from rnndrop_plugin.cli.arguments import add_column_arguments, add_vectors_argument, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.labelled import prepare_words
-from rnndrop_plugin.cli.splits import RESERVED, SPLITS, UNK, Sentence, write_splits
+from rnndrop_plugin.cli.splits import SPECIAL, SPLITS, UNK, Sentence, write_splits
 from rnndrop_plugin.data.capitalisation import CAPITALISATIONS, capitalisation
 from rnndrop_plugin.data.columns import read_sentences
 from rnndrop_plugin.data.entity_tags import Tagged, check_types, tag_scheme, to_iob2, to_iobes
@@ -68,7 +68,7 @@ def plain_tags(splits: dict[str, list[Tagged]], training: Path) -> list[str]:
         raise ValueError(f"{training}: all tags are {tags[0]}; two or more are needed")
     for sentence in [sentence for part in splits.values() for sentence in part]:
         for i, tag in enumerate(sentence.tags):
-            if tag in RESERVED or tag == UNK:
+            if tag in SPECIAL:
                 raise ValueError(f"{sentence.place(i)}: {tag} is a symbol of fairseq's own, which a tag must not be")
     return tags
 
@@ -119,13 +119,11 @@ def write(folder: Path, splits: dict[str, list[Tagged]], kept: set[str], tags: l
     }
     entries = {}
     for stream, (symbols_of, symbols) in streams.items():
-        (folder / stream).mkdir()
         parts = {
             split: [Sentence(sentence.place(), symbols_of(sentence)) for sentence in part]
             for split, part in splits.items()
         }
         entries[stream], _ = write_splits(folder / stream, parts, symbols=symbols)
-    (folder / "characters").mkdir()
     parts = {
         split: [Sentence(sentence.place(i), word) for sentence in part for i, word in enumerate(sentence.words)]
         for split, part in splits.items()

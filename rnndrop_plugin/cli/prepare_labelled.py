@@ -19,7 +19,7 @@ from rnndrop_plugin.cli.arguments import (
 )
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.labelled import prepare_words, write_streams
-from rnndrop_plugin.cli.splits import RESERVED, SPLITS, UNK, text_sizes
+from rnndrop_plugin.cli.splits import SPECIAL, SPLITS, UNK, describe_dictionary, text_sizes
 from rnndrop_plugin.data.text import read_lines
 from rnndrop_plugin.data.tokenization import Tokenization
 
@@ -57,7 +57,7 @@ def read_texts(path: Path, tokenization: Tokenization) -> list[Text]:
         label, text = " ".join(label.split()), text.strip()
         if not tab or not label:
             raise ValueError(f"{place}: {reprlib.repr(line)}, expected a label, a tab and a text")
-        if label in RESERVED or label == UNK:
+        if label in SPECIAL:
             raise ValueError(f"{place}: {label} is a symbol of fairseq's own, which a label must not be")
         words = tokenization.tokenize(text)
         if not words:
@@ -162,4 +162,4 @@ def main() -> None:
         shown = ", ".join(f"{of_labels[label]:,} {label}" for label in labels)
         size = counts[name].tokens - len(texts)
         print(f"{name}: {len(texts):,} texts ({shown}), {size:,} words, {counts[name].unknown:,} of them {UNK}")
-    print(f"{args.dest}: dictionary of {entries:,} entries, <s>, <pad>, </s> and <unk> among them")
+    print(describe_dictionary(args.dest, entries))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rnndrop_plugin.cli.arguments import positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
-from rnndrop_plugin.cli.splits import SPLITS, Counts, Sentence, text_sizes, write_splits
+from rnndrop_plugin.cli.splits import SPLITS, Counts, Sentence, describe_dictionary, text_sizes, write_splits
 from rnndrop_plugin.data.text import characters, find_file, read_lines
 from rnndrop_plugin.data.tokenization import Tokenization
 
@@ -71,4 +71,4 @@ def main() -> None:
     for split, path in paths.items():
         comparison = compare_with_published(path, counts[split], PUBLISHED[args.level][split])
         print(f"{split}: {counts[split]}{comparison}; from {path}")
-    print(f"{args.dest}: dictionary of {entries:,} entries, <s>, <pad>, </s> and <unk> among them")
+    print(describe_dictionary(args.dest, entries))

@@ -13,9 +13,9 @@ from tqdm import tqdm
 from rnndrop_plugin.cli.arguments import add_vectors_argument, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.labelled import prepare_words, write_streams
-from rnndrop_plugin.cli.splits import UNK
+from rnndrop_plugin.cli.splits import UNK, describe_dictionary
 from rnndrop_plugin.data.text import find_file, read_lines
-from rnndrop_plugin.data.tokenization import Tokenization
+from rnndrop_plugin.data.tokenization import Tokenization, check_length
 from rnndrop_plugin.data.tweets import tokenize
 
 LABELS = ("positive", "negative", "neutral")
@@ -35,7 +35,6 @@ PUBLISHED = {
     "sarcasm14": (33, 40, 13),
     "twitter15": (1038, 365, 987),
 }
-LONGEST = 10_000  # characters: no message is longer, and the tokenizer gives up on some texts that are
 
 
 class Message(NamedTuple):
@@ -69,12 +68,6 @@ def unquote(text: str) -> str:
     if len(text) > 1 and text[0] == text[-1] == '"':
         text = text[1:-1]
     return re.sub(r'\\?"+', '"', text)
-
-
-def check_length(place: str, text: str) -> None:
-    """Raise ValueError if the text is too long for a message."""
-    if len(text) > LONGEST:
-        raise ValueError(f"{place}: a text of {len(text):,} characters, expected at most {LONGEST:,}")
 
 
 def read_labelled(path: Path, columns: Sequence[str] = ("id", "label", "text")) -> list[Message]:
@@ -257,4 +250,4 @@ def main() -> None:
         size = counts[name].tokens - len(messages)
         line = f"{name}: {format_messages(messages)}, {size:,} words, {counts[name].unknown:,} of them {UNK}"
         print(f"{line}; {compare_with_published(name, messages)}" if name in evaluation else line)
-    print(f"{args.dest}: dictionary of {entries:,} entries, <s>, <pad>, </s> and <unk> among them")
+    print(describe_dictionary(args.dest, entries))

@@ -80,7 +80,6 @@ def main() -> None:
         labels[split] = [Sentence(f"{split} {number}", [label]) for number, (_, label) in enumerate(drawn, 1)]
     with destination(args.dest) as folder:
         for stream, sentences in (("word", words), ("label", labels)):
-            (folder / stream).mkdir()
             write_splits(folder / stream, sentences)
         vectors = (f"{symbol} {' '.join(str(int(symbol == other)) for other in SYMBOLS)}\n" for symbol in SYMBOLS)
         Tokenization(None).save(folder)

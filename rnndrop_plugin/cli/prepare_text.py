@@ -12,9 +12,11 @@ from tqdm import tqdm
 from rnndrop_plugin.cli.arguments import SHARE, add_split_arguments, check_split_arguments, language, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.splits import (
+    SPECIAL,
     SPLITS,
     UNK,
     Sentence,
+    describe_dictionary,
     dictionary_folder,
     read_dictionary,
     text_sizes,
@@ -78,7 +80,7 @@ def pieces_of(model: Path) -> list[str]:
         processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
     except (RuntimeError, OSError) as error:
         raise ValueError(f"{model}: not a sentencepiece model: {error}") from None
-    return [p for p in processor.id_to_piece(list(range(len(processor)))) if p not in ("<s>", "</s>", UNK)]
+    return [p for p in processor.id_to_piece(list(range(len(processor)))) if p not in SPECIAL]
 
 
 def size_or_model(text: str) -> int | Path:
@@ -243,4 +245,4 @@ def main() -> None:
         tokenization.save(folder)
     for name, size in sizes.items():
         print(f"{name}: {counts[name]}; {size['words']:,} words between blanks, {size['characters']:,} characters")
-    print(f"{args.dest}: dictionary of {entries:,} entries, <s>, <pad>, </s> and <unk> among them")
+    print(describe_dictionary(args.dest, entries))

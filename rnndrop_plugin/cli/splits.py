@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "valid", "test")
 UNK = "<unk>"
-RESERVED = frozenset(("<s>", "<pad>", "</s>"))  # with <unk> the symbols that every fairseq dictionary has
+RESERVED = frozenset(("<s>", "<pad>", "</s>"))  # what a text must not have
+SPECIAL = RESERVED | {UNK}  # the symbols that every fairseq dictionary has
 
 
 class Sentence(NamedTuple):
@@ -40,6 +41,11 @@ class Counts(NamedTuple):
             f"{self.sentences:,} sentences, {self.tokens:,} tokens, "
             f"{self.unknown:,} of them {UNK} ({self.replaced:,} replaced)"
         )
+
+
+def describe_dictionary(folder: Path, entries: int) -> str:
+    """The line by which a command ends: the size of the dictionary that it has written."""
+    return f"{folder}: dictionary of {entries:,} entries, <s>, <pad>, </s> and {UNK} among them"
 
 
 def text_sizes(texts: Iterable[str]) -> dict[str, int]:
@@ -87,7 +93,7 @@ def write_splits(
     ``<unk>`` where the training text has ``<unk>`` itself or a cut-off makes it.
 
     Args:
-        folder: an existing folder.
+        folder: where to write them; made where it is not there.
         splits: the sentences of each split, "train" among them where a dictionary is made of it.
         min_count: how often a symbol must occur in the training text to be in the dictionary.
         max_words: how many symbols to keep at most, ``<unk>`` and ``</s>`` not counted; None for all.
@@ -104,6 +110,7 @@ def write_splits(
     import torch  # this and fairseq take seconds to import: not before the input has been read
     from fairseq.data import Dictionary, indexed_dataset
 
+    folder.mkdir(parents=True, exist_ok=True)
     closed = False
     if dictionary is None:
         dictionary = Dictionary()

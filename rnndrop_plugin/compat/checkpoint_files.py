@@ -73,27 +73,34 @@ def load_checkpoint_to_cpu(path, arg_overrides=None, *args, **kwargs):
                 raise zipfile.BadZipFile
         state = upstream_load(path, arg_overrides, *args, **kwargs)
     except Exception as error:
-        damaged = False
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a seek beyond a file's end
-            reason = error.strerror
-        elif isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "memory" in str(error):
-            reason = "there is not enough memory"
-        elif isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            reason = "it holds objects other than tensors and fairseq's settings, which are never loaded"
-        else:
-            damaged, reason = True, "it is damaged, or not one of fairseq's"
-        kind = DamagedCheckpoint if damaged else InputError
+        kind, reason = _reason(error)
         raise kind(f"{path}: cannot load this checkpoint: {reason}") from error
-    # Settings without a dataclass, such as SGD's, take any name; there a wrong one does not show.
-    groups = [vars(x) if isinstance(x, argparse.Namespace) else x for x in (state.get("cfg") or {}).values() if x]
-    known = {name for group in groups if not isinstance(group, str) for name in group} - {"_name"}
-    if unknown := [str(name) for name in arg_overrides or () if groups and name not in known]:
+    settings, overrides = state.get("cfg") or {}, arg_overrides or {}
+    if unknown := _unknown(overrides, settings):
         logger.warning(f"{path}: has no setting {', '.join(unknown)} to override (--model-overrides)")
-    model = (state.get("cfg") or {}).get("model")  # a Namespace, where fairseq's architecture has no dataclass
-    backend = getattr(model, "recurrent_backend", None)
-    if backend in ONLY_ON and "recurrent_backend" not in (arg_overrides or {}):
+    model = settings.get("model")  # a Namespace, where fairseq's architecture has no dataclass
+    if getattr(model, "recurrent_backend", None) in ONLY_ON and "recurrent_backend" not in overrides:
         model.recurrent_backend = "auto"
     return state
+
+
+def _reason(error: Exception) -> tuple[type[InputError], str]:
+    """What the failure to load a checkpoint is raised as, and its reason in words."""
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a seek beyond a file's end
+        return InputError, error.strerror
+    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "memory" in str(error):
+        return InputError, "there is not enough memory"
+    if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+        return InputError, "it holds objects other than tensors and fairseq's settings, which are never loaded"
+    return DamagedCheckpoint, "it is damaged, or not one of fairseq's"
+
+
+def _unknown(overrides: dict, settings: dict) -> list[str]:
+    """The overrides of no setting. Settings without a dataclass, such as SGD's, take any name: a wrong one for these
+    does not show."""
+    groups = [vars(x) if isinstance(x, argparse.Namespace) else x for x in settings.values() if x]
+    known = {name for group in groups if not isinstance(group, str) for name in group} - {"_name"}
+    return [str(name) for name in overrides if groups and name not in known]
 
 
 @functools.wraps(upstream_save)

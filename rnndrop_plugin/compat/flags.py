@@ -51,14 +51,13 @@ def parse_args_and_arch(parser, input_args=None, *args, **kwargs):
         task = find_task(given.arch)
         if task is not None:
             parser.set_defaults(task=task)
+        task = parser.parse_known_args(input_args)[0].task
+        if missing := find_missing_setting(given.arch, task):
+            end(f"--arch {given.arch} does not fit --task {task}, which has no --{missing.replace('_', '-')}")
     elif given.task is None:
         end("give the task that the model was trained for by --task")
     elif given.path is None:
         end("give the checkpoint by --path")
-    if "path" not in given:
-        task = parser.parse_known_args(input_args)[0].task
-        if missing := find_missing_setting(given.arch, task):
-            end(f"--arch {given.arch} does not fit --task {task}, which has no --{missing.replace('_', '-')}")
     parsed = upstream_parse(parser, input_args, *args, **kwargs)
     options_parsed = parsed[0] if isinstance(parsed, tuple) else parsed
     if utils.xm is None and "tpu" in options_parsed:

@@ -95,9 +95,9 @@ class RnndropCrossEntropy(FairseqCriterion):
         Raises:
             InputError: the model has an adaptive softmax, or it gives no outputs to regularise.
         """
-        if getattr(getattr(model, "decoder", None), "adaptive_softmax", None) is not None:
-            raise InputError("the model has an adaptive softmax: use --criterion adaptive_loss")
         decoder = getattr(model, "decoder", None)
+        if getattr(decoder, "adaptive_softmax", None) is not None:
+            raise InputError("the model has an adaptive softmax: use --criterion adaptive_loss")
         if hasattr(decoder, "output_weights"):
             features, extra = model(**sample["net_input"], features_only=True)
             weight, bias = decoder.output_weights()

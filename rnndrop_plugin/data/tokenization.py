@@ -13,6 +13,7 @@ from rnndrop_plugin.data.text import characters, lower_case, normalize
 
 FILE = "tokenizer.json"
 TOKENIZERS = ("moses", "tweets", "characters", None)  # None: at blanks
+LONGEST_MESSAGE = 10_000  # characters: no tweet is longer, and the tokenizer of tweets gives up on some texts that are
 
 
 @dataclass
@@ -105,6 +106,12 @@ class Tokenization:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; the data folder's {FILE} names it")
         return sentencepiece.SentencePieceProcessor(model_file=str(path))
+
+
+def check_length(place: str, text: str) -> None:
+    """Raise ValueError if a text to classify is longer than any message."""
+    if len(text) > LONGEST_MESSAGE:
+        raise ValueError(f"{place}: a text of {len(text):,} characters, expected at most {LONGEST_MESSAGE:,}")
 
 
 def _are_sizes(splits: object) -> bool:

@@ -14,11 +14,6 @@ from rnndrop_plugin.models.config import (
 from rnndrop_plugin.models.sequence_model import SequenceModel, WordFeatures
 
 
-@dataclass
-class ClassifierConfig(RecurrentConfig):
-    pass
-
-
 class RecurrentClassifier(SequenceModel):
     """Predicts one label from what the last layer holds after a sequence's last step (sections 4.1 and 4.5)."""
 
@@ -26,7 +21,7 @@ class RecurrentClassifier(SequenceModel):
     task_name = "rnndrop_classification"
 
     @classmethod
-    def build_model(cls, cfg: ClassifierConfig, task):
+    def build_model(cls, cfg: RecurrentConfig, task):
         """Build the model of ``cfg``.
 
         Raises:
@@ -46,7 +41,7 @@ class RecurrentClassifier(SequenceModel):
 
 
 @dataclass
-class TemporalOrderConfig(ClassifierConfig):
+class TemporalOrderConfig(RecurrentConfig):
     """Section 4.1; the four symbols are one-hot vectors (--decoder-embed-path DATA/vectors.txt), which stay so.
 
     The authors' code initialises in [-0.05, 0.05], which takes the net without dropout several times as long.
@@ -61,7 +56,7 @@ class TemporalOrderConfig(ClassifierConfig):
 
 
 @dataclass
-class SemEvalConfig(ClassifierConfig):
+class SemEvalConfig(RecurrentConfig):
     """Section 4.5 of arXiv v2; the words' vectors have 50 numbers, and are static with --decoder-freeze-embed."""
 
     decoder_embed_dim: int = 50
@@ -74,6 +69,6 @@ class SemEvalConfig(ClassifierConfig):
     init_range: float = 0.05
 
 
-register_architectures("rnndrop_classifier", RecurrentClassifier, ClassifierConfig)
+register_architectures("rnndrop_classifier", RecurrentClassifier, RecurrentConfig)
 register_architectures("rnndrop_classifier_temporal_order", RecurrentClassifier, TemporalOrderConfig)
 register_architectures("rnndrop_classifier_semeval", RecurrentClassifier, SemEvalConfig)

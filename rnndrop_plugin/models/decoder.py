@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import RecurrentConfig, check_sizes
 from rnndrop_plugin.modules import Dropout, EmbeddingDropout
+from rnndrop_plugin.ops import State
 
 
 @dataclass
@@ -70,6 +71,20 @@ class Decoder(FairseqIncrementalDecoder):
             self.projection = nn.Linear(hidden, out_embed)
         if not shared:
             self.output_projection = nn.Linear(out_embed, len(self.dictionary))
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """The embeddings of ``(batch, time)`` after forward dropout, ``(time, batch, embed_dim)``."""
+        return self.dropout_in(self.embed_dropout(self.embed_tokens(tokens), tokens)).transpose(0, 1)
+
+    def run_layers(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """The recurrent layers' output ``(time, batch, hidden)`` and final state, whatever the cell a tuple."""
+        is_lstm = self.rnn.cell == "lstm"
+        x, state = self.rnn(x, state if state is None or is_lstm else state[0])
+        return x, state if is_lstm else (state,)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The inputs of the output layer, of what is below the projection."""
+        return x if self.projection is None else self.dropout_out(self.projection(x))
 
     def output_layer(self, features: Tensor, **kwargs) -> Tensor:
         """The logits of ``features``."""

@@ -297,7 +297,7 @@ def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 def nll_gradients(model: nn.Module, parameters: list[nn.Parameter], batch: dict) -> list[Tensor]:
     """The gradients of a batch's mean negative log-likelihood, without dropout; the model's state goes on."""
-    batch = utils.move_to_cuda(batch, parameters[0].device) if parameters[0].is_cuda else batch
+    batch = utils.move_to_cuda(batch, parameters[0].device)
     decoder = model.decoder
     with torch.enable_grad():
         features, _ = model(**batch["net_input"], features_only=True)
@@ -325,7 +325,7 @@ def choose_temperature(model: nn.Module, batches: Iterable) -> float:
     device, pad = next(model.parameters()).device, model.decoder.dictionary.pad()
     losses = [0.0] * len(TEMPERATURES)
     for batch in batches:
-        batch = utils.move_to_cuda(batch, device) if device.type == "cuda" else batch
+        batch = utils.move_to_cuda(batch, device)
         logits, target = model(**batch["net_input"])[0].flatten(0, 1).float(), batch["target"].flatten()
         for k, temperature in enumerate(TEMPERATURES):
             losses[k] += float(F.cross_entropy(logits / temperature, target, ignore_index=pad, reduction="sum"))

@@ -8,7 +8,6 @@ from fairseq.models import FairseqLanguageModel
 from fairseq.modules import AdaptiveSoftmax
 from torch import Tensor, nn
 
-from rnndrop_plugin import modules
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import (
     SamplingChoice,
@@ -147,21 +146,16 @@ class RecurrentDecoder(Decoder):
         elif starts_stream is False:
             state = self.carried[self.training]
 
-        x = self.embed_dropout(self.embed_tokens(prev_output_tokens), prev_output_tokens)
-        x = self.dropout_in(x).transpose(0, 1)
-        is_lstm = isinstance(self.rnn, modules.LSTM)
-        x, state = self.rnn(x, state if state is None or is_lstm else state[0])
-        state = tuple(s.detach() for s in (state if is_lstm else (state,)))
+        x, state = self.run_layers(self.embed(prev_output_tokens), state)
+        state = tuple(s.detach() for s in state)
 
         if incremental_state is not None:
             self.set_incremental_state(incremental_state, "state", {str(i): s for i, s in enumerate(state)})
         elif starts_stream is not None:
             self.carried[self.training] = state
         outputs = x.transpose(0, 1)
-        x = dropped_outputs = self.dropout_out(outputs)
-        if self.projection is not None:
-            x = self.dropout_out(self.projection(x))
-        return x, {"attn": None, "outputs": outputs, "dropped_outputs": dropped_outputs}
+        dropped = self.dropout_out(outputs)
+        return self.project(dropped), {"attn": None, "outputs": outputs, "dropped_outputs": dropped}
 
     def output_layer(self, features: Tensor, **kwargs) -> Tensor:
         """The logits of ``features``; with an adaptive softmax the features themselves."""

@@ -197,25 +197,21 @@ class AttentionalDecoder(Decoder):
                 feed, state = cached["feed"], tuple(cached[f"state{i}"] for i in range(len(state)))
 
         attention = Attention(keys, values, padding, self.attention.weight)
-        x = self.embed_dropout(self.embed_tokens(prev_output_tokens), prev_output_tokens)
-        x = self.dropout_in(x).transpose(0, 1)
+        x = self.embed(prev_output_tokens)
         if self.feeds:
             x, weights, state = self._feed_input(x, feed, state, attention)
             feed = x[-1]
             x, weights = x.transpose(0, 1), weights.transpose(0, 1)
         else:
-            x, state = self.rnn(x, state if len(state) > 1 else state[0])
-            state = state if isinstance(state, tuple) else (state,)
+            x, state = self.run_layers(x, state)
             x, weights = attend(x.transpose(0, 1), attention)
             x = self.dropout_out(x)
 
         if incremental_state is not None:
             cached = {"feed": feed, **{f"state{i}": s for i, s in enumerate(state)}}
             self.set_incremental_state(incremental_state, "state", cached)
-        if self.projection is not None:
-            x = self.dropout_out(self.projection(x))
         places = (torch.arange(weights.size(2), device=left.device) - left.unsqueeze(1)) % weights.size(2)
-        return x, weights.gather(2, places.unsqueeze(1).expand_as(weights))
+        return self.project(x), weights.gather(2, places.unsqueeze(1).expand_as(weights))
 
     def _feed_input(self, x: Tensor, feed: Tensor, state: State, attention: Attention) -> tuple[Tensor, Tensor, State]:
         """The outputs ``(time, batch, hidden)``, the attention's weights and the final state, with input feeding."""

@@ -12,8 +12,8 @@ from rnndrop_plugin.modules.recurrent_dropout import GRUForm, RecurrentDropout
 from rnndrop_plugin.ops import NONLINEARITIES, SAMPLINGS, Masks, State, Weights, choose_backend, draw_mask, recurrence
 from rnndrop_plugin.ops.checks import check_choice, check_rate
 from rnndrop_plugin.ops.context import computed_dtype, in_autocast
+from rnndrop_plugin.ops.gradients import gradient_is_wanted
 from rnndrop_plugin.ops.packing import pack_sorted, pad_sorted
-from rnndrop_plugin.ops.recurrence.autograd import gradient_is_wanted
 
 
 class _Layer(RecurrentDropout, nn.RNNBase):

@@ -1,11 +1,16 @@
-"""Gradients by differentiating a reference, where those of compiled code cannot serve."""
+"""Whether a gradient is wanted, and gradients by a reference where those of compiled code cannot serve."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from rnndrop_plugin.ops.context import transformation, without_autocast
+
+
+def gradient_is_wanted(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether autograd is to record a gradient of any of these."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
 def need_reference(grad_outputs: Sequence[Tensor]) -> bool:

@@ -1,7 +1,5 @@
 """Classification: one label for a sequence, read after its last step."""
 
-from dataclasses import dataclass
-
 from fairseq.tasks import register_task
 from torch import Tensor
 
@@ -10,12 +8,7 @@ from rnndrop_plugin.models.classifier import RecurrentClassifier
 from rnndrop_plugin.tasks.sequence_task import SequencesConfig, SequencesTask
 
 
-@dataclass
-class RnndropClassificationConfig(SequencesConfig):
-    pass
-
-
-@register_task("rnndrop_classification", dataclass=RnndropClassificationConfig)
+@register_task("rnndrop_classification", dataclass=SequencesConfig)
 class RnndropClassificationTask(SequencesTask):
     """Train and evaluate recurrent classifiers of sequences (sections 4.1 and 4.5)."""
 

@@ -14,7 +14,7 @@ def plan(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "TRAIN", [*fake, "train"])
     monkeypatch.setattr(runs, "VALIDATE", [*fake, "validate"])
     monkeypatch.setattr(runs, "POLL", 0.02)
-    monkeypatch.setattr(experiment, "device", lambda: ["--cpu"])
+    monkeypatch.setattr(experiment, "device_flags", lambda: ["--cpu"])
     monkeypatch.setattr(origin, "commit", lambda: "c0ffee")
     monkeypatch.setattr(origin, "device", lambda cpu: f"a device, {cpu}")
     return lambda plan: (tmp_path / "plan.json").write_text(json.dumps(plan))

@@ -345,7 +345,7 @@ def test_table4(call, plan, tmp_path, result):
     assert row in table.partition("## With forward dropout")[2]
     assert "| none |  |  | 88.56 | 50.00 ± 0.00 | 84.46 | 50.00 ± 0.00 | 2 |" in table
     assert "| hidden (Gal) | per sequence | 0.5 | 90.76 |  | 86.68 |  | 0 |" in table
-    assert all(len(cells) == 13 for cells in table4.PAPER.values())
+    assert len(table4.PAPER) == 26
 
 
 def test_spread():

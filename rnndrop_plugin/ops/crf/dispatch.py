@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rnndrop_plugin.ops import availability
 from rnndrop_plugin.ops.checks import check_device, check_integers
-from rnndrop_plugin.ops.context import is_plain, readable, tracing, transformation
+from rnndrop_plugin.ops.context import is_plain, readable, values_are_known
 from rnndrop_plugin.ops.crf import reference
 from rnndrop_plugin.ops.crf.checks import check_scores
 
@@ -58,7 +58,7 @@ def crf_decode(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tenso
 
 def _kernels(emissions: Tensor, *scores: Tensor) -> ModuleType | None:
     """The module ``fused`` where its kernels can run, which need one launch for all steps."""
-    recorded = torch.compiler.is_compiling() or tracing() or transformation() or not is_plain((emissions, *scores))
+    recorded = not values_are_known() or not is_plain((emissions, *scores))
     if recorded or len(emissions) == 0 or availability.obstacle(emissions.device, emissions.dtype):
         return None
     from rnndrop_plugin.ops.crf import fused

@@ -9,7 +9,7 @@ from rnndrop_plugin.ops import availability, c_library
 from rnndrop_plugin.ops.context import captured, in_autocast, is_plain, readable, tracing, transformation
 from rnndrop_plugin.ops.cross_entropy import chunked, compiled, operators, reference
 from rnndrop_plugin.ops.cross_entropy.checks import check_linear_cross_entropy
-from rnndrop_plugin.ops.gradients import need_reference, reference_gradients
+from rnndrop_plugin.ops.gradients import gradient_is_wanted, need_reference, reference_gradients
 from rnndrop_plugin.ops.version import VERSION
 
 SMALL = 2**20  # up to this many logits the plain operations are as fast, except on a GPU, where they are more launches
@@ -90,7 +90,7 @@ def _linear_cross_entropy(
     if half or small or nothing or in_autocast(features.device.type) or tracing() or transformation():
         return reference.linear_cross_entropy(*arguments)
     kernel = _run if is_plain((*inputs, target)) else _operator
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+    if gradient_is_wanted(inputs):
         return _LinearCrossEntropy.apply(kernel, *arguments)
     loss, nll, _ = kernel(*arguments, (False, False, False))
     return loss, nll

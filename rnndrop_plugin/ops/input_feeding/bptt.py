@@ -80,7 +80,7 @@ def forward(
     if settings.padding is not None:
         offset.masked_fill_(settings.padding.unsqueeze(1), -torch.inf)
     outputs = feed.new_empty(time, *feed.shape)
-    fed = outputs if settings.dropout_out == Mask(None) else torch.empty_like(outputs)
+    fed = outputs if settings.dropout_out.is_identity else torch.empty_like(outputs)
     scores = input.new_empty(time, *offset.shape)
     for t in range(time):
         products[0][t].addmm_(feed, by_feed)
@@ -146,7 +146,7 @@ class InputFeeding(torch.autograd.Function):
         d_logits = torch.empty_like(scores)
         d_sums = torch.empty_like(outputs)  # the gradient of tanh's argument
         torch.mul(outputs, outputs, out=d_sums).neg_().add_(1)
-        if settings.dropout_out != Mask(None):
+        if not settings.dropout_out.is_identity:
             d_sums = settings.dropout_out(d_sums)
         keys, values = attention.keys, attention.values.transpose(1, 2)
         d_feed = torch.zeros_like(feed)

@@ -6,14 +6,7 @@ import torch
 from torch import Tensor
 
 from rnndrop_plugin.ops.checks import check_choice
-from rnndrop_plugin.ops.context import (
-    computed_dtype,
-    in_autocast,
-    intercepted,
-    tracing,
-    transformation,
-    without_autocast,
-)
+from rnndrop_plugin.ops.context import computed_dtype, in_autocast, values_are_known, without_autocast
 from rnndrop_plugin.ops.input_feeding import bptt, reference
 from rnndrop_plugin.ops.input_feeding.checks import check_input_feeding
 from rnndrop_plugin.ops.input_feeding.reference import Attention
@@ -75,8 +68,7 @@ def input_feeding(
         input, feed, attention = input.to(dtype), feed.to(dtype), cast(attention)
         states, weights = [tuple(s.to(dtype) for s in state) for state in states], [cast(w) for w in weights]
     with without_autocast(device):
-        recorded = torch.compiler.is_compiling() or tracing() or intercepted()  # a recorder has to see torch operations
-        if backend == "reference" or transformation() or recorded:
+        if backend == "reference" or not values_are_known():  # a recorder has to see torch operations
             return reference.input_feeding(
                 cell,
                 input,

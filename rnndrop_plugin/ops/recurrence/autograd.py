@@ -1,6 +1,6 @@
 """What the backends with a backward pass of their own share: one autograd function around them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rnndrop_plugin.ops.context import captured, without_autocast
-from rnndrop_plugin.ops.gradients import need_reference, reference_gradients
+from rnndrop_plugin.ops.gradients import gradient_is_wanted, need_reference, reference_gradients
 from rnndrop_plugin.ops.masks import Mask, Masks
 from rnndrop_plugin.ops.recurrence import reference
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
@@ -141,8 +141,3 @@ def run(kernel: Kernel, problem: Problem) -> tuple[Tensor, State]:
         return output, tuple(final_state)
     output, final_state, _ = kernel.forward(problem, save=False)
     return output, final_state
-
-
-def gradient_is_wanted(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether autograd is to record a gradient of any of these."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)

@@ -14,9 +14,10 @@ from rnndrop_plugin.ops.context import (
     transformation,
     without_autocast,
 )
+from rnndrop_plugin.ops.gradients import gradient_is_wanted
 from rnndrop_plugin.ops.masks import NO_MASKS, Masks
 from rnndrop_plugin.ops.recurrence import operators, torch_nn
-from rnndrop_plugin.ops.recurrence.autograd import Options, Problem, by_reference, gradient_is_wanted, run
+from rnndrop_plugin.ops.recurrence.autograd import Options, Problem, by_reference, run
 from rnndrop_plugin.ops.recurrence.checks import check_recurrence
 from rnndrop_plugin.ops.recurrence.operators import KERNELS
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
@@ -204,8 +205,7 @@ def _recurrence(problem: Problem, backend: str) -> tuple[Tensor, State]:
     )
     autocast = in_autocast(device)
     half_on_cpu = device == "cpu" and dtype.itemsize < 4 and backend != "reference"
-    cast = autocast or half_on_cpu  # without these, the checks have made sure that all have one dtype
-    if cast:
+    if autocast or half_on_cpu:  # without these, the checks have made sure that all have one dtype
         problem = _cast(problem, torch.float32 if half_on_cpu else dtype)
     with without_autocast(device):
         if backend == "reference" or 0 in input.shape:
@@ -216,16 +216,12 @@ def _recurrence(problem: Problem, backend: str) -> tuple[Tensor, State]:
         else:
             kernel = KERNELS[backend] if is_plain(problem.differentiable()) else operators.Operator(backend)
             output, state = run(kernel, problem)
-    return (_as(dtype, output), tuple(_as(dtype, s) for s in state)) if cast else (output, tuple(state))
+    return output.to(dtype), tuple(s.to(dtype) for s in state)
 
 
 operators.register(_recurrence)
 
 
 def _cast(problem: Problem, dtype: torch.dtype) -> Problem:
-    tensors = (x if x is None else _as(dtype, x) for x in problem.differentiable())
+    tensors = (x if x is None else x.to(dtype) for x in problem.differentiable())
     return Problem.of(problem.options, *tensors)
-
-
-def _as(dtype: torch.dtype, x: Tensor) -> Tensor:
-    return x if x.dtype == dtype else x.to(dtype)

@@ -28,7 +28,7 @@ def obstacle(cell: str, masks: Masks, nonlinearity: str) -> str | None:
         masks = masks._replace(hidden=IDENTITY)
     if all(mask.is_identity for mask in masks):
         return None
-    if cell != "lstm" or masks._replace(update=IDENTITY) != Masks() or masks.update.scale != 1:
+    if cell != "lstm" or not (masks.hidden.is_identity and masks.cell.is_identity) or masks.update.scale != 1:
         return (
             "torch's kernels have no recurrent dropout, except with expected scaling: an LSTM's update dropout in "
             "training, and hidden dropout in evaluation"

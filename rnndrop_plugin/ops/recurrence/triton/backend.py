@@ -17,7 +17,7 @@ from rnndrop_plugin.ops.masks import Masks
 from rnndrop_plugin.ops.recurrence.autograd import Gradients, Options, Problem, Saved
 from rnndrop_plugin.ops.recurrence.reference import GATES, State, Weights
 from rnndrop_plugin.ops.recurrence.triton import loops, steps
-from rnndrop_plugin.ops.recurrence.triton.tiles import STAGES, Tiles, chosen, precision, refuse
+from rnndrop_plugin.ops.recurrence.triton.tiles import STAGES, WARPS, Tiles, chosen, precision, refuse
 from rnndrop_plugin.ops.sums import sum_of_rows
 
 POLLS = 1 << 22  # a barrier polls so often before it gives up: for seconds, where a step takes microseconds
@@ -166,7 +166,7 @@ def tile_constants(tiles: Tiles, precision: str) -> dict:
 
 def compile_settings(tiles: Tiles) -> dict:
     """How a persistent kernel is compiled; its cooperative launch is refused unless all blocks are resident."""
-    return {"num_warps": tiles.warps, "num_stages": 1, "launch_cooperative_grid": True, "enable_fp_fusion": True}
+    return {"num_warps": WARPS, "num_stages": 1, "launch_cooperative_grid": True, "enable_fp_fusion": True}
 
 
 def forward(problem: Problem, save: bool) -> tuple[Tensor, State, Saved]:

@@ -8,6 +8,7 @@ import torch
 from rnndrop_plugin.ops.recurrence.reference import GATES
 
 COLUMNS = {"lstm": 4, "gru": 2, "gru_reset_after": 4, "rnn": 1}  # that a unit has in the product of the forward pass
+WARPS = 4  # of a block
 STAGES = 5  # loads under way where the weights are read again at every step
 REGISTERS = 120  # that a thread may use for sums and operands, of its 255
 RESERVED = 1024  # bytes of shared memory left to the compiler
@@ -25,7 +26,6 @@ class Tiles(NamedTuple):
         split: the parts of the product's depth that are summed up beside each other.
         depth: of the product, for each part at a time; ``group`` of these are loaded together.
         keep: whether the recurrent weights stay on the chip over all steps.
-        warps: the warps of a block.
     """
 
     batch: int
@@ -34,48 +34,47 @@ class Tiles(NamedTuple):
     depth: int
     group: int
     keep: bool
-    warps: int
 
     def grid(self, batch: int, hidden: int) -> tuple[int, int, int]:
         """The blocks, all of which have to be on the device at once."""
         return -(-hidden // self.units), -(-batch // self.batch), 1
 
 
-# (batch, units, split, warps, KiB of weights that may be kept, depth of the product at most), the best first. The first
+# (batch, units, split, KiB of weights that may be kept, depth of the product at most), the best first. The first
 # one is taken of those whose blocks are all resident, whose kept weights are within their limit (0: they are read again
 # at every step) and whose product is no deeper than its limit (None: of any depth). From measurements on an H200 (LSTMs
 # of 32 x 256, 20 x 650, 64 x 1152, 128 x 512 and 32 x 1024): each of them gets the cut that was the fastest of some ten
 # tried, or one within a hundredth of it. By direction and bytes of a number.
 TABLE = {
     ("forward", 4): [
-        (16, 8, 1, 4, 180, 384),
-        (16, 8, 4, 4, 180, None),
-        (16, 16, 4, 4, 180, None),
-        (32, 16, 1, 4, 180, None),
-        (32, 8, 1, 4, 0, None),
-        (64, 8, 1, 4, 100, None),
-        (64, 16, 1, 4, 0, None),
+        (16, 8, 1, 180, 384),
+        (16, 8, 4, 180, None),
+        (16, 16, 4, 180, None),
+        (32, 16, 1, 180, None),
+        (32, 8, 1, 0, None),
+        (64, 8, 1, 100, None),
+        (64, 16, 1, 0, None),
     ],
     ("backward", 4): [
-        (16, 8, 4, 4, 180, None),
-        (16, 16, 4, 4, 180, None),
-        (32, 8, 4, 4, 180, None),
-        (16, 16, 1, 4, 0, None),
-        (16, 32, 1, 4, 0, None),
-        (32, 32, 1, 4, 0, None),
+        (16, 8, 4, 180, None),
+        (16, 16, 4, 180, None),
+        (32, 8, 4, 180, None),
+        (16, 16, 1, 0, None),
+        (16, 32, 1, 0, None),
+        (32, 32, 1, 0, None),
     ],
     ("forward", 2): [
-        (16, 16, 1, 4, 180, 384),
-        (16, 8, 4, 4, 180, None),
-        (16, 16, 4, 4, 180, None),
-        (16, 32, 1, 4, 180, None),
-        (64, 16, 1, 4, 100, None),
-        (64, 16, 1, 4, 0, None),
+        (16, 16, 1, 180, 384),
+        (16, 8, 4, 180, None),
+        (16, 16, 4, 180, None),
+        (16, 32, 1, 180, None),
+        (64, 16, 1, 100, None),
+        (64, 16, 1, 0, None),
     ],
     ("backward", 2): [
-        (16, 16, 4, 4, 180, None),
-        (16, 32, 2, 4, 140, None),
-        (64, 16, 1, 4, 0, None),
+        (16, 16, 4, 180, None),
+        (16, 32, 2, 140, None),
+        (64, 16, 1, 0, None),
     ],
 }
 
@@ -93,19 +92,19 @@ def choose(
     """
     itemsize, copies = PRECISIONS[precision]
     depths = _depths(direction, cell, hidden)
-    for rows, units, split, warps, kept_kib, deepest in TABLE[direction, itemsize]:
+    for rows, units, split, kept_kib, deepest in TABLE[direction, itemsize]:
         if deepest is not None and max(depths) > deepest:
             continue
         columns = units * (COLUMNS[cell] if direction == "forward" else 1)
         size = itemsize * copies
         if kept_kib:
-            tiles = _keep(rows, units, columns, split, warps, depths, size)
+            tiles = _keep(rows, units, columns, split, depths, size)
             kept = _padded(depths, split * tiles.depth) * columns * size
             room = (shared - RESERVED - kept) // (rows * split * tiles.depth * size)  # for parts of the left operand
             tiles = tiles._replace(group=min(tiles.group, room))
             fits = room > 0 and kept <= 1024 * kept_kib
         else:
-            tiles = _stream(rows, units, columns, split, warps, depths, size)
+            tiles = _stream(rows, units, columns, split, depths, size)
             fits = STAGES * tiles.depth * (rows + columns) * size <= shared - RESERVED
         blocks, slices, _ = tiles.grid(batch, hidden)
         if fits and blocks * slices <= processors:
@@ -162,20 +161,20 @@ def _depth(depths: list[int], split: int, limit: int) -> int:
     return 16
 
 
-def _keep(rows, units, columns, split, warps, depths, itemsize) -> Tiles:
-    threads = 32 * warps
+def _keep(rows, units, columns, split, depths, itemsize) -> Tiles:
+    threads = 32 * WARPS
     per_depth = rows * split * itemsize / 4 / threads  # registers of a thread for the left operand
     depth = _depth(depths, split, min(64 / per_depth, 256 / itemsize if split == 1 else 256))
     sums = rows * columns * split // threads
     chunks = max(-(-d // (split * depth)) for d in depths)
     group = max(1, min(chunks, int((REGISTERS - sums) / (per_depth * depth))))
     group = -(-chunks // -(-chunks // group))  # even groups
-    return Tiles(rows, units, split, depth, group, True, warps)
+    return Tiles(rows, units, split, depth, group, True)
 
 
-def _stream(rows, units, columns, split, warps, depths, itemsize) -> Tiles:
+def _stream(rows, units, columns, split, depths, itemsize) -> Tiles:
     depth = _depth(depths, split, 24 * 1024 / ((rows + columns) * itemsize))
-    return Tiles(rows, units, split, depth, 1, False, warps)
+    return Tiles(rows, units, split, depth, 1, False)
 
 
 @functools.cache

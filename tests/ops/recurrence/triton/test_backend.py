@@ -26,8 +26,8 @@ else:
     from rnndrop_plugin.ops.recurrence.triton.tiles import GATES, Tiles
 
     ALL = ("update", "hidden", "cell")
-    ONE_BLOCK = Tiles(batch=16, units=16, split=2, depth=16, group=1, keep=True, warps=4)  # of the units
-    TWO_BLOCKS = Tiles(batch=16, units=16, split=1, depth=16, group=1, keep=False, warps=4)
+    ONE_BLOCK = Tiles(batch=16, units=16, split=2, depth=16, group=1, keep=True)  # of the units
+    TWO_BLOCKS = Tiles(batch=16, units=16, split=1, depth=16, group=1, keep=False)
     EXCHANGED = {"forward": ("hs", "hx", "out", "extra"), "backward": ("d_gates", "d_hn")}  # among the blocks
 
     def use(monkeypatch, tiles):
