@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from rnndrop_plugin import modules
-from rnndrop_plugin.ops import Mask, Masks, choose_backend
+from rnndrop_plugin.ops import Masks, choose_backend, draw_mask
 
 RATE = 0.25
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -85,23 +85,18 @@ def ours(
     **options,
 ) -> Layer:
     """Our layer with one kind of dropout, none if ``kind`` is empty; ``batch`` is what it will run on."""
+    cell = "gru_reset_after" if options.get("reset_after") else family.lower()
+    scaling = options.get("scaling", "inverted")
+    masks = Masks()
     if kind:
         options.update({f"{kind}_dropout": RATE, "sampling": sampling})
-    cell = family.lower() if family != "GRU" or not options.get("reset_after") else "gru_reset_after"
-    keep = Mask(torch.ones(1, 1, dtype=torch.bool), 1 / (1 - RATE)) if training else Mask(None, 1 - RATE)
-    masks = Masks(**{kind: keep} if kind else {})
-    name = {"GRU": "GRU (paper's)", "gru_reset_after": "GRU (reset_after)"}.get(cell if "_" in cell else family, family)
-    drops = f"{kind} dropout per {sampling}" if kind else "no dropout"
-    if backend == "reference":
-        return Layer(
-            f"a plain step loop of the {name}, {drops}",
-            family,
-            backend,
-            lambda i, h: getattr(modules, family)(i, h, backend=backend, **options),
-        )
+        mask = draw_mask(RATE, 1, 1, 1, sampling=sampling, scaling=scaling, training=training)
+        masks = masks._replace(**{kind: mask})
+    name = {"gru": "GRU (paper's)", "gru_reset_after": "GRU (reset_after)"}.get(cell, family)
     chosen = choose_backend(cell, masks, backend=backend, batch=batch, training=training)
     return Layer(
-        f"rnndrop {name}, {drops}",
+        f"{'a plain step loop of the' if chosen == 'reference' else 'rnndrop'} {name}, "
+        + (f"{kind} dropout per {sampling}" if kind else "no dropout"),
         family,
         "torch.nn" if chosen == "vendor" else chosen,
         lambda i, h: getattr(modules, family)(i, h, backend=backend, **options),
@@ -170,8 +165,7 @@ def evaluation_layers(family: str) -> list[Layer]:
     layers = [torchs(family)]
     for scaling in ("inverted", "expected"):
         layer = ours(family, kind, training=False, scaling=scaling, **{"reset_after": True} if family == "GRU" else {})
-        backend = "torch.nn" if scaling == "inverted" else layer.backend
-        layers.append(layer._replace(name=f"{layer.name}, {scaling} scaling", backend=backend))
+        layers.append(layer._replace(name=f"{layer.name}, {scaling} scaling"))
     return layers
 
 
@@ -239,24 +233,23 @@ def ratios(times: list[float], baseline: list[float]) -> float:
     return median(x / y for x, y in zip(times, baseline, strict=True))
 
 
+def timing(
+    section: str, shape: Shape, layer: Layer, times: list[float], baseline: list[float], training: bool, rate: float
+) -> Figure:
+    """The figure of a layer's repetitions, which took ``times`` seconds, beside those of ``baseline``."""
+    share = operations(layer.family, shape, training) / rate / median(times)
+    ratio, milliseconds = ratios(times, baseline), [1000 * t for t in times]
+    value = median(milliseconds)
+    return Figure(section, shape, layer.family, layer.name, layer.backend, ratio, value, "ms", share, milliseconds)
+
+
 def measure(
-    section: str, family: str, shape: Shape, layers: list[Layer], training: bool, seconds: float, rate: float, progress
+    section: str, shape: Shape, layers: list[Layer], training: bool, seconds: float, rate: float, progress: tqdm
 ) -> list[Figure]:
     """The figures of layers at one shape, the first of which is that of torch.nn."""
     taken = compare(layers, [shape] * len(layers), training, seconds, progress)
     return [
-        Figure(
-            section,
-            shape,
-            family,
-            layer.name,
-            layer.backend,
-            ratios(times, taken[0]),
-            1000 * median(times),
-            "ms",
-            operations(family, shape, training) / rate / median(times),
-            [1000 * t for t in times],
-        )
+        timing(section, shape, layer, times, taken[0], training, rate)
         for layer, times in zip(layers, taken, strict=True)
     ]
 
@@ -269,7 +262,7 @@ def timings(
     for shape in shapes:
         for family in families:
             layers = training_layers(family, shape.batch) if training else evaluation_layers(family)
-            yield from measure(section, family, shape, layers, training, seconds, rate, progress)
+            yield from measure(section, shape, layers, training, seconds, rate, progress)
 
 
 def rows(families: list[str], shapes: list[Shape], seconds: float, rate: float, progress: tqdm) -> Iterator[Figure]:
@@ -282,7 +275,7 @@ def rows(families: list[str], shapes: list[Shape], seconds: float, rate: float, 
             for in_training, layers in ((True, training), (False, evaluation_layers(family))):
                 mode = "training" if in_training else "evaluation"
                 layers = [layer._replace(name=f"{mode}: {layer.name}") for layer in layers]
-                yield from measure("rows", family, shape, layers, in_training, seconds, rate, progress)
+                yield from measure("rows", shape, layers, in_training, seconds, rate, progress)
 
 
 def growth(families: list[str], shape: Shape, seconds: float, rate: float, progress: tqdm) -> list[Figure]:
@@ -294,18 +287,5 @@ def growth(families: list[str], shape: Shape, seconds: float, rate: float, progr
             grown = [shape._replace(**{size: 2 * getattr(shape, size)}) for size in ("time", "batch", "hidden")]
             taken = compare([layer] * 4, [shape, *grown], True, seconds, progress)
             for size, times in zip(grown, taken[1:], strict=True):
-                figures.append(
-                    Figure(
-                        "growth",
-                        size,
-                        family,
-                        layer.name,
-                        layer.backend,
-                        ratios(times, taken[0]),
-                        1000 * median(times),
-                        "ms",
-                        operations(family, size, True) / rate / median(times),
-                        [1000 * t for t in times],
-                    )
-                )
+                figures.append(timing("growth", size, layer, times, taken[0], True, rate))
     return sorted(figures, key=lambda figure: (list(GATES).index(figure.family), figure.shape))
