@@ -23,8 +23,9 @@ from fairseq.models import BaseFairseqModel, register_model
 from fairseq.tasks import FairseqTask, register_task
 from torch import Tensor, nn
 
+from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import RecurrentConfig, build_recurrent, init_uniform
-from rnndrop_plugin.modules import LSTM
+from rnndrop_plugin.modules import LSTM, Dropout
 
 SIZES = {"train": 2000, "valid": 500, "test": 500}
 
@@ -40,6 +41,8 @@ class AddingProblem(FairseqTask):
 
     def load_dataset(self, split: str, **kwargs):
         size, length = SIZES[split], self.cfg.length
+        if length < 2:
+            raise InputError(f"--length must be at least 2, got {length}")  # this becomes one line for the user
         generator = torch.Generator().manual_seed(list(SIZES).index(split))
         numbers = torch.rand(size, length, generator=generator)
         marked = torch.rand(size, length, generator=generator).topk(2).indices
@@ -49,7 +52,7 @@ class AddingProblem(FairseqTask):
         batch = {
             "id": IdDataset(),
             "nsentences": NumSamplesDataset(),
-            "ntokens": NumelDataset(inputs, reduce=True),
+            "ntokens": NumelDataset(list(numbers), reduce=True),
             "net_input": {"inputs": BaseWrapperDataset(inputs)},
             "target": RawLabelDataset((numbers * markers).sum(1).tolist()),
         }
@@ -61,23 +64,27 @@ class AddingProblem(FairseqTask):
 
 @register_model("lstm_regression", dataclass=RecurrentConfig)
 class LSTMRegression(BaseFairseqModel):
-    """A number read off the last state. RecurrentConfig brings all flags of recurrent dropout."""
+    """A number read off the last state. RecurrentConfig brings all flags of dropout.
 
-    def __init__(self, rnn: nn.Module):
+    Forward dropout before and after the recurrent layers is the model's to apply: here --decoder-dropout-out.
+    """
+
+    def __init__(self, cfg: RecurrentConfig, rnn: nn.Module):
         super().__init__()
         self.rnn = rnn
+        self.dropout_out = Dropout(cfg.decoder_dropout_out)
         self.output = nn.Linear(rnn.hidden_size, 1)
 
     @classmethod
     def build_model(cls, cfg, task):
-        model = cls(build_recurrent(LSTM, cfg, input_size=2))
+        model = cls(cfg, build_recurrent(LSTM, cfg, input_size=2))
         init_uniform(model, cfg.init_range)
         return model
 
     def forward(self, inputs: Tensor) -> Tensor:
         """``(batch, time, 2)`` to ``(batch,)``."""
         _, (h, _) = self.rnn(inputs.transpose(0, 1))
-        return self.output(h[-1]).squeeze(1)
+        return self.output(self.dropout_out(h[-1])).squeeze(1)
 
 
 @register_criterion("mean_squared_error")

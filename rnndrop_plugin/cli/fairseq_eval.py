@@ -7,36 +7,47 @@ import sys
 import rnndrop_plugin
 from rnndrop_plugin.cli.command import fail, fail_for_package
 from rnndrop_plugin.cli.fairseq_train import add_plugin_arguments, complete, hand_over
+from rnndrop_plugin.cli.trained_model import import_user_dir
 
 SPLIT_FLAGS = ("--gen-subset", "--valid-subset")
 BATCH_SIZE = "64"  # where fairseq-validate would ask for one; what our tasks log does not depend on it
 
 
-def evaluation_of(task: str) -> tuple[str, str]:
+def evaluation_of(task: type) -> tuple[str, str]:
     """The command of fairseq that evaluates models of a task, and its flag for the split."""
-    if "language_model" in task:
+    from fairseq.tasks.language_modeling import LanguageModelingTask
+    from fairseq.tasks.multilingual_language_modeling import MultilingualLanguageModelingTask
+    from fairseq.tasks.translation import TranslationTask
+
+    from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingTask
+
+    if issubclass(task, (RnndropLanguageModelingTask, LanguageModelingTask, MultilingualLanguageModelingTask)):
         return "eval_lm", "--gen-subset"
-    return ("generate", "--gen-subset") if task.startswith("translation") else ("validate", "--valid-subset")
+    return ("generate", "--gen-subset") if issubclass(task, TranslationTask) else ("validate", "--valid-subset")
 
 
-def task_of(path: str, user_dir: str | None) -> str:
-    """The task of a checkpoint; ends the command if it cannot be read or is of a task that is not known here.
+def task_of(path: str, name: str | None, user_dir: str | None) -> str:
+    """The name of the task, that of the checkpoint if None; ends the command if it is not known, nor from the user-dir.
 
     Args:
-        user_dir: where a task of the user's own is, which fairseq will load.
+        user_dir: where a task of the user's own is.
     """
     try:
         from fairseq import checkpoint_utils, tasks  # takes seconds: not for --help
     except ModuleNotFoundError as error:
         fail_for_package(error)
     rnndrop_plugin.register()
+    given = name is not None
     try:
-        task = checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"].task._name
+        import_user_dir(user_dir)
+        if not given:
+            name = checkpoint_utils.load_checkpoint_to_cpu(path)["cfg"].task._name
     except (OSError, ValueError) as error:
         fail(error)
-    if user_dir is None and task not in tasks.TASK_REGISTRY:
-        fail(f"{path}: a checkpoint of the task {task}, which is not known here (--user-dir names it)")
-    return task
+    if name not in tasks.TASK_REGISTRY:
+        what = f"--task {name}, a task" if given else f"{path}: a checkpoint of the task {name},"
+        fail(f"{what} which is not known here (--user-dir names it)")
+    return name
 
 
 def main() -> None:
@@ -45,8 +56,8 @@ def main() -> None:
         description="Evaluate a checkpoint with this plugin, on the test split unless --gen-subset or "
         "--valid-subset names another. A language model is evaluated by "
         "fairseq-eval-lm, a translation model by fairseq-generate, others by fairseq-validate. --user-dir and, by the "
-        f"checkpoint, --task are filled in. fairseq-validate gets --batch-size {BATCH_SIZE}, and fairseq-generate "
-        "--required-batch-size-multiple 1, so that no sentence is left out.",
+        f"checkpoint, --task are filled in. fairseq-validate gets --batch-size {BATCH_SIZE}; it and fairseq-generate "
+        "get --required-batch-size-multiple 1, so that no sequence is left out.",
         usage="%(prog)s DATA --path CHECKPOINT ...",
         epilog="All other arguments are those of fairseq's command. Its --help has fairseq's own, "
         "docs/language_modelling.md the plugin's.",
@@ -56,8 +67,10 @@ def main() -> None:
     add_plugin_arguments(parser, "checkpoint")
     args, _ = parser.parse_known_args()
 
-    task = args.task or task_of(args.path.split(":")[0], args.user_dir)  # an ensemble's checkpoints are of one task
-    command, split_flag = evaluation_of(task)
+    task = task_of(args.path.split(":")[0], args.task, args.user_dir)  # an ensemble's checkpoints are of one task
+    from fairseq.tasks import TASK_REGISTRY
+
+    command, split_flag = evaluation_of(TASK_REGISTRY[task])
     arguments = complete(sys.argv[1:], task)
     flags = {argument.partition("=")[0] for argument in arguments}
     given = [flag for flag in SPLIT_FLAGS if flag in flags]
@@ -69,6 +82,6 @@ def main() -> None:
         arguments += [split_flag, "test"]
     if command == "validate" and flags.isdisjoint(("--batch-size", "--max-sentences", "--max-tokens")):
         arguments += ["--batch-size", BATCH_SIZE]
-    if command == "generate" and "--required-batch-size-multiple" not in flags:
+    if command != "eval_lm" and "--required-batch-size-multiple" not in flags:
         arguments += ["--required-batch-size-multiple", "1"]  # with 8, the default, fairseq may lose the last batch
     hand_over(command, arguments)

@@ -66,12 +66,11 @@ def parse_args_and_arch(parser, input_args=None, *args, **kwargs):
 
 
 def find_task(architecture: str) -> str | None:
-    """The task whose ``model_class`` the architecture is registered for."""
-    model = ARCH_MODEL_REGISTRY[architecture]
-    for name, task in TASK_REGISTRY.items():
-        if issubclass(model, getattr(task, "model_class", ())):
-            return name
-    return None
+    """The task whose ``model_class`` the architecture is registered for, of several the one of the nearest class."""
+    ancestors = ARCH_MODEL_REGISTRY[architecture].__mro__
+    classes = {name: getattr(task, "model_class", None) for name, task in TASK_REGISTRY.items()}
+    found = [name for name, cls in classes.items() if cls in ancestors]
+    return min(found, key=lambda name: ancestors.index(classes[name]), default=None)
 
 
 def find_missing_setting(architecture: str, task: str) -> str | None:

@@ -37,7 +37,7 @@ class RnndropCrossEntropyConfig(FairseqDataclass):
 class RnndropCrossEntropy(FairseqCriterion):
     """fairseq's cross_entropy and label_smoothed_cross_entropy, faster and with more logged.
 
-    A model whose decoder gives ``output_weights()`` has its output layer and loss computed at once, in float32
+    A model whose decoder ``is_linear`` has its output layer and loss computed at once, in float32
     without keeping the logits (:func:`rnndrop_plugin.ops.linear_cross_entropy`); any other model as fairseq does.
 
     In training, where --activation-regularization is alpha and --temporal-activation-regularization is beta, the loss
@@ -98,7 +98,7 @@ class RnndropCrossEntropy(FairseqCriterion):
         decoder = getattr(model, "decoder", None)
         if getattr(decoder, "adaptive_softmax", None) is not None:
             raise InputError("the model has an adaptive softmax: use --criterion adaptive_loss")
-        if hasattr(decoder, "output_weights"):
+        if getattr(decoder, "is_linear", False):
             features, extra = model(**sample["net_input"], features_only=True)
             weight, bias = decoder.output_weights()
             target = sample["target"]

@@ -48,6 +48,7 @@ class Decoder(FairseqIncrementalDecoder):
         self.projection = None
         self.output_projection = None  # none where the embeddings are shared, or the softmax is adaptive
         self.output_bias = None  # only where the output layer shares the embeddings
+        self.adaptive_softmax = None  # that of some language models
 
     def add_output_layer(self, cfg: DecoderConfig, shared: bool) -> None:
         """Add the output layer, and a projection before it where --decoder-out-embed-dim asks for one.
@@ -78,17 +79,26 @@ class Decoder(FairseqIncrementalDecoder):
 
     def run_layers(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
         """The recurrent layers' output ``(time, batch, hidden)`` and final state, whatever the cell a tuple."""
-        is_lstm = self.rnn.cell == "lstm"
-        x, state = self.rnn(x, state if state is None or is_lstm else state[0])
-        return x, state if is_lstm else (state,)
+        x, state = self.rnn(x, state[0] if state is not None and len(state) == 1 else state)
+        return x, state if isinstance(state, tuple) else (state,)
 
     def project(self, x: Tensor) -> Tensor:
         """The inputs of the output layer, of what is below the projection."""
         return x if self.projection is None else self.dropout_out(self.projection(x))
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether the probabilities are the softmax of a product with :meth:`output_weights`, as a loss may compute it.
+
+        They are not with an adaptive softmax, or where a subclass has an output layer or probabilities of its own.
+        """
+        cls = type(self)
+        own = (cls.output_layer, cls.get_normalized_probs) != (Decoder.output_layer, Decoder.get_normalized_probs)
+        return self.adaptive_softmax is None and not own
+
     def output_layer(self, features: Tensor, **kwargs) -> Tensor:
-        """The logits of ``features``."""
-        return F.linear(features, *self.output_weights())
+        """The logits of ``features``; with an adaptive softmax the features themselves."""
+        return features if self.adaptive_softmax is not None else F.linear(features, *self.output_weights())
 
     def output_weights(self) -> tuple[Tensor, Tensor | None]:
         """Weight ``(vocabulary, out_embed_dim)`` and bias of the output layer, where the softmax is not adaptive."""

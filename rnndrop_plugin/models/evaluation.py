@@ -299,10 +299,14 @@ def nll_gradients(model: nn.Module, parameters: list[nn.Parameter], batch: dict)
     """The gradients of a batch's mean negative log-likelihood, without dropout; the model's state goes on."""
     batch = utils.move_to_cuda(batch, parameters[0].device)
     decoder = model.decoder
+    pad, target = decoder.dictionary.pad(), batch["target"]
     with torch.enable_grad():
-        features, _ = model(**batch["net_input"], features_only=True)
-        pad = decoder.dictionary.pad()
-        loss, _ = linear_cross_entropy(features, *decoder.output_weights(), batch["target"], pad)
+        if decoder.is_linear:
+            features, _ = model(**batch["net_input"], features_only=True)
+            loss, _ = linear_cross_entropy(features, *decoder.output_weights(), target, pad)
+        else:
+            log_probs = decoder.get_normalized_probs(model(**batch["net_input"]), log_probs=True)
+            loss = F.nll_loss(log_probs.flatten(0, 1), target.flatten(), ignore_index=pad, reduction="sum")
         return list(torch.autograd.grad(loss / batch["ntokens"], parameters))
 
 

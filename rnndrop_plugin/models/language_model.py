@@ -82,7 +82,6 @@ class RecurrentDecoder(Decoder):
             )
         embed_tokens = nn.Embedding(vocabulary, cfg.decoder_embed_dim, dictionary.pad())
         super().__init__(cfg, dictionary, embed_tokens, rnn)
-        self.adaptive_softmax = None
         if cfg.adaptive_softmax_cutoff:
             self.adaptive_softmax = _AdaptiveSoftmax(
                 vocabulary,
@@ -157,15 +156,12 @@ class RecurrentDecoder(Decoder):
         dropped = self.dropout_out(outputs)
         return self.project(dropped), {"attn": None, "outputs": outputs, "dropped_outputs": dropped}
 
-    def output_layer(self, features: Tensor, **kwargs) -> Tensor:
-        """The logits of ``features``; with an adaptive softmax the features themselves."""
-        return features if self.adaptive_softmax is not None else super().output_layer(features)
-
 
 class RecurrentLanguageModel(FromPretrained, CheckedLoading, FairseqLanguageModel):
     """A language model over streams; the subclasses say which recurrent layers it has."""
 
     rnn_class: type[nn.Module]  # of rnndrop_plugin.modules
+    decoder_class = RecurrentDecoder
     pretrained = "PretrainedLanguageModel"
     evaluation: Evaluation | None = None  # how fairseq-eval-lm evaluates it; None: by its own probabilities
 
@@ -182,7 +178,7 @@ class RecurrentLanguageModel(FromPretrained, CheckedLoading, FairseqLanguageMode
                 "pass --task rnndrop_language_modeling"
             )
         rnn = build_recurrent(cls.rnn_class, cfg, cfg.decoder_embed_dim)
-        return cls(RecurrentDecoder(cfg, task.target_dictionary, rnn))
+        return cls(cls.decoder_class(cfg, task.target_dictionary, rnn))
 
     def get_normalized_probs(self, net_output, log_probs: bool, sample: dict | None = None) -> Tensor:
         """The probabilities of ``net_output`` or their logarithms, with ``evaluation`` those it makes of them."""

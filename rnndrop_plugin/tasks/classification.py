@@ -15,7 +15,6 @@ class RnndropClassificationTask(SequencesTask):
     target_stream = "label"
     model_class = RecurrentClassifier
     model_kind = "a classifier"
-    architecture = "lstm_rnndrop_classifier"
     criterion = "rnndrop_classification"
 
     def targets_of(self, words: Tensor) -> int:

@@ -78,7 +78,6 @@ class RnndropLanguageModelingTask(RnndropTask):
     carries_state = True
     model_class = RecurrentLanguageModel
     model_kind = "a language model that carries its state from batch to batch"
-    architecture = "lstm_rnndrop"
 
     def __init__(self, cfg: RnndropLanguageModelingConfig, dictionaries: dict[str, Dictionary], **kwargs):
         super().__init__(cfg, dictionaries)

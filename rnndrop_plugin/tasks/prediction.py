@@ -39,7 +39,10 @@ def load(path: str | Path, data: str | Path | None, expected: type[RnndropTask])
     cfg = state["cfg"].task
     task_class = TASK_REGISTRY.get(cfg._name)
     if task_class is None:
-        raise ValueError(f"{path}: a checkpoint of the task {cfg._name}, which is not known here (--user-dir names it)")
+        raise ValueError(
+            f"{path}: a checkpoint of the task {cfg._name}, which is not known here (--user-dir names it; in Python "
+            "import it first)"
+        )
     if not issubclass(task_class, expected):
         raise ValueError(f"{path}: a checkpoint of the task {cfg._name}, expected {task_name(expected)}")
     trained_on = [Path(folder) for folder in (cfg.data, state.get("task_state", {}).get("data")) if folder]

@@ -32,12 +32,11 @@ class RnndropTask(FairseqTask):
         tokenization: how the text was cut into tokens, as the data folder says or, where it does not, the checkpoint
             that was loaded; None if it is not known.
         model_class: what the task trains; () for models of any class.
-        model_kind, architecture: what to call it in an error, and an example.
+        model_kind: what to call it in an error.
     """
 
     model_class: type[BaseFairseqModel] | tuple[()] = ()
     model_kind = "another model"
-    architecture = "lstm_rnndrop"
 
     def __init__(self, cfg: FairseqDataclass, dictionaries: dict[str, Dictionary], **kwargs):
         super().__init__(cfg)
@@ -74,9 +73,10 @@ class RnndropTask(FairseqTask):
         model_class = ARCH_MODEL_REGISTRY.get(getattr(cfg, "_name", None))
         if model_class and self.model_class and not issubclass(model_class, self.model_class):
             task = getattr(self.cfg, "_name", None) or type(self).__name__
+            fitting = next(name for name, cls in ARCH_MODEL_REGISTRY.items() if issubclass(cls, self.model_class))
             raise InputError(
                 f"--arch {cfg._name} does not fit --task {task}, which needs {self.model_kind}: "
-                f"use an architecture such as {self.architecture}"
+                f"use an architecture such as {fitting}"
             )
         self.model = super().build_model(cfg, from_checkpoint)
         return self.model

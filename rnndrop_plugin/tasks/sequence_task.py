@@ -40,8 +40,8 @@ class SequencesTask(RnndropTask):
     words of all sequences in a row), and ``target_stream``.
     """
 
-    target_stream: str
-    criterion: str
+    target_stream: str  # the sub-folder of what is predicted
+    criterion: str  # the name of the only one that fits
     absent_classes: list[int]  # those that the training data lack, once these are loaded
 
     @classmethod
@@ -119,7 +119,7 @@ class SequencesTask(RnndropTask):
             logger.warning(f"{split} does not have the {self.target_stream} {', '.join(missing)}{consequence}")
 
     def targets_of(self, words: Tensor) -> int:
-        """How many targets a sequence has."""
+        """How many targets a sequence has. A subclass defines this and :meth:`make_dataset`."""
         raise NotImplementedError
 
     def make_dataset(
@@ -169,7 +169,8 @@ class SequencesTask(RnndropTask):
     def reduce_metrics(self, logging_outputs, criterion):
         """Log what the criterion says, and what it makes of the counts over all batches and processes."""
         super().reduce_metrics(logging_outputs, criterion)
-        criterion.log_scores(logging_outputs)
+        if hasattr(criterion, "log_scores"):
+            criterion.log_scores(logging_outputs)
 
     def build_generator(self, models, args, **kwargs):
         """Refuse fairseq-generate and fairseq-interactive.

@@ -38,7 +38,6 @@ class RnndropTaggingTask(SequencesTask):
     target_stream = "tag"
     model_class = RecurrentTagger
     model_kind = "a tagger"
-    architecture = "lstm_rnndrop_tagger"
     criterion = "rnndrop_tagging"
 
     def __init__(self, cfg: RnndropTaggingConfig, dictionaries, **kwargs):

@@ -5,10 +5,13 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from fairseq.tasks import TASK_REGISTRY
 
 from rnndrop_plugin.cli import fairseq_eval, fairseq_train, main
+from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingTask
 
 PACKAGE = fairseq_train.USER_DIR
+ALL = ["--required-batch-size-multiple", "1"]
 
 
 @pytest.fixture
@@ -101,13 +104,20 @@ def test_what_is_filled_in(given, filled_in):
     ("task", "flags", "command", "filled_in"),
     [
         ("rnndrop_language_modeling", [], "eval_lm", ["--gen-subset", "test"]),
-        ("rnndrop_tagging", [], "validate", ["--valid-subset", "test", "--batch-size", "64"]),
-        ("rnndrop_classification", ["--valid-subset=valid", "--max-tokens=9"], "validate", []),
-        ("translation", ["--gen-subset", "valid"], "generate", ["--required-batch-size-multiple", "1"]),
+        ("rnndrop_tagging", [], "validate", ["--valid-subset", "test", "--batch-size", "64", *ALL]),
+        ("rnndrop_classification", ["--valid-subset=valid", "--max-tokens=9"], "validate", ALL),
+        ("translation", ["--gen-subset", "valid"], "generate", ALL),
+        ("translation_from_pretrained_bart", ["--gen-subset", "valid"], "generate", ALL),
+        ("language_modeling", [], "eval_lm", ["--gen-subset", "test"]),
+        ("own", [], "eval_lm", ["--gen-subset", "test"]),
     ],
 )
 def test_evaluation_by_the_task_of_the_checkpoint(rnndrop, monkeypatch, task, flags, command, filled_in):
-    monkeypatch.setattr(fairseq_eval, "task_of", lambda path, user_dir: {"model.pt": task}[path])
+    class Own(RnndropLanguageModelingTask):
+        pass
+
+    monkeypatch.setitem(TASK_REGISTRY, "own", Own)
+    monkeypatch.setattr(fairseq_eval, "task_of", lambda path, name, user_dir: {"model.pt": task}[path])
     called = []
     monkeypatch.setattr(fairseq_eval, "hand_over", lambda *args: called.append(args))
     given = ["data", "--path", "model.pt", *flags]
@@ -123,7 +133,7 @@ def test_evaluation_by_the_task_of_the_checkpoint(rnndrop, monkeypatch, task, fl
     ],
 )
 def test_either_flag_names_the_split(rnndrop, monkeypatch, task, given, passed):
-    monkeypatch.setattr(fairseq_eval, "task_of", lambda path, user_dir: task)
+    monkeypatch.setattr(fairseq_eval, "task_of", lambda path, name, user_dir: task)
     called = []
     monkeypatch.setattr(fairseq_eval, "hand_over", lambda command, arguments: called.append(arguments))
     assert rnndrop("eval", "data", "--path", "model.pt", *given)[0] == 0
@@ -135,7 +145,7 @@ def test_either_flag_names_the_split(rnndrop, monkeypatch, task, given, passed):
     )
 
 
-def test_evaluation_of_a_task_that_is_not_known(rnndrop, monkeypatch):
+def test_evaluation_of_a_task_that_is_not_known(rnndrop, monkeypatch, tmp_path):
     """fairseq would print all its flags and all its tasks."""
     state = {"cfg": SimpleNamespace(task=SimpleNamespace(_name="own"))}
     monkeypatch.setattr("fairseq.checkpoint_utils.load_checkpoint_to_cpu", lambda path: state)
@@ -144,5 +154,16 @@ def test_evaluation_of_a_task_that_is_not_known(rnndrop, monkeypatch):
     status, _, err = rnndrop("eval", "data", "--path", "model.pt")
     reason = "model.pt: a checkpoint of the task own, which is not known here (--user-dir names it)"
     assert (status, err) == (2, f"rnndrop eval: error: {reason}\n")
-    assert rnndrop("eval", "data", "--path", "model.pt", "--user-dir", "mine")[0] == 0
-    assert len(called) == 1
+    status, _, err = rnndrop("eval", "data", "--path", "model.pt", "--task", "other")
+    reason = "--task other, a task which is not known here (--user-dir names it)"
+    assert (status, err) == (2, f"rnndrop eval: error: {reason}\n")
+    assert rnndrop("eval", "data", "--path", "model.pt", "--user-dir", "absent")[0] == 2
+    assert not called
+    code = (
+        "from fairseq.tasks import FairseqTask, register_task\nregister_task('own')(type('Own', (FairseqTask,), {}))\n"
+    )
+    (tmp_path / "a_task_of_ones_own").mkdir()
+    (tmp_path / "a_task_of_ones_own" / "__init__.py").write_text(code)
+    monkeypatch.setattr("fairseq.tasks.TASK_REGISTRY", dict(TASK_REGISTRY))
+    assert rnndrop("eval", "data", "--path", "model.pt", "--user-dir", str(tmp_path / "a_task_of_ones_own"))[0] == 0
+    assert called[0][0] == "validate"

@@ -7,6 +7,8 @@ from fairseq import checkpoint_utils, options, trainer
 from fairseq.dataclass import initialize
 from fairseq.dataclass.configs import FairseqConfig
 from fairseq.distributed import utils as distributed_utils
+from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.tasks import TASK_REGISTRY
 from fairseq_cli import train
 from omegaconf import OmegaConf
 
@@ -99,6 +101,24 @@ def test_the_task_follows_from_the_architecture(command, stream_data, tagging_da
         assert flags_.find_task(f"{cell}_rnndrop_ptb_word") == "rnndrop_language_modeling"
         for model, task in expected.items():
             assert flags_.find_task(f"{cell}_rnndrop_{model}") == f"rnndrop_{task}"
+    assert flags_.find_task("lstm_lm") is None
+
+
+def test_the_nearest_of_several_tasks(monkeypatch):
+    """Whichever was registered first, and whatever a foreign task calls its model_class."""
+
+    class Nearer(ARCH_MODEL_REGISTRY["lstm_rnndrop_classifier"]):
+        pass
+
+    classes = {"foreign": "lstm", "nearer": Nearer, "none": ()}
+    monkeypatch.setattr(
+        flags_,
+        "TASK_REGISTRY",
+        {name: SimpleNamespace(model_class=cls) for name, cls in classes.items()} | TASK_REGISTRY,
+    )
+    monkeypatch.setitem(ARCH_MODEL_REGISTRY, "own", Nearer)
+    assert flags_.find_task("own") == "nearer"
+    assert flags_.find_task("lstm_rnndrop_classifier") == "rnndrop_classification"
     assert flags_.find_task("lstm_lm") is None
 
 

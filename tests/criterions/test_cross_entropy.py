@@ -10,6 +10,7 @@ from fairseq.logging import metrics
 
 from rnndrop_plugin.criterions import RnndropCrossEntropy
 from rnndrop_plugin.criterions.cross_entropy import activation_penalty
+from rnndrop_plugin.models.language_model import RecurrentDecoder, RecurrentLanguageModel
 from rnndrop_plugin.ops.cross_entropy import chunked, dispatch
 
 ARGUMENTS = (
@@ -195,6 +196,40 @@ def test_adaptive_softmax_of_a_model_of_fairseq(train, capsys):
     assert "use --criterion adaptive_loss" in capsys.readouterr().err
 
 
+def build(data, *flags):
+    """A model, the criterion and a batch."""
+    arguments = [str(data), *ARGUMENTS, *OURS, "--criterion", "rnndrop_cross_entropy", *flags]
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), arguments))
+    task = tasks.setup_task(cfg.task)
+    task.load_dataset("train")
+    sample = next(task.get_batch_iterator(task.datasets["train"], max_sentences=4).next_epoch_itr())
+    return task.build_model(cfg.model), task.build_criterion(cfg.criterion), sample
+
+
+class OwnOutputLayer(RecurrentDecoder):
+    def output_layer(self, features, **kwargs):
+        return 3 * super().output_layer(features)
+
+
+class OwnProbabilities(RecurrentDecoder):
+    def get_normalized_probs(self, net_output, log_probs, sample=None):
+        return super().get_normalized_probs((3 * net_output[0], net_output[1]), log_probs, sample)
+
+
+@pytest.mark.parametrize("decoder", [OwnOutputLayer, OwnProbabilities])
+def test_a_decoder_of_ones_own_trains_by_its_own_probabilities(stream_data, monkeypatch, decoder):
+    monkeypatch.setattr(RecurrentLanguageModel, "decoder_class", decoder)
+    model, criterion, sample = build(stream_data)
+    assert type(model.decoder) is decoder
+    model.eval()
+    loss, nll = criterion.compute_loss(model, sample)
+    log_probs = model.decoder.get_normalized_probs(model(**sample["net_input"]), log_probs=True)
+    expected = -log_probs.gather(2, sample["target"].unsqueeze(2)).sum()
+    torch.testing.assert_close((loss, nll), (expected, expected))
+    model.decoder.__class__ = RecurrentDecoder
+    assert abs(criterion.compute_loss(model, sample)[1] - expected) > 0.1
+
+
 # Regularisation of the activations
 
 
@@ -211,12 +246,7 @@ def test_the_penalty_is_that_of_the_paper():
 
 def test_the_penalty_is_part_of_the_loss_in_training_and_not_of_the_likelihood(stream_data):
     flags = "--activation-regularization 2 --temporal-activation-regularization 1 --sentence-avg"
-    arguments = [str(stream_data), *ARGUMENTS, *OURS, "--criterion", "rnndrop_cross_entropy", *flags.split()]
-    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), arguments))
-    task = tasks.setup_task(cfg.task)
-    model, criterion = task.build_model(cfg.model), task.build_criterion(cfg.criterion)
-    task.load_dataset("train")
-    sample = next(task.get_batch_iterator(task.datasets["train"], max_sentences=4).next_epoch_itr())
+    model, criterion, sample = build(stream_data, *flags.split())
     for training in (True, False):
         model.train(training)
         torch.manual_seed(1)

@@ -165,7 +165,14 @@ def test_a_dynamic_evaluation_that_diverges_ends(model, batches):
         next(dynamic)
 
 
-def test_squares_are_means_over_the_batches(model, batches):
+class OwnOutputLayer(RecurrentDecoder):
+    def output_layer(self, features, **kwargs):
+        return 2 * super().output_layer(features)
+
+
+@pytest.mark.parametrize("decoder", [RecurrentDecoder, OwnOutputLayer])
+def test_squares_are_means_over_the_batches(model, batches, decoder):
+    model.decoder.__class__ = decoder
     squares = mean_square_gradients(model, batches)
     gradients = []
     for batch in batches:
