@@ -46,12 +46,12 @@ def read_vectors(
         size_name: the flag that has set the size, for errors.
 
     Returns:
-        The vectors found, each ``(size,)``, float32.
+        The vectors found, each ``(size,)``, float32; of a word that the file has several times the first.
 
     Raises:
         InputError: the file cannot be read, is damaged or malformed, or has none of ``words``.
     """
-    vectors, count = {}, 0
+    vectors, spelled, count = {}, set(), 0
     name = name or str(path)
     try:
         with (
@@ -70,7 +70,9 @@ def read_vectors(
                 count += 1
                 bar.update(raw.tell() - bar.n)
                 if word in words:
-                    vectors[word] = _vector(place, values)
+                    if word not in spelled:
+                        vectors[word] = _vector(place, values)
+                    spelled.add(word)
                 elif (normalized := normalize(word, keep_lone=True)) in words:
                     vectors.setdefault(normalized, _vector(place, values))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

@@ -41,7 +41,6 @@ class WordFeatures(nn.Module):
         if capitalisation is not None:
             self.kinds = range(capitalisation.nspecial, capitalisation.nspecial + len(real_symbols(capitalisation)))
             self.made_up_kinds = count_made_up(capitalisation)
-        self.register_buffer("_kinds", torch.tensor(self.kinds, dtype=torch.long), persistent=False)
         characters = dictionaries.get("characters")
         if character_filters < 0:
             raise InputError(f"--character-filters must be at least 0, got {character_filters}")
@@ -64,7 +63,8 @@ class WordFeatures(nn.Module):
         if self.characters is not None:
             x.append(self.characters(characters))
         if self.kinds:
-            x.append((capitalisation.unsqueeze(2) == self._kinds).to(x[0]))
+            kinds = torch.arange(self.kinds.start, self.kinds.stop, device=capitalisation.device)
+            x.append((capitalisation.unsqueeze(2) == kinds).to(x[0]))
         return torch.cat(x, dim=2)
 
 

@@ -23,23 +23,28 @@ class CharacterCNN(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(characters, 30, padding_idx)
         self.convolution = nn.Conv1d(30, filters, 3, padding=1)
-        nothing = torch.arange(characters) == self.embedding.padding_idx
-        self.register_buffer("_nothing", nothing.view(-1, 1, 1), persistent=False)
-        # What stands for no character adds nothing beside others, and in the middle there is no window.
-        self.register_buffer("_added", torch.tensor([0, -math.inf, 0]).unsqueeze(1), persistent=False)
-        self.register_buffer("_places", torch.arange(3), persistent=False)
 
     def forward(self, characters: Tensor) -> Tensor:
         """``(batch, time, characters)`` to ``(batch, time, filters)``, zeros for a word without characters.
 
+        Raises:
+            ValueError: characters of another shape.
+
         What a character adds at each place of a window is computed once, and looked up for each window: half the time
         of torch.conv1d on a CPU, and on a GPU no plan of cuDNN's for each new shape of a batch.
         """
+        if characters.dim() != 3:
+            raise ValueError(f"the characters must be (batch, time, characters), got {tuple(characters.shape)}")
         table = self.embedding.weight @ self.convolution.weight.permute(1, 2, 0).flatten(1)
-        table = torch.where(self._nothing, self._added, table.unflatten(1, (3, -1)))  # (characters, 3, filters)
+        table = table.unflatten(1, (3, -1))  # (characters, 3, filters)
+        # What stands for no character adds nothing beside others, and in the middle there is no window.
+        places = torch.arange(3, device=table.device)
+        nothing = torch.arange(len(table), device=table.device) == self.embedding.padding_idx
+        added = table.new_zeros(3).masked_fill(places == 1, -math.inf)
+        table = torch.where(nothing.view(-1, 1, 1), added.unsqueeze(1), table)
         if characters.numel() == 0:
             return table.new_zeros(*characters.shape[:2], len(self.convolution.bias))
         words = F.pad(characters.flatten(0, 1), (1, 1), value=self.embedding.padding_idx)
-        windows = torch.add(self._places, words.unfold(1, 3, 1), alpha=3).flatten(0, 1)
+        windows = torch.add(places, words.unfold(1, 3, 1), alpha=3).flatten(0, 1)
         x = F.embedding_bag(windows, table.flatten(0, 1), mode="sum").unflatten(0, (len(words), -1))
         return torch.relu(x.amax(dim=1) + self.convolution.bias).unflatten(0, characters.shape[:2])

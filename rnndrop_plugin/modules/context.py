@@ -13,6 +13,11 @@ def _check_width(width: int) -> None:
         raise ArgumentError("width", f"must be odd, the word and as many to its left as to its right, got {width}")
 
 
+def _check_input(x: Tensor) -> None:
+    if x.dim() != 3:
+        raise ValueError(f"the input must be (batch, time, features), got {tuple(x.shape)}")
+
+
 class ConvContext(nn.Module):
     """A convolution over time, phi(W [x_(t-w) ... x_(t+w)] + b), zeros standing beyond both ends (COLING 2016).
 
@@ -35,7 +40,8 @@ class ConvContext(nn.Module):
         self.output_size = filters
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, time, input_size)`` to ``(batch, time, filters)``."""
+        """``(batch, time, input_size)`` to ``(batch, time, filters)``; ValueError for another number of dimensions."""
+        _check_input(x)
         return NONLINEARITIES[self.nonlinearity](self.convolution(x.transpose(1, 2)).transpose(1, 2))
 
 
@@ -57,7 +63,10 @@ class ConcatContext(nn.Module):
         self.output_size = width * input_size
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, time, input_size)`` to ``(batch, time, width * input_size)``."""
+        """``(batch, time, input_size)`` to ``(batch, time, width * input_size)``; ValueError for another number of
+        dimensions.
+        """
+        _check_input(x)
         time, side = x.size(1), self.width // 2
         padded = F.pad(x, (0, 0, side, side))
         return torch.cat([padded[:, i : i + time] for i in range(self.width)], dim=2)

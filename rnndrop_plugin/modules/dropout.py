@@ -15,9 +15,15 @@ def dropout(x: Tensor, rate: float, training: bool, sampling: str = "step", batc
             ``(batch, features)``.
         sampling: ``"step"`` draws a mask for each step, as torch.nn.functional.dropout does; ``"sequence"`` one for
             all steps of a sequence (Gal 2015, section 4; the "locked" dropout of Merity et al. 2018, section 4.2).
+
+    Raises:
+        ValueError: ``x`` has other dimensions, and one mask is to be drawn for all steps.
     """
     if sampling == "step" or x.dim() == 2:
         return F.dropout(x, rate, training)
+    if x.dim() != 3:
+        order = "(batch, time, features)" if batch_first else "(time, batch, features)"
+        raise ValueError(f"one mask a sequence needs {order} or (batch, features), got {tuple(x.shape)}")
     if not training or rate == 0:
         return x
     batch, features = x.size(0 if batch_first else 1), x.size(2)

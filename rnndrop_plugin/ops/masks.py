@@ -129,7 +129,8 @@ def _bernoulli(p: float, shape: tuple[int, ...], device, generator: torch.Genera
     if tracing() or transformation():
         return torch.rand(shape, device=device, generator=generator) < p
     if generator is None:
-        return torch.ops.rnndrop.draw(p, shape, device=torch.empty((), device=device).device)
+        place = torch.empty((), device=device)
+        return torch.ops.rnndrop.draw(p, shape, place, device=place.device)
     return _draw(p, shape, device, generator)
 
 
@@ -147,13 +148,15 @@ def _draw(p: float, shape: tuple[int, ...], device, generator: torch.Generator |
     return keep
 
 
-# As an operator, torch.compile draws what eager mode draws, and as fast. Where torch keeps the state of a random
-# operator's generator, for checkpointing, it looks for the device among the operator's keywords.
+# As an operator, torch.compile draws what eager mode draws, and as fast. In training it merges calls that have the same
+# arguments, whatever their tag says; it does not merge torch.empty, so ``place`` makes each call another one. Where
+# torch keeps the state of a random operator's generator, for checkpointing, it looks for the device among its keywords.
 LIBRARY = torch.library.Library("rnndrop", "FRAGMENT")
-LIBRARY.define("draw(float p, SymInt[] shape, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,))
-LIBRARY.impl("draw", lambda p, shape, *, device: _draw(p, tuple(shape), device), "CompositeExplicitAutograd")
+SIGNATURE = "draw(float p, SymInt[] shape, Tensor place, *, Device device) -> Tensor"
+LIBRARY.define(SIGNATURE, tags=(torch.Tag.nondeterministic_seeded,))
+LIBRARY.impl("draw", lambda p, shape, place, *, device: _draw(p, tuple(shape), device), "CompositeExplicitAutograd")
 
 
 @torch.library.register_fake("rnndrop::draw", lib=LIBRARY)
-def _(p, shape, *, device):
+def _(p, shape, place, *, device):
     return torch.empty(shape, dtype=torch.bool, device=device)

@@ -51,6 +51,11 @@ def test_reads_the_vectors_of_the_words_asked_for(path, content, size, compresse
         assert torch.equal(vector, torch.tensor(VECTORS[word]))
 
 
+def test_the_first_vector_of_a_word_counts(path):
+    path.write_bytes(b"a 1.0 2.0\nb 3.0 4.0\na 5.0 6.0\n")
+    assert read_vectors(path, {"a", "b"})["a"].tolist() == [1.0, 2.0]
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_words_own_spelling_is_taken_before_one_that_is_the_same_character_by_character(path, order):
     spellings = {"café": [1.0], "cafe\u0301": [2.0], "e\u0301t\u00e9": [3.0]}

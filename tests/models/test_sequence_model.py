@@ -50,6 +50,18 @@ def batch(lengths, words: int = 9, longest: int | None = None):
     }
 
 
+def test_the_state_dict_is_all_that_a_model_has(tagging_data):
+    """So a model that was made on the meta device is whole once it is loaded."""
+    options = {"context": "conv", "character_filters": 5, "crf": True, "bidirectional": True}
+    model, other = (build("tagger", tagging_data, **options) for _ in range(2))
+    other = other.to("meta").to_empty(device="cpu")
+    for tensor in (*other.parameters(), *other.buffers()):
+        tensor.data.fill_(1)
+    other.load_state_dict(model.state_dict())
+    sample = batch([4, 2])
+    assert torch.equal(other(**sample), model(**sample))
+
+
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("kind", ["tagger", "classifier"])
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])

@@ -30,6 +30,12 @@ def test_an_empty_batch(shape):
     assert found.shape == (*shape[:2], 6) and not found.any()
 
 
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 4, 5)])
+def test_another_number_of_dimensions_is_refused(shape):
+    with pytest.raises(ValueError, match=r"the characters must be \(batch, time, characters\), got"):
+        CharacterCNN(20, 6, PAD)(torch.zeros(shape, dtype=torch.long))
+
+
 def test_a_padding_index_from_the_end():
     cnn, batch = CharacterCNN(20, 6, PAD), a_batch()
     from_the_end = CharacterCNN(20, 6, PAD - 20)

@@ -37,6 +37,13 @@ def test_an_even_width_is_refused(width):
             context()
 
 
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (2, 2, 4, 3)])
+def test_another_number_of_dimensions_is_refused(shape):
+    for context in (ConvContext(3, 8), ConcatContext(3)):
+        with pytest.raises(ValueError, match=r"the input must be \(batch, time, features\), got"):
+            context(torch.zeros(shape))
+
+
 def test_an_unknown_nonlinearity_is_refused():
     with pytest.raises(ValueError, match="nonlinearity must be one of .*, got 'gelu'"):
         ConvContext(3, 8, nonlinearity="gelu")

@@ -64,6 +64,12 @@ def test_a_rate_of_one_is_refused(build):
         build(1.0)
 
 
+@pytest.mark.parametrize("shape", [(4,), (4, 4, 6, 6)])
+def test_one_mask_a_sequence_needs_sequences(shape):
+    with pytest.raises(ValueError, match=r"needs \(batch, time, features\) or \(batch, features\), got"):
+        modules.Dropout(0.5, "sequence")(torch.ones(shape))
+
+
 def test_an_unknown_sampling_is_refused():
     for build in (lambda: modules.Dropout(0.5, "word"), lambda: modules.LSTM(2, 2, dropout_sampling="word")):
         with pytest.raises(ValueError, match="sampling must be one of step, sequence, got 'word'"):

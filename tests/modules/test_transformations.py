@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils.checkpoint import checkpoint
 
-from rnndrop_plugin.modules import CRF, GRU, LSTM, RNN, LSTMCell
+from rnndrop_plugin.modules import CRF, GRU, LSTM, RNN, Dropout, LSTMCell
 from rnndrop_plugin.ops import Mask, Masks, Weights, c_library, recurrence
 
 TIME, BATCH, INPUT, HIDDEN = 4, 3, 2, 5
@@ -198,6 +198,38 @@ def test_compile_to_machine_code_draws_masks_in_each_call(fresh_compiler):
         assert abs((output > 0.5).double().mean() - 0.75) < 4 * (0.75 * 0.25 / 2000) ** 0.5
         assert torch.equal(output[0], output[2])
     assert not torch.equal(*outputs)
+
+
+class ManyMasks(nn.Module):
+    """Draws masks of one rate and one shape many times: of every kind, layer, direction and step."""
+
+    def __init__(self):
+        super().__init__()
+        rates = {"update_dropout": 0.5, "hidden_dropout": 0.5, "cell_dropout": 0.5, "weight_dropout": 0.5}
+        self.lstm = LSTM(HIDDEN, HIDDEN, 2, bidirectional=True, **rates)
+        self.cell = LSTMCell(2 * HIDDEN, HIDDEN, update_dropout=0.5)
+        self.dropouts = nn.ModuleList([Dropout(0.5, "sequence"), Dropout(0.5, "sequence")])
+
+    def forward(self, x):
+        for dropout in self.dropouts:
+            x = dropout(x)
+        output, _ = self.lstm(x)
+        state = None
+        for step in output:
+            state = self.cell(step, state)
+        return state[0]
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_model_draws_each_mask_anew_in_training(fresh_compiler, backend):
+    """torch.compile merges operations that are equal, and a draw is not equal to another one."""
+    module, x = ManyMasks(), torch.randn(TIME, BATCH, HIDDEN)
+    compiled, results = torch.compile(module, backend=backend), []
+    for call in (module, compiled):
+        torch.manual_seed(5)
+        output = call(x)
+        results.append((output, *torch.autograd.grad(output.square().sum(), list(module.parameters()))))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
 def test_checkpointing_in_a_compiled_model(x, fresh_compiler):
