@@ -78,12 +78,16 @@ class Decoder(FairseqIncrementalDecoder):
         return self.dropout_in(self.embed_dropout(self.embed_tokens(tokens), tokens)).transpose(0, 1)
 
     def run_layers(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """The recurrent layers' output ``(time, batch, hidden)`` and final state, whatever the cell a tuple."""
+        """Run the recurrent layers over ``(time, batch, embed_dim)``.
+
+        Returns:
+            Their output ``(time, batch, hidden)``, and the final state, a tuple for every cell as ``state`` is one.
+        """
         x, state = self.rnn(x, state[0] if state is not None and len(state) == 1 else state)
         return x, state if isinstance(state, tuple) else (state,)
 
     def project(self, x: Tensor) -> Tensor:
-        """The inputs of the output layer, of what is below the projection."""
+        """What the output layer reads of the outputs: themselves, or their projection after forward dropout."""
         return x if self.projection is None else self.dropout_out(self.projection(x))
 
     @property
