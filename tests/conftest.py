@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
+
+# How long an example takes is the machine's affair, and what a fixture makes for a test may serve all its examples.
+settings.register_profile(
+    "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("tests")
 
 
 def pytest_addoption(parser):
@@ -199,7 +205,7 @@ def fuzz(request):
     """Runs a check with many inputs: ``fuzz(check, name=strategy)`` calls ``check(name=input)`` for each."""
 
     def fuzz(check, **strategies):
-        settings(max_examples=request.param, deadline=None)(given(**strategies)(check))()
+        settings(max_examples=request.param)(given(**strategies)(check))()
 
     return fuzz
 

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rnndrop_plugin.data import pretrained_vectors
@@ -36,7 +36,6 @@ def test_coverage(file):
     )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(numbers=st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
 def test_written_vectors_read_back_to_the_last_bit(tmp_path, numbers):
     path = tmp_path / "vectors.txt"

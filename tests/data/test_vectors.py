@@ -3,7 +3,7 @@ import struct
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rnndrop_plugin.data.vectors import read_vectors
@@ -64,7 +64,6 @@ def test_a_words_own_spelling_is_taken_before_one_that_is_the_same_character_by_
     assert {word: vector.tolist() for word, vector in vectors.items()} == {"café": [1.0], "été": [3.0]}
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_the_content_tells_text_from_binary(path, data):
     """The words and numbers are any; few numbers in a vector may look like text, as many as real ones have do not."""
