@@ -202,10 +202,13 @@ def call(monkeypatch, capsys):
 
 @pytest.fixture(params=[pytest.param(300, id="some"), pytest.param(10_000, id="many", marks=pytest.mark.slow)])
 def fuzz(request):
-    """Runs a check with many inputs: ``fuzz(check, name=strategy)`` calls ``check(name=input)`` for each."""
+    """Runs a check with many inputs: ``fuzz(check, name=strategy)`` calls ``check(name=input)`` for each.
 
-    def fuzz(check, **strategies):
-        settings(max_examples=request.param)(given(**strategies)(check))()
+    Where an input has many of what is checked, ``batch`` says how many, and there are as many fewer inputs.
+    """
+
+    def fuzz(check, batch=1, **strategies):
+        settings(max_examples=request.param // batch)(given(**strategies)(check))()
 
     return fuzz
 

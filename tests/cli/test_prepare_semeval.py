@@ -453,30 +453,37 @@ texts = st.lists(st.sampled_from(PIECES) | st.characters(exclude_categories=["Cs
 )
 
 
-def check_any_text(text):
+rows = st.lists(st.sampled_from([b"1", b"\t", b"positive", b"T131", b"\n", b"\r", b'"']) | st.binary(max_size=4)).map(
+    b"".join
+)
+
+
+def test_any_text(fuzz, tmp_path, read_split):
     """Any text that has words makes data that fairseq reads back, and as many words in all streams."""
-    words = tokenize(text)
-    assert not any(re.search(r"\s|[\ud800-\udfff]", word) or not word for word in words)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "text")
-        path.write_text(f"1\tpositive\tx {text}\n", encoding="utf-8", newline="")
+    path = tmp_path / "text"
+
+    def check(texts):
+        words = {word for text in texts for word in tokenize(text)}
+        assert not any(re.search(r"\s|[\ud800-\udfff]", word) or not word for word in words)
+        path.write_text("".join(f"1\tpositive\tx {text}\n" for text in texts), encoding="utf-8", newline="")
         messages = prepare_semeval.read_labelled(path)
         known = labelled.choose_words(messages, [], {}, 1)
-        labelled.write_streams(Path(folder, "dest"), {"train": messages}, known, messages, prepare_semeval.LABELS)
-        from fairseq.data import Dictionary, data_utils
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            labelled.write_streams(Path(folder), {"train": messages}, known, messages, prepare_semeval.LABELS)
+            for stream in ("word", "capitalisation"):
+                lengths = [len(sentence) for sentence in read_split(Path(folder, stream), "train")]
+                assert lengths == [len(message.words) + 1 for message in messages]
 
-        lengths = set()
-        for stream in ("word", "capitalisation"):
-            dictionary = Dictionary.load(f"{folder}/dest/{stream}/dict.txt")
-            lengths.add(len(data_utils.load_indexed_dataset(f"{folder}/dest/{stream}/train", dictionary)[0]))
-        assert lengths == {len(messages[0].words) + 1}
+    # To write and to read a folder takes far longer than a text does: some 20 share one.
+    fuzz(check, batch=20, texts=st.lists(texts, min_size=10))
 
 
-def check_any_bytes(data):
+def test_any_bytes(fuzz, tmp_path):
     """Any file is read, or refused by an error that says why."""
-    with tempfile.TemporaryDirectory() as folder:
+
+    def check(data):
         for name in ("text", "text.gz"):
-            path = Path(folder, name)
+            path = tmp_path / name
             path.write_bytes(data)
             for read in (
                 prepare_semeval.read_labelled,
@@ -488,18 +495,7 @@ def check_any_bytes(data):
                 except (OSError, ValueError) as error:
                     assert str(path) in str(error)
 
-
-rows = st.lists(st.sampled_from([b"1", b"\t", b"positive", b"T131", b"\n", b"\r", b'"']) | st.binary(max_size=4)).map(
-    b"".join
-)
-
-
-def test_any_text(fuzz):
-    fuzz(check_any_text, text=texts)
-
-
-def test_any_bytes(fuzz):
-    fuzz(check_any_bytes, data=st.binary() | rows)
+    fuzz(check, batch=3, data=st.binary() | rows)  # which each of the three readers gets
 
 
 @real_data
