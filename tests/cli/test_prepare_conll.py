@@ -6,6 +6,7 @@ import pytest
 
 from rnndrop_plugin.cli import prepare_conll
 from rnndrop_plugin.data.tokenization import Tokenization
+from tests.cli.conftest import truncate
 
 ROOT = Path(__file__).parents[2]
 CONLL = ROOT.parent / "shared" / "data" / "conll2003"
@@ -299,9 +300,7 @@ def test_bad_flags(prepare, tmp_path, source, monkeypatch, args, words):
 
 
 def test_truncated_gzip(prepare, source):
-    data = gzip.compress((source / "eng.train").read_bytes())
-    (source / "eng.train").unlink()
-    (source / "eng.train.gz").write_bytes(data[:-9])
+    truncate(source / "eng.train")
     status, _, err = prepare()
     assert (status, err.count("\n")) == (2, 1)
     assert "eng.train.gz: not a whole gzip file" in err

@@ -1,4 +1,3 @@
-import gzip
 import hashlib
 import subprocess
 import sys
@@ -7,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rnndrop_plugin.cli import prepare_ptb
+from tests.cli.conftest import truncate
 
 ROOT = Path(__file__).parents[2]
 PTB = ROOT.parent / "shared" / "data" / "ptb"
@@ -161,11 +161,6 @@ def test_what_a_script_wrote_is_replaced(prepare, tmp_path, source, write):
     assert prepare()[0] == 0
     assert "ran 2" in (tmp_path / "dest" / "dict.txt").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dest", "source"]
-
-
-def truncate(path):
-    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes() * 99)[:-9])
-    path.unlink()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,3 @@
-import gzip
 import os
 import re
 import subprocess
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from rnndrop_plugin.cli import labelled, prepare_semeval
 from rnndrop_plugin.data.text import read_lines
 from rnndrop_plugin.data.tweets import clean, tokenize
+from tests.cli.conftest import truncate
 
 ROOT = Path(__file__).parents[2]
 SEMEVAL = ROOT.parent / "shared" / "data" / "semeval"
@@ -247,11 +247,6 @@ def test_deterministic(prepare, tmp_path, source):
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert contents(tmp_path / "other") == contents(tmp_path / "dest")
-
-
-def truncate(path):
-    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes() * 99)[:-9])
-    path.unlink()
 
 
 @pytest.mark.parametrize(
