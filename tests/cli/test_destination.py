@@ -30,6 +30,26 @@ def test_any_splits_in_sub_folders(prepare, tmp_path, read_split):
     assert [path.name for path in tmp_path.iterdir()] == ["dest"]
 
 
+def contents(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+STREAM = ["dict.txt", "sms2013.bin", "sms2013.idx", "train.bin", "train.idx"]
+WHOLE = sorted(["prepared.json", *(f"{stream}/{name}" for stream in ("word", "tag") for name in STREAM)])
+
+
+@pytest.mark.parametrize("files", [["dest"], ["dest/mine.txt"], ["dest/mine.txt", "dest/prepared.json"]], ids=str)
+def test_what_is_of_others_stays(prepare, tmp_path, write, files):
+    """A file, a folder, and a folder whose prepared.json no command wrote."""
+    for name in files:
+        write(tmp_path / name, "[]")
+    with pytest.raises(ValueError, match="dest: exists"):
+        prepare()
+    assert contents(tmp_path) == files
+    assert {(tmp_path / name).read_text() for name in files} == {"[]"}
+    assert [path.name for path in tmp_path.iterdir()] == ["dest"]
+
+
 @pytest.mark.parametrize("foreign", ["word/mine.txt", "word/deep/mine.txt", "mine.txt", "mine/dict.txt"])
 def test_what_others_wrote_stays(prepare, tmp_path, foreign):
     prepare()
@@ -42,12 +62,23 @@ def test_what_others_wrote_stays(prepare, tmp_path, foreign):
     assert [path.name for path in tmp_path.iterdir()] == ["dest"]
 
 
-def contents(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_command_leaves_what_was_there(prepare, tmp_path, stop):
+    prepare()
+    with pytest.raises(stop), destination(tmp_path / "dest") as folder:
+        (folder / "half").touch()
+        raise stop
+    assert contents(tmp_path / "dest") == WHOLE
+    assert [path.name for path in tmp_path.iterdir()] == ["dest"]
 
 
-STREAM = ["dict.txt", "sms2013.bin", "sms2013.idx", "train.bin", "train.idx"]
-WHOLE = sorted(["prepared.json", *(f"{stream}/{name}" for stream in ("word", "tag") for name in STREAM)])
+def test_folders_above_it_appear_with_it(tmp_path):
+    dest = tmp_path / "a" / "b" / "dest"
+    with pytest.raises(ValueError, match="the middle"), destination(dest):
+        raise ValueError("the middle")
+    assert list(tmp_path.iterdir()) == []
+    prepare_streams(dest)
+    assert contents(dest) == WHOLE
 
 
 @pytest.fixture(params=["current folder", "mount point", "folder above it cannot be written"])

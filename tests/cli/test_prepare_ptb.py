@@ -197,58 +197,6 @@ def test_unknown_symbol(prepare, source, level):
     assert f"test.txt, line 3: {'zebra' if level == 'word' else 'z'!r} is not in the training text" in err
 
 
-@pytest.mark.parametrize("foreign", ["file", "folder", "ours with more", "forged marker"])
-def test_foreign_destination(prepare, tmp_path, foreign):
-    dest = tmp_path / "dest"
-    if foreign == "file":
-        dest.write_text("mine")
-    elif foreign == "ours with more":
-        assert prepare()[0] == 0
-        (dest / "checkpoint_best.pt").write_text("mine")
-    else:
-        dest.mkdir()
-        (dest / "mine.txt").write_text("mine")
-        if foreign == "forged marker":
-            (dest / "prepared.json").write_text("[]")
-    before = dest.read_text() if foreign == "file" else contents(dest)
-    status, _, err = prepare()
-    assert (status, err.count("\n")) == (2, 1)
-    assert f"{dest}: exists" in err
-    assert before == (dest.read_text() if foreign == "file" else contents(dest))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dest", "source"]
-
-
-def test_parent_folders(call, tmp_path, source):
-    args = "--source", source, "--dest", tmp_path / "a" / "b" / "dest"
-    (source / "test.txt").write_text("<pad>")
-    assert call(prepare_ptb, *args)[0] == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["source"]
-    (source / "test.txt").write_text("the")
-    assert call(prepare_ptb, *args)[0] == 0
-    assert (tmp_path / "a" / "b" / "dest" / "test.bin").exists()
-
-
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
-def test_interrupted(prepare, tmp_path, monkeypatch, stop):
-    """What was there stays, and the half-written folder goes."""
-    from fairseq.data import indexed_dataset
-
-    assert prepare()[0] == 0
-    before = contents(tmp_path / "dest")
-
-    def finalize(*_):
-        raise stop
-
-    monkeypatch.setattr(indexed_dataset.MMapIndexedDatasetBuilder, "finalize", finalize)
-    if stop is KeyboardInterrupt:
-        assert prepare()[0] == 130
-    else:
-        with pytest.raises(stop):
-            prepare()
-    assert contents(tmp_path / "dest") == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dest", "source"]
-
-
 def test_command_line(tmp_path):
     """As a command, from another folder."""
     command = [sys.executable, str(ROOT / "scripts" / "prepare_ptb.py"), "--source", "nowhere", "--dest", "there"]

@@ -324,40 +324,6 @@ def test_wrong_flags(prepare, tmp_path, monkeypatch, args, words):
     assert not (tmp_path / "dest").exists()
 
 
-@pytest.mark.parametrize("foreign", ["mine.txt", "word/mine.txt", "weak/word/checkpoint_best.pt"])
-def test_foreign_destination(prepare, tmp_path, source, foreign):
-    args = "--weak", source.parent / "weak"
-    assert prepare(*args)[0] == 0
-    (tmp_path / "dest" / foreign).write_text("mine")
-    before = contents(tmp_path / "dest")
-    status, _, err = prepare(*args)
-    assert (status, err.count("\n")) == (2, 1)
-    assert foreign in err
-    assert contents(tmp_path / "dest") == before
-
-
-@pytest.mark.parametrize("split", [0, 12, 24, 29])
-def test_interrupted(prepare, tmp_path, source, monkeypatch, split):
-    """In whichever of the 30 splits of both folders: what was there stays, and the half-written folder goes."""
-    from fairseq.data import indexed_dataset
-
-    assert prepare()[0] == 0
-    before = contents(tmp_path / "dest")
-    builder = indexed_dataset.MMapIndexedDatasetBuilder
-    finalize, calls = builder.finalize, []
-
-    def stop(self, path):
-        calls.append(path)
-        if len(calls) > split:
-            raise KeyboardInterrupt
-        finalize(self, path)
-
-    monkeypatch.setattr(builder, "finalize", stop)
-    assert prepare("--weak", source.parent / "weak", "--min-count", "1")[0] == 130
-    assert contents(tmp_path / "dest") == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["dest", "source", "weak"]
-
-
 PIECES = [
     "a",
     "Day",

@@ -98,12 +98,3 @@ def test_bad_input(make, tmp_path, args, words):
     assert (status, out) == (2, "")
     assert words in err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
-
-
-def test_destination_of_others(make, tmp_path):
-    (tmp_path / "dest").mkdir()
-    (tmp_path / "dest" / "mine").touch()
-    status, _, err = make("--length", "15")
-    assert (status, err.count("\n")) == (2, 1)
-    assert "did not write (mine)" in err
-    assert [path.name for path in (tmp_path / "dest").iterdir()] == ["mine"]
