@@ -182,6 +182,26 @@ def command():
 
 
 @pytest.fixture
+def refuse(command, capsys):
+    """``refuse(*arguments)`` runs a command that must end before any training, with status 2 and one line on stderr;
+    returns the line."""
+    from fairseq.trainer import Trainer
+
+    def refuse(*arguments) -> str:
+        capsys.readouterr()
+        started = []
+        with pytest.raises(SystemExit) as end, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trainer, "train_step", lambda *_: started.append(1))
+            command(*arguments)
+        lines = capsys.readouterr().err.splitlines()
+        assert (end.value.code, started, len(lines)) == (2, [], 1), lines
+        assert lines[0].startswith("error: ")
+        return lines[0]
+
+    return refuse
+
+
+@pytest.fixture
 def call(monkeypatch, capsys):
     """Runs a script's main with arguments, as its command line does: (exit status, stdout, stderr)."""
     from rnndrop_plugin.cli.command import run

@@ -15,21 +15,6 @@ def training(stream_data) -> tuple:
 
 
 @pytest.fixture
-def refuse(command, capsys):
-    """``refuse(*arguments)`` runs a command that must end with status 2 and returns its one line on stderr."""
-
-    def run(*arguments) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            command(*arguments)
-        (line,) = capsys.readouterr().err.splitlines()
-        assert end.value.code == 2 and line.startswith("error: ")
-        return line
-
-    return run
-
-
-@pytest.fixture
 def unpatch(monkeypatch):
     """``unpatch(owner, name)`` gives fairseq its own function back, for the rest of a test."""
 

@@ -296,17 +296,17 @@ def test_the_flags_of_an_evaluation_are_refused_in_training(train, capsys):
     assert "are for fairseq-eval-lm: static evaluation, softmax temperature 2" in capsys.readouterr().err
 
 
-def test_flags_of_an_evaluation_that_would_have_no_effect(trained, refused, stream_data, tmp_path):
+def test_flags_of_an_evaluation_that_would_have_no_effect(trained, refuse, stream_data, tmp_path):
     path, _ = trained
     prompt = tmp_path / "prompt"
     prompt.write_text("w3\n")
     plain = (stream_data, *TASK, "--path", path)
-    line = refused("eval_lm", *plain, "--dynamic-evaluation-lr", 0.1)
+    line = refuse("eval_lm", *plain, "--dynamic-evaluation-lr", 0.1)
     assert "--dynamic-evaluation-lr, -decay and -epsilon need --dynamic-evaluation" in line
-    line = refused("eval_lm", *plain, "--neural-cache-weight", 0.2)
+    line = refuse("eval_lm", *plain, "--neural-cache-weight", 0.2)
     assert "--neural-cache-theta and --neural-cache-weight need a --neural-cache-size" in line
     for flags in (("--softmax-temperature", 2), ("--neural-cache-size", 10), ("--neural-cache-weight", 0.2)):
-        assert "are for fairseq-eval-lm" in refused("interactive", *plain, "--input", prompt, *flags)
+        assert "are for fairseq-eval-lm" in refuse("interactive", *plain, "--input", prompt, *flags)
 
 
 def test_an_adaptive_softmax_has_a_static_evaluation_only(train, evaluate, stream_data, tmp_path, capsys):
@@ -387,25 +387,6 @@ def test_a_prompt_that_leaves_no_room_is_warned_of(command, trained, stream_data
 
 
 @pytest.fixture
-def refused(command, capsys):
-    """Run a command that must end with one line on stderr and status 2, before any training; returns the line."""
-
-    def run(name: str, *arguments) -> str:
-        capsys.readouterr()
-        started = []
-        with pytest.raises(SystemExit) as end, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Trainer, "train_step", lambda *_: started.append(1))
-            command(name, *arguments)
-        assert end.value.code == 2
-        assert not started
-        line = capsys.readouterr().err
-        assert line.startswith("error: ") and line.count("\n") == 1 and line.endswith("\n"), line
-        return line
-
-    return run
-
-
-@pytest.fixture
 def own_data(stream_data, tmp_path) -> Path:
     """A copy of the data to damage."""
     return Path(shutil.copytree(stream_data, tmp_path / "damaged"))
@@ -463,9 +444,9 @@ def test_damaged_data_are_refused(own_data, how, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_damaged_data_end_the_command_in_one_line(refused, own_data, tmp_path):
+def test_damaged_data_end_the_command_in_one_line(refuse, own_data, tmp_path):
     damage(own_data, "a truncated index")  # where fairseq's dataset fails a second time when it is deleted
-    assert "damaged/train.bin, .idx: damaged" in refused("train", *flags(own_data, tmp_path / "run"))
+    assert "damaged/train.bin, .idx: damaged" in refuse("train", *flags(own_data, tmp_path / "run"))
     assert not list((tmp_path / "run").glob("*"))
 
 
@@ -492,21 +473,21 @@ def test_damaged_data_end_the_command_in_one_line(refused, own_data, tmp_path):
         (("--task", "language_modeling"), "pass --task rnndrop_language_modeling"),
     ],
 )
-def test_flags_that_cannot_be_are_refused(refused, stream_data, tmp_path, options, message):
+def test_flags_that_cannot_be_are_refused(refuse, stream_data, tmp_path, options, message):
     arguments = flags(stream_data, tmp_path / "run")
     if options[1] == "lstm_lm":
         at = arguments.index("--update-dropout")
         del arguments[at : at + 2]
-    assert message in refused("train", *arguments, *options)
+    assert message in refuse("train", *arguments, *options)
     assert not list((tmp_path / "run").glob("*"))
 
 
-def test_rows_must_be_given(refused, stream_data, tmp_path):
+def test_rows_must_be_given(refuse, stream_data, tmp_path):
     arguments = flags(stream_data, tmp_path / "run")
     at = arguments.index("--batch-size")
     del arguments[at : at + 2]
-    assert "--batch-size" in refused("train", *arguments)
-    assert "give the rows of the stream by --batch-size" in refused("train", *arguments, "--max-tokens", 100)
+    assert "--batch-size" in refuse("train", *arguments)
+    assert "give the rows of the stream by --batch-size" in refuse("train", *arguments, "--max-tokens", 100)
 
 
 class Foreign:
@@ -519,7 +500,7 @@ class Foreign:
         return open, (str(self.path), "w")
 
 
-def test_a_foreign_object_in_a_checkpoint_is_refused_and_not_run(trained, refused, stream_data, tmp_path):
+def test_a_foreign_object_in_a_checkpoint_is_refused_and_not_run(trained, refuse, stream_data, tmp_path):
     (tmp_path / "run").mkdir()
     path = tmp_path / "run" / "checkpoint_last.pt"
     torch.save({**load(trained[0]), "more": Foreign(tmp_path / "written")}, path)
@@ -532,53 +513,53 @@ def test_a_foreign_object_in_a_checkpoint_is_refused_and_not_run(trained, refuse
         ("validate", stream_data, *TASK, "--path", path, "--batch-size", 1),
         ("interactive", stream_data, *TASK, "--path", path, "--input", tmp_path / "prompts"),
     ):
-        assert f"{path}: cannot load this checkpoint: it holds objects other than tensors" in refused(*command)
+        assert f"{path}: cannot load this checkpoint: it holds objects other than tensors" in refuse(*command)
         assert not (tmp_path / "written").exists()
 
 
-def test_checkpoints_that_do_not_fit_are_refused(trained, refused, own_data, stream_data, tmp_path):
+def test_checkpoints_that_do_not_fit_are_refused(trained, refuse, own_data, stream_data, tmp_path):
     (tmp_path / "run").mkdir()
     path = Path(shutil.copy(trained[0], tmp_path / "run" / "checkpoint_last.pt"))
     resume = flags(stream_data, tmp_path / "run")
     before = path.read_bytes()
     for options in (("--arch", "gru_rnndrop"), ("--decoder-hidden-size", 9)):
-        line = refused("train", *resume, *options)
+        line = refuse("train", *resume, *options)
         assert str(path) in line and "decoder.rnn.weight_ih_l0 is (32, 8), expected" in line
-    assert "reset the optimizer" in refused("train", *resume, "--optimizer", "adam")
+    assert "reset the optimizer" in refuse("train", *resume, "--optimizer", "adam")
 
     (own_data / "dict.txt").write_text((own_data / "dict.txt").read_text() + "more 1\n")
-    assert "dict.txt has 24 types" in refused("eval_lm", own_data, *TASK, "--path", path)
-    assert "25 types in the dictionary" in refused("train", *flags(own_data, tmp_path / "run"))
+    assert "dict.txt has 24 types" in refuse("eval_lm", own_data, *TASK, "--path", path)
+    assert "25 types in the dictionary" in refuse("train", *flags(own_data, tmp_path / "run"))
     swapped = (stream_data / "dict.txt").read_text().replace("w3 ", "other ")
     (own_data / "dict.txt").write_text(swapped)
     for command in (("eval_lm", own_data, *TASK, "--path", path), ("train", *flags(own_data, tmp_path / "run"))):
-        assert "the checkpoint's dict.txt has 24 types and is not the one of" in refused(*command)
+        assert "the checkpoint's dict.txt has 24 types and is not the one of" in refuse(*command)
 
     path.write_bytes(before[: len(before) // 2])
     for command in (("train", *resume), ("eval_lm", stream_data, *TASK, "--path", path)):
-        assert f"{path}: cannot load this checkpoint: it is damaged" in refused(*command)
+        assert f"{path}: cannot load this checkpoint: it is damaged" in refuse(*command)
     torch.save({"model": {}}, path)
-    assert f"{path}: cannot load this checkpoint: it is damaged, or not one of" in refused("train", *resume)
+    assert f"{path}: cannot load this checkpoint: it is damaged, or not one of" in refuse("train", *resume)
 
 
-def test_evaluation_that_would_lose_the_state_is_refused(trained, refused, stream_data, tmp_path):
+def test_evaluation_that_would_lose_the_state_is_refused(trained, refuse, stream_data, tmp_path):
     path, _ = trained
     plain = (stream_data, "--user-dir", "rnndrop_plugin", "--path", path)
     prompt = tmp_path / "prompt"
     prompt.write_text("w3\tw1\n")
-    assert "pass --task rnndrop_language_modeling" in refused("eval_lm", *plain)
-    assert "pass --task rnndrop_language_modeling" in refused("eval_lm", *plain, "--task", "language_modeling")
-    assert "--context-window is not used" in refused("eval_lm", *plain, *TASK, "--context-window", 3)
-    assert "--context-window" in refused("eval_lm", *plain, *TASK, "--context-window", 50)
-    assert "use fairseq-interactive" in refused("generate", *plain, *TASK)
-    assert "Use fairseq-interactive" in refused("generate", *plain, *TASK, "--batch-size", 1)
-    assert "--constraints is not supported" in refused("interactive", *plain, *TASK, "--constraints", "--input", prompt)
-    assert "absent.pt" in refused("eval_lm", stream_data, *TASK, "--path", tmp_path / "absent.pt")
-    assert "test5.bin, .idx: no such files" in refused("eval_lm", *plain, *TASK, "--gen-subset", "test5")
-    assert "rows are more than" in refused("eval_lm", *plain, *TASK, "--batch-size", 1000)
-    assert "must be at least 1, got 0" in refused("eval_lm", *plain, *TASK, "--batch-size", 0)
+    assert "pass --task rnndrop_language_modeling" in refuse("eval_lm", *plain)
+    assert "pass --task rnndrop_language_modeling" in refuse("eval_lm", *plain, "--task", "language_modeling")
+    assert "--context-window is not used" in refuse("eval_lm", *plain, *TASK, "--context-window", 3)
+    assert "--context-window" in refuse("eval_lm", *plain, *TASK, "--context-window", 50)
+    assert "use fairseq-interactive" in refuse("generate", *plain, *TASK)
+    assert "Use fairseq-interactive" in refuse("generate", *plain, *TASK, "--batch-size", 1)
+    assert "--constraints is not supported" in refuse("interactive", *plain, *TASK, "--constraints", "--input", prompt)
+    assert "absent.pt" in refuse("eval_lm", stream_data, *TASK, "--path", tmp_path / "absent.pt")
+    assert "test5.bin, .idx: no such files" in refuse("eval_lm", *plain, *TASK, "--gen-subset", "test5")
+    assert "rows are more than" in refuse("eval_lm", *plain, *TASK, "--batch-size", 1000)
+    assert "must be at least 1, got 0" in refuse("eval_lm", *plain, *TASK, "--batch-size", 0)
     shards = ("--num-shards", 2, "--shard-id", 2)
-    assert "--shard-id must be in [0, 2), the number of shards, got 2" in refused("eval_lm", *plain, *TASK, *shards)
-    assert "must be at least 1, got 0" in refused("validate", *plain, *TASK, "--batch-size", 0)
+    assert "--shard-id must be in [0, 2), the number of shards, got 2" in refuse("eval_lm", *plain, *TASK, *shards)
+    assert "must be at least 1, got 0" in refuse("validate", *plain, *TASK, "--batch-size", 0)
     prompt.write_bytes(b"caf\xe9\n")
-    assert "a text is not utf-8 (byte 0xe9)" in refused("interactive", *plain, *TASK, "--input", prompt)
+    assert "a text is not utf-8 (byte 0xe9)" in refuse("interactive", *plain, *TASK, "--input", prompt)

@@ -30,21 +30,6 @@ def parameters(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["model"]
 
 
-@pytest.fixture
-def refused(command, capsys):
-    """The one line that a command ends with, which must have status 2 and say nothing else on stderr."""
-
-    def refused(name: str, *arguments) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit:
-            command(name, *arguments)
-        assert exit.value.code == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        return line
-
-    return refused
-
-
 @pytest.fixture(scope="module", params=TASKS)
 def trained(request, command, tagging_data, tmp_path_factory):
     """A task, the folder of a training and its log."""
@@ -54,10 +39,10 @@ def trained(request, command, tagging_data, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["generate", "interactive"])
-def test_a_model_that_writes_no_text(trained, refused, tagging_data, name):
+def test_a_model_that_writes_no_text(trained, refuse, tagging_data, name):
     task, folder, _ = trained
     arguments = ("--user-dir", "rnndrop_plugin", "--task", f"rnndrop_{task}", "--path", folder / "checkpoint_best.pt")
-    assert "`rnndrop tag` and `rnndrop classify` use it" in refused(name, tagging_data, *arguments, "--cpu")
+    assert "`rnndrop tag` and `rnndrop classify` use it" in refuse(name, tagging_data, *arguments, "--cpu")
 
 
 def test_a_small_model_learns(trained, command, tagging_data):
@@ -150,7 +135,7 @@ def own_data(tagging_data, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_symbols_that_fairseq_made_up_are_no_classes(task, command, tagging_data, own_data, refused, tmp_path):
+def test_symbols_that_fairseq_made_up_are_no_classes(task, command, tagging_data, own_data, refuse, tmp_path):
     """As fairseq-preprocess writes dictionaries: their size is a multiple of 8. Nothing comes of it."""
     for stream in ("tag", "label", "capitalisation"):
         with open(own_data / stream / "dict.txt", "a") as file:
@@ -170,7 +155,7 @@ def test_symbols_that_fairseq_made_up_are_no_classes(task, command, tagging_data
     for name in ("output_projection.weight", "output_projection.bias"):  # as they were when they had classes for them
         model[name] = torch.cat([model[name], model[name][:3]])
     torch.save(checkpoint, path)
-    line = refused("train", *flags(task, own_data, tmp_path / "own"))
+    line = refuse("train", *flags(task, own_data, tmp_path / "own"))
     assert "trained with classes that fairseq-preprocess made up" in line and "--finetune-from-model" in line
     finetune = ("--finetune-from-model", path, "--max-epoch", 1)
     command("train", *flags(task, own_data, tmp_path / "new", *finetune))
@@ -203,13 +188,13 @@ def test_classes_that_do_not_occur_are_told(command, own_data, tmp_path, task, c
     assert f"valid does not have the {stream.name} {change}" in log.text()
 
 
-def test_a_tag_that_the_training_does_not_have_is_refused(refused, own_data, tmp_path):
+def test_a_tag_that_the_training_does_not_have_is_refused(refuse, own_data, tmp_path):
     """fairseq-preprocess writes <unk> for it, which is no class."""
     dictionary = Dictionary.load(str(own_data / "tag" / "dict.txt"))
     sequences = [s.tolist() for s in load_split(str(own_data / "tag"), "valid", dictionary)]
     sequences[6][0] = dictionary.unk()
     write_ids(own_data / "tag" / "valid", sequences)
-    line = refused("train", *flags("tagging", own_data, tmp_path / "run"))
+    line = refuse("train", *flags("tagging", own_data, tmp_path / "run"))
     assert "tag/valid.bin: sequence 7 has a tag that dict.txt does not have (<unk>)" in line
 
 
@@ -259,9 +244,9 @@ def test_tags_that_mark_no_spans(command, own_data, tmp_path):
         ),
     ],
 )
-def test_data_that_cannot_be_used_are_refused(damage, message, refused, own_data, tmp_path):
+def test_data_that_cannot_be_used_are_refused(damage, message, refuse, own_data, tmp_path):
     damage(own_data)
-    assert message in refused("train", *flags("tagging", own_data, tmp_path / "run"))
+    assert message in refuse("train", *flags("tagging", own_data, tmp_path / "run"))
     assert not list((tmp_path / "run").glob("*.pt"))
 
 
@@ -287,12 +272,12 @@ def test_data_that_cannot_be_used_are_refused(damage, message, refused, own_data
         ("tagging", ("--finetune-from-model", "absent.pt"), "absent.pt"),
     ],
 )
-def test_flags_that_cannot_be_are_refused(task, options, message, refused, tagging_data, tmp_path):
-    assert message in refused("train", *flags(task, tagging_data, tmp_path / "run", *options))
+def test_flags_that_cannot_be_are_refused(task, options, message, refuse, tagging_data, tmp_path):
+    assert message in refuse("train", *flags(task, tagging_data, tmp_path / "run", *options))
     assert not list((tmp_path / "run").glob("*.pt"))
 
 
-def test_a_checkpoint_of_other_dictionaries_is_refused(trained, refused, own_data, tmp_path):
+def test_a_checkpoint_of_other_dictionaries_is_refused(trained, refuse, own_data, tmp_path):
     task, folder, _ = trained
     path = folder / "checkpoint_best.pt"
     other = (own_data / "word" / "dict.txt").read_text().replace("w3x ", "other ")
@@ -308,14 +293,14 @@ def test_a_checkpoint_of_other_dictionaries_is_refused(trained, refused, own_dat
         finetune,
         resume,
     ):
-        assert "word/dict.txt has 24 types and is not the one of" in refused(*words)
+        assert "word/dict.txt has 24 types and is not the one of" in refuse(*words)
 
 
-def test_a_checkpoint_of_the_other_task_is_refused(trained, refused, tagging_data, tmp_path):
+def test_a_checkpoint_of_the_other_task_is_refused(trained, refuse, tagging_data, tmp_path):
     task, folder, _ = trained
     other = next(name for name in TASKS if name != task)
     options = ("--finetune-from-model", folder / "checkpoint_best.pt")
-    line = refused("train", *flags(other, tagging_data, tmp_path / "run", *options))
+    line = refuse("train", *flags(other, tagging_data, tmp_path / "run", *options))
     assert "the checkpoint was trained without" in line or "do not fit this model" in line
 
 
