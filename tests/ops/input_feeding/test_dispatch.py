@@ -9,8 +9,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from rnndrop_plugin.ops import Attention, Mask, Masks, State, Weights, attend, draw_mask, input_feeding
+from rnndrop_plugin.ops.recurrence.reference import GATES
 
-GATES = {"lstm": 4, "gru": 3, "gru_reset_after": 3, "rnn": 1}
 TIME, BATCH, SOURCE, INPUT, HIDDEN = 4, 3, 5, 2, 6
 
 

@@ -20,8 +20,8 @@ from rnndrop_plugin.ops import (
     recurrence,
 )
 from rnndrop_plugin.ops.recurrence import torch_nn
+from rnndrop_plugin.ops.recurrence.reference import GATES
 
-GATES = {"lstm": 4, "gru": 3, "gru_reset_after": 3, "rnn": 1}
 BACKENDS = [
     "torch",
     pytest.param(
