@@ -12,6 +12,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
+from rnndrop_plugin.ops import c_library
+
+needs_library = pytest.mark.skipif(c_library.unavailable() is not None, reason=str(c_library.unavailable()))
+
 # How long an example takes is the machine's affair, and what a fixture makes for a test may serve all its examples.
 settings.register_profile(
     "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]

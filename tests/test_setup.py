@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rnndrop_plugin.ops import c_library
+from tests.conftest import needs_library
 
 ROOT = Path(__file__).parent.parent
 
@@ -71,7 +72,7 @@ def test_a_build_that_succeeds_takes_back_the_reason(tree):
     assert list(tree.rglob("librecurrence.so")) and not list(tree.rglob(c_library.FAILURE))
 
 
-@pytest.mark.skipif(c_library.unavailable() is not None, reason=str(c_library.unavailable()))
+@needs_library
 def test_the_library_depends_on_the_c_library_alone():
     names = [b"libgomp", b"libtorch", b"libpython", b"libm.so"]
     assert not [name for name in names if name in c_library.LIBRARY.read_bytes()]

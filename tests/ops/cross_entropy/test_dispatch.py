@@ -9,12 +9,10 @@ import torch.nn.functional as F
 
 from rnndrop_plugin.ops import c_library, linear_cross_entropy, linear_cross_entropy_ref
 from rnndrop_plugin.ops.cross_entropy import chunked, dispatch
+from tests.conftest import needs_library
 
 PAD = 1
 TOLERANCES = {torch.float32: 2e-6, torch.float64: 1e-14}
-
-
-needs_library = pytest.mark.skipif(c_library.unavailable() is not None, reason=f"{c_library.unavailable()}")
 
 
 @pytest.fixture(params=["torch", "on a GPU", pytest.param("compiled", marks=needs_library)])

@@ -21,12 +21,11 @@ from rnndrop_plugin.ops import (
 )
 from rnndrop_plugin.ops.recurrence import torch_nn
 from rnndrop_plugin.ops.recurrence.reference import GATES
+from tests.conftest import needs_library
 
 BACKENDS = [
     "torch",
-    pytest.param(
-        "cpu", marks=pytest.mark.skipif(c_library.unavailable() is not None, reason=str(c_library.unavailable()))
-    ),
+    pytest.param("cpu", marks=needs_library),
 ]
 ALL_KINDS = ("update", "hidden", "cell")
 KINDS = [(), ("update",), ("hidden",), ("cell",), ALL_KINDS]

@@ -12,14 +12,13 @@ import torch
 
 from rnndrop_plugin.ops import Mask, Masks, Weights, c_library, choose_backend, recurrence
 from rnndrop_plugin.ops.recurrence import compiled
-
-needs_library = pytest.mark.skipif(c_library.unavailable() is not None, reason=str(c_library.unavailable()))
-CELLS = {"lstm": 4, "gru": 3, "gru_reset_after": 3, "rnn": 1}
+from rnndrop_plugin.ops.recurrence.reference import GATES
+from tests.conftest import needs_library
 
 
 def random_problem(cell, time, batch, features, hidden, dtype=torch.float32):
     torch.manual_seed(0)
-    rows = CELLS[cell] * hidden
+    rows = GATES[cell] * hidden
 
     def leaf(*shape, scale=1.0):
         return (torch.randn(*shape, dtype=dtype) * scale).requires_grad_()
@@ -56,7 +55,7 @@ def assert_close(found, expected, tolerance):
 
 @needs_library
 @pytest.mark.parametrize("instructions", [b"plain", b"avx2", b"avx512"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", GATES)
 def test_every_instruction_set(cell, instructions):
     loaded, _ = c_library.load()
     try:
@@ -73,14 +72,14 @@ def test_every_instruction_set(cell, instructions):
 
 
 @needs_library
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", GATES)
 def test_sums_longer_than_a_block(cell):
     problem = random_problem(cell, 3, 5, 521, 530, torch.float64)
     assert_close(results(problem), results(problem, "reference"), 1e-12)
 
 
 @needs_library
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", GATES)
 def test_result_does_not_depend_on_threads(cell):
     problem = random_problem(cell, 9, 35, 20, 250)
     lengths = torch.arange(35) % 9 + 1
@@ -122,7 +121,7 @@ def test_sigmoid_and_tanh_are_accurate(dtype, tolerance):
 
 
 @needs_library
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", GATES)
 def test_saves_nothing_without_gradient(cell):
     from rnndrop_plugin.ops.recurrence.autograd import Options, Problem
 
@@ -134,7 +133,7 @@ def test_saves_nothing_without_gradient(cell):
 
 @needs_library
 @pytest.mark.parametrize("offset", [1, 4])  # bytes: less than an element, less than a vector
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", GATES)
 def test_what_was_saved_comes_back_at_another_address(cell, offset):
     def misalign(x):
         memory = torch.empty(x.numel() * x.element_size() + 128, dtype=torch.uint8)
