@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
+import rnndrop_plugin
 from rnndrop_plugin.ops import c_library
 
 needs_library = pytest.mark.skipif(c_library.unavailable() is not None, reason=str(c_library.unavailable()))
@@ -25,12 +26,16 @@ settings.load_profile("tests")
 
 def pytest_addoption(parser):
     parser.addoption("--poison", action="store_true", help="fill the memory of fresh tensors with NaN (torch.empty)")
+    parser.addoption("--package", type=Path, metavar="FOLDER", help="refuse to test the package of another folder")
 
 
 def pytest_configure(config):
     """Hide the GPUs from all tests but those marked ``gpu``, which are chosen by ``-m gpu``. Let what the tests start
     hear Ctrl-C, which a shell's background job and its children ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    expected, package = config.getoption("package"), Path(next(iter(rnndrop_plugin.__path__)))
+    if expected and package != expected:
+        raise pytest.UsageError(f"the tests would import {package}, not {expected}")
     if "gpu" not in config.getoption("markexpr"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
