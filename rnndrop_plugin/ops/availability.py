@@ -50,6 +50,8 @@ def _unavailable(index: int) -> str | None:
     try:
         _launch_nothing(device)
     except Exception as error:  # whatever the compilers, the driver and the cache folder say
+        if "out of memory" in str(error):  # which it may not be at the next call
+            raise
         words = (str(error).strip() or repr(error)).splitlines()[-1]
         return f"Triton cannot build and launch a kernel (it needs a C compiler): {words}"
     return None

@@ -76,6 +76,19 @@ def test_no_triton(gpu):
     assert "Triton cannot be imported" in availability.obstacle(GPU, torch.float32)
 
 
+def test_a_gpu_that_is_full_for_now_is_asked_again(gpu):
+    failures = [RuntimeError("Triton Error [CUDA]: out of memory")]
+
+    def launch(device):
+        if failures:
+            raise failures.pop()
+
+    gpu.setattr(availability, "_launch_nothing", launch)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        availability.obstacle(GPU, torch.float32)
+    assert availability.obstacle(GPU, torch.float32) is None
+
+
 def test_no_compiler_is_said_once(gpu, caplog):
     def fail(device):
         raise RuntimeError("\nFailed to find C compiler. Please specify via CC environment variable.")

@@ -63,7 +63,8 @@ def forward(
         tl.store(alphas + here, alpha, mask=ok)
     whole = log_sum_exp(alpha + tl.load(end + tag, mask=ok, other=NOWHERE), 0)
     tl.store(total + b, whole)
-    tl.store(nll + b, whole - score - tl.load(end + y))
+    score += tl.load(end + y)
+    tl.store(nll + b, tl.where(whole == NOWHERE, float("inf"), whole - score))
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -82,6 +83,7 @@ def backward(
     ok = tag < TAGS
     moves = load_scores(transitions, TAGS, K)
     whole, scale = tl.load(total + b), tl.load(grad + b)
+    whole = tl.where(whole == NOWHERE, 0.0, whole)  # where no path is possible, none has a probability
     length = length_of(lengths, b, T)
     here = (b * T + length - 1) * TAGS + tag
     beta = tl.load(end + tag, mask=ok, other=NOWHERE)  # the score of all that may follow a tag

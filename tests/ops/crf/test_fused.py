@@ -103,6 +103,16 @@ else:
         path = dispatch.crf_decode(*leaves, lengths)
         assert torch.equal(path, by_steps(monkeypatch, dispatch.crf_decode, *leaves, lengths))
 
+    def test_a_sentence_without_a_possible_path(monkeypatch):
+        leaves = scores(2, 3, 3)
+        with torch.no_grad():
+            leaves[0][0, 1] = -torch.inf
+        lengths, paths = torch.tensor([3, 2]), torch.zeros(2, 3, dtype=torch.long)
+        loss = dispatch.crf_nll(*leaves, paths, lengths)
+        assert loss[0] == torch.inf
+        torch.testing.assert_close(loss, by_steps(monkeypatch, dispatch.crf_nll, *leaves, paths, lengths))
+        assert all(x.isfinite().all() for x in torch.autograd.grad(loss.sum(), leaves))
+
     @pytest.mark.parametrize("lengths", [torch.tensor([[2, 9], [4, 9], [1, 9]])[:, 0], torch.tensor([3]).expand(3)])
     def test_lengths_with_strides(monkeypatch, lengths):
         leaves, paths = scores(3, 4, 5), torch.randint(5, (3, 4))

@@ -7,6 +7,7 @@ CUDA graph.
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator
 
 import torch
@@ -216,17 +217,34 @@ def _named(options: Options, rest: list[Tensor]) -> tuple[Tensor, Tensor, Tensor
     return (hs, hx, last, None) if options.cell == "lstm" else (hs, hx, None, last)
 
 
+_switching = threading.Lock()
+_calls, _before = 0, ""  # that run now, and what the switch was before them
+
+
 @contextlib.contextmanager
 def products_as_in_the_loops(dtype: torch.dtype) -> Iterator[None]:
-    """torch's products in the precision that :func:`.tiles.precision` has for the recurrence; by themselves they follow
-    another switch of torch's."""
+    """torch's products of float32 in the precision that :func:`.tiles.precision` has for the recurrence; by themselves
+    they follow another switch of torch's. That is one for all threads: of calls at the same time the first one sets it,
+    and the last one sets it back."""
+    global _calls, _before
     switch = torch.backends.cuda.matmul
-    before = switch.fp32_precision
-    switch.fp32_precision = "tf32" if precision(dtype) == "tf32" else "ieee"
+    if dtype != torch.float32 or not hasattr(switch, "fp32_precision"):  # which torch has since 2.9
+        yield
+        return
+    with _switching:
+        if _calls == 0:
+            wanted = "tf32" if precision(dtype) == "tf32" else "ieee"
+            _before = switch.fp32_precision
+            if _before != wanted:  # what is inherited from torch.backends stays so
+                switch.fp32_precision = wanted
+        _calls += 1
     try:
         yield
     finally:
-        switch.fp32_precision = before
+        with _switching:
+            _calls -= 1
+            if _calls == 0 and switch.fp32_precision != _before:
+                switch.fp32_precision = _before
 
 
 def _forward_steps(call: _Call, buffers: dict[str, Tensor], state: State) -> State:

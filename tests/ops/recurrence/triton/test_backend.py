@@ -5,6 +5,7 @@ This file runs itself in a process of its own, in which Triton interprets kernel
 
 import itertools
 import os
+import threading
 
 import pytest
 import torch
@@ -115,6 +116,27 @@ else:
         at_steps = 3 * 2 * 2  # the paper's GRU has two products a step, forward and backward
         assert taken.count(recurrent) == at_steps and taken.count(other) == len(taken) - at_steps > 0
         assert matmul.fp32_precision == other
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_the_switch_is_as_before_when_calls_of_two_threads_overlap(switches, dtype):
+        matmul, rnn = switches
+        matmul.fp32_precision, rnn.fp32_precision = "ieee", "tf32"
+        seen, entered, left = [], threading.Event(), threading.Event()
+
+        def second():
+            with backend.products_as_in_the_loops(dtype):
+                entered.set()
+                assert left.wait(10)
+                seen.append(matmul.fp32_precision)
+
+        thread = threading.Thread(target=second)
+        with backend.products_as_in_the_loops(dtype):
+            thread.start()
+            assert entered.wait(10)
+        left.set()
+        thread.join()
+        assert seen == ["tf32" if dtype == torch.float32 else "ieee"]
+        assert matmul.fp32_precision == "ieee"
 
     def test_recurrent_weights_that_are_not_aligned(monkeypatch, problem):
         """As those of a layer are, whose weights are in one piece."""
