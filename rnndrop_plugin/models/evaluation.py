@@ -151,11 +151,12 @@ class Evaluation:
         model.evaluation = self
         return batches
 
-    def log_probs(self, logits: Tensor, extra: dict, sample: dict) -> Tensor:
+    def log_probs(self, decoder: nn.Module, logits: Tensor, extra: dict, sample: dict) -> Tensor:
         """Log-probabilities ``(batch, time, vocabulary)`` of a window whose targets the cache then takes up.
 
         Args:
-            logits: those of the model.
+            decoder: makes probabilities of its logits.
+            logits: those of the window.
             extra: with the recurrent ``outputs``, see :meth:`RecurrentDecoder.extract_features`.
             sample: the batch, with ``target`` and ``net_input``.
 
@@ -163,7 +164,7 @@ class Evaluation:
             InputError: the logits are those of a part of the window, as --softmax-batch makes them, and there is a
                 cache.
         """
-        log_probs = F.log_softmax(logits.float() / self.temperature, dim=-1)
+        log_probs = decoder.get_normalized_probs((logits.float() / self.temperature, extra), log_probs=True)
         if self.cache is None:
             return log_probs
         if log_probs.shape[:2] != extra["outputs"].shape[:2]:
@@ -330,9 +331,10 @@ def choose_temperature(model: nn.Module, batches: Iterable) -> float:
     losses = [0.0] * len(TEMPERATURES)
     for batch in batches:
         batch = utils.move_to_cuda(batch, device)
-        logits, target = model(**batch["net_input"])[0].flatten(0, 1).float(), batch["target"].flatten()
+        (logits, extra), target = model(**batch["net_input"]), batch["target"].flatten()
         for k, temperature in enumerate(TEMPERATURES):
-            losses[k] += float(F.cross_entropy(logits / temperature, target, ignore_index=pad, reduction="sum"))
+            log_probs = model.decoder.get_normalized_probs((logits.float() / temperature, extra), log_probs=True)
+            losses[k] += float(F.nll_loss(log_probs.flatten(0, 1), target, ignore_index=pad, reduction="sum"))
     return TEMPERATURES[losses.index(min(losses))]
 
 

@@ -184,7 +184,7 @@ class RecurrentLanguageModel(FromPretrained, CheckedLoading, FairseqLanguageMode
         """The probabilities of ``net_output`` or their logarithms, with ``evaluation`` those it makes of them."""
         if self.evaluation is None:
             return super().get_normalized_probs(net_output, log_probs, sample)
-        logs = self.evaluation.log_probs(*net_output, sample)
+        logs = self.evaluation.log_probs(self.decoder, *net_output, sample)
         return logs if log_probs else logs.exp()
 
     def describe(self) -> str:
