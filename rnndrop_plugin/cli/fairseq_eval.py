@@ -27,9 +27,10 @@ def evaluation_of(task: type) -> tuple[str, str]:
 
 
 def task_of(path: str, name: str | None, user_dir: str | None) -> str:
-    """The name of the task, that of the checkpoint if None; ends the command if it is not known, nor from the user-dir.
+    """The task that is meant, by its name. Ends the command if it is not known, or the checkpoint cannot be read.
 
     Args:
+        name: what --task says; None for the task of the checkpoint.
         user_dir: where a task of the user's own is.
     """
     try:
