@@ -246,7 +246,6 @@ class PTBWord256Config(LanguageModelConfig):
     decoder_dropout_out: float = 0.4
     decoder_embed_dropout: float = 0.1
     weight_dropout: float = 0.2
-    update_dropout: float = 0.25
     recurrent_biases: int = 1
     init_range: float = 0.05
 
