@@ -181,3 +181,10 @@ def test_an_override_of_no_setting_is_warned_of(command, stream_data, training, 
     assert "to override" not in command(*evaluation, "{'recurrent_dropout_scaling': 'expected'}").text()
     warned = command(*evaluation, "{'recurrent_dropout_scalin': 'expected'}").text()
     assert "has no setting recurrent_dropout_scalin to override (--model-overrides)" in warned
+
+
+def test_what_from_pretrained_overrides_is_no_mistake():
+    """fairseq's hub names a tokenizer and a bpe, which are groups of settings and none themselves."""
+    settings = {"model": argparse.Namespace(update_dropout=0.2), "common": {"seed": 1}, "bpe": None, "tokenizer": None}
+    overrides = {"bpe": "sentencepiece", "tokenizer": "moses", "seed": 2, "update_dropout": 0.3, "update_dropou": 0.4}
+    assert checkpoint_files._unknown(overrides, settings) == ["update_dropou"]

@@ -50,6 +50,20 @@ def batch(lengths, words: int = 9, longest: int | None = None):
     }
 
 
+def test_a_classifier_drops_no_more_than_it_uses(tagging_data, monkeypatch):
+    model = build("classifier", tagging_data, decoder_dropout_out=0.5).train()
+    dropout, dropped = torch.nn.functional.dropout, []
+
+    def watched(x, rate, *rest):
+        if rate > 0:
+            dropped.append(tuple(x.shape))
+        return dropout(x, rate, *rest)
+
+    monkeypatch.setattr(torch.nn.functional, "dropout", watched)
+    model(**batch([4, 2]))
+    assert dropped == [(2, 8)]  # the last state of each sequence
+
+
 def test_the_state_dict_is_all_that_a_model_has(tagging_data):
     """So a model that was made on the meta device is whole once it is loaded."""
     options = {"context": "conv", "character_filters": 5, "crf": True, "bidirectional": True}
