@@ -90,8 +90,7 @@ def ours(
     masks = Masks()
     if kind:
         options.update({f"{kind}_dropout": RATE, "sampling": sampling})
-        mask = draw_mask(RATE, 1, 1, 1, sampling=sampling, scaling=scaling, training=training)
-        masks = masks._replace(**{kind: mask})
+        masks = Masks(**{kind: draw_mask(RATE, 1, 1, 1, sampling=sampling, scaling=scaling, training=training)})
     name = {"gru": "GRU (paper's)", "gru_reset_after": "GRU (reset_after)"}.get(cell, family)
     chosen = choose_backend(cell, masks, backend=backend, batch=batch, training=training)
     return Layer(

@@ -13,14 +13,16 @@ SPLIT_FLAGS = ("--gen-subset", "--valid-subset")
 BATCH_SIZE = "64"  # where fairseq-validate would ask for one; what our tasks log does not depend on it
 
 
-def evaluation_of(task: type) -> tuple[str, str]:
+def evaluation_of(name: str) -> tuple[str, str]:
     """The command of fairseq that evaluates models of a task, and its flag for the split."""
+    from fairseq.tasks import TASK_REGISTRY
     from fairseq.tasks.language_modeling import LanguageModelingTask
     from fairseq.tasks.multilingual_language_modeling import MultilingualLanguageModelingTask
     from fairseq.tasks.translation import TranslationTask
 
     from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingTask
 
+    task = TASK_REGISTRY[name]
     if issubclass(task, (RnndropLanguageModelingTask, LanguageModelingTask, MultilingualLanguageModelingTask)):
         return "eval_lm", "--gen-subset"
     return ("generate", "--gen-subset") if issubclass(task, TranslationTask) else ("validate", "--valid-subset")
@@ -69,9 +71,7 @@ def main() -> None:
     args, _ = parser.parse_known_args()
 
     task = task_of(args.path.split(":")[0], args.task, args.user_dir)  # an ensemble's checkpoints are of one task
-    from fairseq.tasks import TASK_REGISTRY
-
-    command, split_flag = evaluation_of(TASK_REGISTRY[task])
+    command, split_flag = evaluation_of(task)
     arguments = complete(sys.argv[1:], task)
     flags = {argument.partition("=")[0] for argument in arguments}
     given = [flag for flag in SPLIT_FLAGS if flag in flags]

@@ -99,8 +99,8 @@ def _unknown(overrides: dict, settings: dict) -> list[str]:
     """The overrides of no setting. Settings without a dataclass, such as SGD's, take any name: a wrong one for these
     does not show. fairseq's from_pretrained overrides a tokenizer and a bpe, which are groups of settings."""
     groups = [vars(x) if isinstance(x, argparse.Namespace) else x for x in settings.values() if x]
-    known = {name for group in groups if not isinstance(group, str) for name in group} - {"_name"}
-    return [str(name) for name in overrides if groups and name not in known | settings.keys()]
+    known = {name for group in groups if not isinstance(group, str) for name in group} - {"_name"} | settings.keys()
+    return [str(name) for name in overrides if groups and name not in known]
 
 
 @functools.wraps(upstream_save)
