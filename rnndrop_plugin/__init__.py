@@ -1,9 +1,9 @@
 """Recurrent dropout for PyTorch and fairseq.
 
-``rnndrop_plugin.ops`` and ``rnndrop_plugin.modules`` need torch alone. The tasks, models, criteria and schedulers are
-registered with fairseq where it runs: when this package and fairseq have both been imported, in either order
-(``--user-dir`` is read by fairseq's own commands), or when :func:`register` is called. If fairseq is first imported by
-one of our own modules, such as ``rnndrop_plugin.models``, call it yourself.
+``rnndrop_plugin.ops`` and ``rnndrop_plugin.modules`` need torch and numpy alone. The tasks, models, criteria and
+schedulers are registered with fairseq where it runs: when this package and fairseq have both been imported, in either
+order (``--user-dir`` is read by fairseq's own commands), or when :func:`register` is called. If fairseq is first
+imported by one of our own modules, such as ``rnndrop_plugin.models``, call :func:`register` yourself.
 """
 
 import importlib.abc

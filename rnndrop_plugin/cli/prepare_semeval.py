@@ -207,7 +207,7 @@ def main() -> None:
         default=5,
         metavar="N",
         help="make <unk> of words without a vector that occur fewer than N times in the training texts, the weakly "
-        "labelled ones included (default: %(default)s, for smileys and abbreviations that vectors lack are worth "
+        "labelled ones included (default: %(default)s: smileys and abbreviations that the vectors lack are worth "
         "learning, and words that are rarer cannot be learned)",
     )
     args = parser.parse_args()

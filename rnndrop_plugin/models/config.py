@@ -87,8 +87,8 @@ class RecurrentConfig(FairseqDataclass):
     recurrent_dropout_scaling: ScalingChoice = field(
         default="inverted",
         metadata={
-            "help": "inverted: divide by 1-p in training (Eq. 18); expected: multiply by 1-p in evaluation (Eq. 3, "
-            "what the paper's experiments use)"
+            "help": "inverted: divide by 1-p in training (Eq. 18 of arXiv v2); expected: multiply by 1-p in evaluation "
+            "(Eq. 3, what the paper's experiments use)"
         },
     )
     recurrent_nonlinearity: NonlinearityChoice = field(
