@@ -6,7 +6,7 @@ import sys
 
 import rnndrop_plugin
 from rnndrop_plugin.cli.command import fail, fail_for_package
-from rnndrop_plugin.cli.fairseq_train import add_plugin_arguments, complete, hand_over
+from rnndrop_plugin.cli.fairseq_train import add_plugin_arguments, complete, hand_over, names_of
 from rnndrop_plugin.cli.trained_model import import_user_dir
 
 SPLIT_FLAGS = ("--gen-subset", "--valid-subset")
@@ -62,9 +62,10 @@ def main() -> None:
         f"checkpoint, --task are filled in. fairseq-validate gets --batch-size {BATCH_SIZE}; it and fairseq-generate "
         "get --required-batch-size-multiple 1, so that no sequence is left out.",
         usage="%(prog)s DATA --path CHECKPOINT ...",
-        epilog="All other arguments are those of fairseq's command. Its --help has fairseq's own, "
-        "docs/language_modelling.md the plugin's.",
+        epilog="All other arguments are those of fairseq's command: --path CHECKPOINT --help lists them, those of the "
+        "task last. docs/language_modelling.md has the plugin's.",
         allow_abbrev=False,
+        add_help="--path" not in names_of(sys.argv[1:]),
     )
     parser.add_argument("--path", required=True, metavar="CHECKPOINT", help="the model, made by fairseq-train")
     add_plugin_arguments(parser, "checkpoint")
@@ -73,7 +74,7 @@ def main() -> None:
     task = task_of(args.path.split(":")[0], args.task, args.user_dir)  # an ensemble's checkpoints are of one task
     command, split_flag = evaluation_of(task)
     arguments = complete(sys.argv[1:], task)
-    flags = {argument.partition("=")[0] for argument in arguments}
+    flags = names_of(arguments)
     given = [flag for flag in SPLIT_FLAGS if flag in flags]
     if len(given) > 1:
         fail(f"{' and '.join(given)} both name the split: give one of them")

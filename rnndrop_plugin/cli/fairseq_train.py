@@ -34,13 +34,20 @@ def complete(arguments: list[str], task: str | None = None) -> list[str]:
     return completed
 
 
+def names_of(arguments: list[str]) -> set[str]:
+    """The flags that are given, without their values."""
+    return {argument.partition("=")[0] for argument in arguments}
+
+
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
         description="Run fairseq-train with this plugin: --user-dir and, by the architecture, --task are filled in.",
         usage="%(prog)s DATA --arch ARCHITECTURE ...",
-        epilog="All other arguments are fairseq-train's. Its --help has fairseq's own, docs/flags.md the plugin's.",
+        epilog="All other arguments are fairseq-train's. --arch ARCHITECTURE --help lists all of them, those of the "
+        "architecture last; docs/flags.md has the plugin's.",
         allow_abbrev=False,
+        add_help=names_of(sys.argv[1:]).isdisjoint(("--arch", "-a")),
     )
     add_plugin_arguments(parser)
     parser.parse_known_args()

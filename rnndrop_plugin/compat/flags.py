@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import logging
 import re
+import sys
 
 from fairseq import options, utils
 from fairseq.dataclass import initialize
@@ -20,7 +21,7 @@ from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
 from omegaconf.errors import OmegaConfBaseException
 
-from rnndrop_plugin.compat import versions
+from rnndrop_plugin.compat import help, versions
 from rnndrop_plugin.compat.errors import end
 from rnndrop_plugin.errors import InputError
 
@@ -40,9 +41,15 @@ upstream_add_defaults = initialize.add_defaults
 def parse_args_and_arch(parser, input_args=None, *args, **kwargs):
     """fairseq/options.py, parse_args_and_arch: every command but fairseq-validate has a task of its own, which is none
     of the plugin's; without one, or without an architecture, an optimizer or a checkpoint, a command ends with a
-    traceback. --bf16 is taken for --tpu, whatever the machine has."""
+    traceback. --help lacks the flags of all these. --bf16 is taken for --tpu, whatever the machine has."""
     versions.restore_log_level()
-    given, _ = parser.parse_known_args(input_args)
+    arguments = sys.argv[1:] if input_args is None else input_args
+    given, _ = parser.parse_known_args([argument for argument in arguments if argument not in help.FLAGS])
+    if not set(help.FLAGS).isdisjoint(arguments):
+        if getattr(given, "arch", None) is not None:
+            given.task = find_task(given.arch) or given.task
+        help.print_help(parser, given)
+        parser.exit()
     if "path" not in given:  # fairseq-train; the others evaluate a checkpoint
         if given.arch is None:
             end("give the architecture by --arch, such as --arch lstm_rnndrop")

@@ -1,5 +1,7 @@
 """What all models share: the flags of embeddings and recurrent layers, and how they are built of them."""
 
+import argparse
+import dataclasses
 import logging
 import math
 import sys
@@ -11,6 +13,7 @@ from typing import Optional
 import torch
 from fairseq.data import Dictionary
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import BaseFairseqModel, register_model
 from torch import nn
 
@@ -119,15 +122,43 @@ def register_architectures(
         config: the flags with their defaults.
         cells: those of ``CELLS`` that the architecture has.
     """
+    _inherit_help(config)
     for cell in cells:
         rnn_class = CELLS[cell]
         class_name = rnn_class.__name__ + base.__name__.removeprefix("Recurrent")
         architecture = f"{cell}_{name}"
         module = sys.modules[base.__module__]
         names = {"__module__": base.__module__, "__qualname__": architecture, "__doc__": base.__doc__}
-        cls = type(class_name, (base,), {"rnn_class": rnn_class, **names})
+        cls = type(class_name, (base,), {"rnn_class": rnn_class, "add_args": _adder(config), **names})
         setattr(module, architecture, cls)  # where pickle looks for it
         register_model(architecture, dataclass=config)(cls)
+
+
+def _adder(config: type[RecurrentConfig]) -> classmethod:
+    """What adds the flags of ``config`` to a parser, as fairseq's models do, but for those that a preset turns on.
+
+    fairseq makes such a flag turn off what it says, and leaves none that says so. Here ``--FLAG`` turns it on as ever,
+    and ``--no-FLAG`` off.
+    """
+
+    class Parser:
+        def __init__(self, parser):
+            self.parser = parser
+
+        def add_argument(self, *args, **kwargs):
+            if kwargs.get("action") == "store_false":
+                kwargs["action"] = argparse.BooleanOptionalAction
+            self.parser.add_argument(*args, **kwargs)
+
+    return classmethod(lambda cls, parser: gen_parser_from_dataclass(Parser(parser), config(), delete_default=True))
+
+
+def _inherit_help(config: type[RecurrentConfig]) -> None:
+    """Give the flags whose default a preset changes the help that they have in its base class."""
+    for own in dataclasses.fields(config):
+        for base in config.__mro__[1:]:
+            if not own.metadata and own.name in getattr(base, "__dataclass_fields__", ()):
+                own.metadata = base.__dataclass_fields__[own.name].metadata
 
 
 @contextmanager

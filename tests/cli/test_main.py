@@ -100,6 +100,20 @@ def test_what_is_filled_in(given, filled_in):
     assert fairseq_train.complete(given.split()) == [*given.split(), *filled_in.split()]
 
 
+def test_help_of_an_architecture_and_of_a_checkpoint_is_that_of_the_command(rnndrop, monkeypatch):
+    called = []
+    monkeypatch.setattr(fairseq_train, "hand_over", lambda *args: called.append(args))
+    monkeypatch.setattr(fairseq_eval, "hand_over", lambda *args: called.append(args))
+    monkeypatch.setattr(fairseq_eval, "task_of", lambda *args: "rnndrop_tagging")
+    assert rnndrop("train", "--arch=lstm_rnndrop", "--help")[0] == 0
+    assert rnndrop("eval", "--path", "model.pt", "-h")[0] == 0
+    assert [(command, arguments[:2]) for command, arguments in called] == [
+        ("train", ["--arch=lstm_rnndrop", "--help"]),
+        ("validate", ["--path", "model.pt"]),
+    ]
+    assert "-h" in called[1][1]
+
+
 @pytest.mark.parametrize(
     ("task", "flags", "command", "filled_in"),
     [

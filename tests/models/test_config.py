@@ -1,8 +1,11 @@
 """The names that users rely on, and what an error calls the flags."""
 
+import dataclasses
 import pickle
 
 import pytest
+from fairseq import options
+from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.models import ARCH_MODEL_REGISTRY, MODEL_DATACLASS_REGISTRY
 
 import rnndrop_plugin
@@ -24,7 +27,7 @@ FAMILIES = {
 NAMES = {
     f"{cell}_{name}": base for base, names in FAMILIES.items() for name in names for cell in ("lstm", "gru", "rnn")
 }
-NAMES["lstm_rnndrop_ptb_char"] = "RecurrentLanguageModel"
+NAMES["lstm_rnndrop_ptb_char"] = NAMES["lstm_rnndrop_ptb_word_256"] = "RecurrentLanguageModel"
 
 
 def test_every_architecture_has_a_class_and_a_configuration_of_its_own():
@@ -36,6 +39,19 @@ def test_every_architecture_has_a_class_and_a_configuration_of_its_own():
         assert getattr(cls, "__dataclass") is MODEL_DATACLASS_REGISTRY[name]
         assert cls.rnn_class.__name__ == name.split("_")[0].upper()
         assert pickle.loads(pickle.dumps(cls)) is cls
+        flags = [flag for flag in dataclasses.fields(MODEL_DATACLASS_REGISTRY[name]) if flag.name != "_name"]
+        assert all(flag.metadata.get("help") for flag in flags)
+
+
+@pytest.mark.parametrize(("flag", "shared"), [("", True), ("--", True), ("--no-", False)])
+def test_what_a_preset_turns_on(flag, shared):
+    """fairseq's flag would turn it off."""
+    name = "share-decoder-input-output-embed"
+    given = [f"{flag}{name}"] if flag else []
+    arguments = ["data", "--arch", "lstm_rnndrop_ptb_word_256", "--optimizer", "sgd", *given]
+    parser = options.get_training_parser()
+    cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(parser, arguments))
+    assert cfg.model.share_decoder_input_output_embed is shared
 
 
 @pytest.mark.parametrize(
