@@ -49,7 +49,7 @@ def check_input_feeding(
     checked = []
     for k in range(layers):
         read = input.new_empty(()).expand(time, batch, features + hidden if k == 0 else hidden)  # only its shape counts
-        checked.append(check_recurrence(cell, read, states[k], weights[k], masks[k], nonlinearity, None)[2])
+        checked.append(check_recurrence(cell, read, states[k], weights[k], masks[k], nonlinearity, None)[1])
     check_like("feed", feed, (batch, hidden), "input", input)
     check_tensor("keys", attention.keys)
     source = attention.keys.size(1) if attention.keys.dim() == 3 else 0

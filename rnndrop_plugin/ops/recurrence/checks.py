@@ -19,8 +19,10 @@ from rnndrop_plugin.ops.recurrence.reference import GATES, NONLINEARITIES, STEPS
 
 def check_recurrence(
     cell: str, input: Tensor, state: State, weights: Weights, masks: Masks, nonlinearity: str, lengths: Tensor | None
-) -> tuple[State, Weights, Masks, Tensor | None]:
-    """The arguments of :func:`rnndrop_plugin.ops.recurrence`, masks as bool and lengths as int64 on the input's device.
+) -> tuple[State, Masks, Tensor | None]:
+    """The state as a tuple, the masks as bool and the lengths as int64 on the input's device.
+
+    The arguments are those of :func:`rnndrop_plugin.ops.recurrence`.
 
     Raises:
         ValueError: a shape, dtype, device or value that does not fit.
@@ -34,17 +36,18 @@ def check_recurrence(
     if not input.is_floating_point():
         raise ValueError(f"the input must be of a floating-point dtype, got {input.dtype}")
     time, batch, features = input.shape
-    weights, hidden = _check_weights(cell, input, weights, features)
+    hidden = _check_weights(cell, input, weights, features)
     state = _check_state(cell, input, state, batch, hidden)
     if not isinstance(masks, Masks):
         raise TypeError(f"masks must be Masks, got {type(masks).__name__}")
     masks = Masks(*(check_mask(cell, kind, mask, input, hidden) for kind, mask in masks._asdict().items()))
     if lengths is not None:
         lengths = check_lengths(lengths, batch, time, 0, input.device)
-    return state, weights, masks, lengths
+    return state, masks, lengths
 
 
-def _check_weights(cell: str, input: Tensor, weights: Weights, features: int) -> tuple[Weights, int]:
+def _check_weights(cell: str, input: Tensor, weights: Weights, features: int) -> int:
+    """The hidden size. Raise unless the weights fit the cell and an input of so many features."""
     if not isinstance(weights, Weights):
         raise TypeError(f"weights must be Weights, got {type(weights).__name__}")
     check_tensor("weight hh", weights.hh)
@@ -60,10 +63,11 @@ def _check_weights(cell: str, input: Tensor, weights: Weights, features: int) ->
     if weights.bias_ih is not None:
         check_like("bias ih", weights.bias_ih, (rows,), "input", input)
         check_like("bias hh", weights.bias_hh, (rows,), "input", input)
-    return weights, hidden
+    return hidden
 
 
 def _check_state(cell: str, input: Tensor, state: State, batch: int, hidden: int) -> State:
+    """The state as a tuple. Raise unless it fits the cell and the sizes."""
     names = ("h", "c") if cell == "lstm" else ("h",)
     if not isinstance(state, Sequence) or len(state) != len(names):
         got = len(state) if isinstance(state, Sequence) else type(state).__name__

@@ -187,7 +187,7 @@ def recurrence(
 
 def _recurrence(problem: Problem, backend: str) -> tuple[Tensor, State]:
     (cell, masks, nonlinearity, given, reverse), input, state, weights = problem
-    state, weights, masks, lengths = check_recurrence(cell, input, state, weights, masks, nonlinearity, given)
+    state, masks, lengths = check_recurrence(cell, input, state, weights, masks, nonlinearity, given)
     problem = Problem(Options(cell, masks, nonlinearity, lengths, bool(reverse)), input, state, weights)
     device = input.device.type
     time, batch, _ = input.shape
