@@ -43,7 +43,7 @@ def crf_nll(
             if not 0 <= extreme < len(start):
                 raise IndexError(f"tag {extreme} is out of bounds: there are {len(start)} tags")
     scores = (emissions, transitions, start, end)
-    return (_kernels(*scores) or reference).nll(*scores, tags, lengths)
+    return _form(*scores).nll(*scores, tags, lengths)
 
 
 def crf_decode(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> Tensor:
@@ -53,15 +53,15 @@ def crf_decode(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tenso
     """
     emissions, transitions, start, end, lengths = check_scores(emissions, transitions, start, end, lengths)
     scores = (emissions, transitions, start, end)
-    return (_kernels(*scores) or reference).decode(*scores, lengths)
+    return _form(*scores).decode(*scores, lengths)
 
 
-def _kernels(emissions: Tensor, *scores: Tensor) -> ModuleType | None:
-    """The module ``fused`` where its kernels can run, which need one launch for all steps."""
+def _form(emissions: Tensor, *scores: Tensor) -> ModuleType:
+    """The module ``fused`` where its kernels can run, which need one launch for all steps, else ``reference``."""
     recorded = not values_are_known() or not is_plain((emissions, *scores))
     if recorded or len(emissions) == 0 or availability.obstacle(emissions.device, emissions.dtype):
-        return None
+        return reference
     from rnndrop_plugin.ops.crf import fused
 
     same = all(x.dtype == torch.float32 for x in (emissions, *scores))
-    return fused if same and emissions.size(2) <= fused.MOST_TAGS else None
+    return fused if same and emissions.size(2) <= fused.MOST_TAGS else reference

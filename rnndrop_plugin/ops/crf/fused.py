@@ -25,7 +25,7 @@ def log_sum_exp(x, axis: tl.constexpr):
 
 
 @triton.jit
-def load_scores(transitions, TAGS: tl.constexpr, K: tl.constexpr):
+def load_transitions(transitions, TAGS: tl.constexpr, K: tl.constexpr):
     """The transitions, from the row's tag to the column's, -inf for tags that there are not."""
     tag = tl.arange(0, K)
     ok = (tag[:, None] < TAGS) & (tag[None, :] < TAGS)
@@ -47,7 +47,7 @@ def forward(
     b = tl.program_id(0).to(tl.int64)
     tag = tl.arange(0, K)
     ok = tag < TAGS
-    moves = load_scores(transitions, TAGS, K)
+    moves = load_transitions(transitions, TAGS, K)
     here = b * T * TAGS + tag
     y = tl.load(tags + b * T)
     score = tl.load(start + y) + tl.load(emissions + b * T * TAGS + y)
@@ -81,7 +81,7 @@ def backward(
     b = tl.program_id(0).to(tl.int64)
     tag = tl.arange(0, K)
     ok = tag < TAGS
-    moves = load_scores(transitions, TAGS, K)
+    moves = load_transitions(transitions, TAGS, K)
     whole, scale = tl.load(total + b), tl.load(grad + b)
     whole = tl.where(whole == NOWHERE, 0.0, whole)  # where no path is possible, none has a probability
     length = length_of(lengths, b, T)
@@ -115,7 +115,7 @@ def best_path(emissions, transitions, start, end, lengths, came_from, path, T, T
     b = tl.program_id(0).to(tl.int64)
     tag = tl.arange(0, K)
     ok = tag < TAGS
-    moves = load_scores(transitions, TAGS, K)
+    moves = load_transitions(transitions, TAGS, K)
     here = b * T * TAGS + tag
     best = tl.load(start + tag, mask=ok, other=NOWHERE) + tl.load(emissions + here, mask=ok, other=0.0)
     length = length_of(lengths, b, T)
