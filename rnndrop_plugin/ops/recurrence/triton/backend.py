@@ -25,6 +25,8 @@ POLLS = 1 << 22  # a barrier polls so often before it gives up: for seconds, whe
 BLOCK = 256  # elements of a block in a pointwise kernel
 PADDING = 8  # rows of h are padded to a multiple of this, so that they are read in vectors
 ALIGNMENT = 16  # bytes: of what is read in vectors
+#: How a persistent kernel is compiled; its cooperative launch is refused unless all blocks are resident.
+COMPILATION = {"num_warps": WARPS, "num_stages": 1, "launch_cooperative_grid": True, "enable_fp_fusion": True}
 
 _launchers: dict[tuple, Callable] = {}
 
@@ -97,9 +99,7 @@ class _Call:
         self.hidden = weights.hh.size(1)
         self.like = gates
         self.u = weights.hh.contiguous()
-        if (
-            self.u.data_ptr() % ALIGNMENT
-        ):  # in the one piece that nn.RNNBase makes of the weights on a GPU, for instance
+        if self.u.data_ptr() % ALIGNMENT:  # such as in the one piece that nn.RNNBase makes of the weights on a GPU
             self.u = self.u.clone()
         self.lengths = None if options.lengths is None else options.lengths.contiguous()
         self.masks, modes = _mask_arguments(options.masks, gates)
@@ -135,7 +135,7 @@ class _Call:
         arguments = arguments | self.masks | barrier | {"T": self.time, "B": self.batch}
         constants = constants | tile_constants(tiles, products)
         try:
-            launch(kernel, grid, arguments, constants, self.like, **compile_settings(tiles))
+            launch(kernel, grid, arguments, constants, self.like, **COMPILATION)
         except (triton.runtime.errors.OutOfResources, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "cooperative" not in str(error):
                 raise
@@ -163,11 +163,6 @@ def tile_constants(tiles: Tiles, precision: str) -> dict:
         "PRECISION": "ieee" if precision == "half" else precision,
         "BARRIER": True,
     }
-
-
-def compile_settings(tiles: Tiles) -> dict:
-    """How a persistent kernel is compiled; its cooperative launch is refused unless all blocks are resident."""
-    return {"num_warps": WARPS, "num_stages": 1, "launch_cooperative_grid": True, "enable_fp_fusion": True}
 
 
 def forward(problem: Problem, save: bool) -> tuple[Tensor, State, Saved]:

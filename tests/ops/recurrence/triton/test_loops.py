@@ -114,7 +114,7 @@ def check_loop(path, direction, cell, batch, hidden, precision, capability, **fl
         constants(direction, cell, hidden, **flags) | backend.tile_constants(tiles, precision),
         TYPES[precision],
         capability,
-        **backend.compile_settings(tiles),
+        **backend.COMPILATION,
     )
     assert code.metadata.shared <= shared
     assert code.metadata.launch_cooperative_grid
