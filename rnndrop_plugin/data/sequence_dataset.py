@@ -4,12 +4,13 @@ from itertools import islice
 
 import numpy as np
 import torch
-from fairseq.data import Dictionary, FairseqDataset, data_utils, iterators
+from fairseq.data import FairseqDataset, data_utils, iterators
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rnndrop_plugin.errors import InputError
 
+WORD, CAPITALISATION, CHARACTERS = "word", "capitalisation", "characters"  # folders of a data folder, and features
 NO_TARGET = -100  # where a batch of tags is padded; torch's cross entropy ignores it
 LONGEST_WORD = 32  # characters; what follows is not read, so that one endless word does not fill the memory
 
@@ -215,8 +216,3 @@ def spellings(words: list[Tensor], lengths: list[int], pad: int) -> list[Tensor]
     """
     rest = (word[:LONGEST_WORD] for word in words)
     return [pad_sequence(list(islice(rest, length)), batch_first=True, padding_value=pad) for length in lengths]
-
-
-def classes(sequences: list[Tensor], dictionary: Dictionary) -> list[Tensor]:
-    """Symbols of ``dictionary`` as classes, numbered from 0: fairseq's own symbols are none."""
-    return [sequence - dictionary.nspecial for sequence in sequences]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from rnndrop_plugin.data.sequence_dataset import WORD
 from rnndrop_plugin.models.config import (
     NonlinearityChoice,
     RecurrentConfig,
@@ -31,7 +32,7 @@ class RecurrentClassifier(SequenceModel):
         features = WordFeatures(cfg, task.dictionaries)
         rnn = build_recurrent(cls.rnn_class, cfg, features.output_size)
         model = cls(cfg, features, rnn, task.target_dictionary)
-        model.initialise(cfg, task.dictionaries["word"])
+        model.initialise(cfg, task.dictionaries[WORD])
         return model
 
     def forward(self, src_tokens: Tensor, src_lengths: Tensor, **features: Tensor) -> Tensor:

@@ -7,13 +7,9 @@ from torch import Tensor, nn
 
 from rnndrop_plugin import modules
 from rnndrop_plugin.data.indexed import count_made_up, real_symbols
+from rnndrop_plugin.data.sequence_dataset import CAPITALISATION, CHARACTERS, WORD
 from rnndrop_plugin.errors import InputError
-from rnndrop_plugin.models.config import (
-    RecurrentConfig,
-    check_sizes,
-    init_embeddings,
-    init_uniform,
-)
+from rnndrop_plugin.models.config import RecurrentConfig, check_sizes, init_embeddings, init_uniform
 from rnndrop_plugin.models.loading import CheckedLoading, FromPretrained
 from rnndrop_plugin.modules import CharacterCNN, Dropout, EmbeddingDropout
 from rnndrop_plugin.ops.packing import pack, pad
@@ -33,7 +29,7 @@ class WordFeatures(nn.Module):
 
     def __init__(self, cfg: RecurrentConfig, dictionaries: dict[str, Dictionary], character_filters: int = 0):
         super().__init__()
-        words, capitalisation = dictionaries["word"], dictionaries.get("capitalisation")
+        words, capitalisation = dictionaries[WORD], dictionaries.get(CAPITALISATION)
         check_sizes(cfg, "decoder_embed_dim")
         self.embed_tokens = nn.Embedding(len(words), cfg.decoder_embed_dim, words.pad())
         self.embed_dropout = EmbeddingDropout(cfg.decoder_embed_dropout, len(words))
@@ -41,7 +37,7 @@ class WordFeatures(nn.Module):
         if capitalisation is not None:
             self.kinds = range(capitalisation.nspecial, capitalisation.nspecial + len(real_symbols(capitalisation)))
             self.made_up_kinds = count_made_up(capitalisation)
-        characters = dictionaries.get("characters")
+        characters = dictionaries.get(CHARACTERS)
         if character_filters < 0:
             raise InputError(f"--character-filters must be at least 0, got {character_filters}")
         if character_filters and characters is None:

@@ -6,7 +6,7 @@ from fairseq.dataclass import ChoiceEnum
 from torch import Tensor, nn
 
 from rnndrop_plugin import modules
-from rnndrop_plugin.data.sequence_dataset import NO_TARGET
+from rnndrop_plugin.data.sequence_dataset import NO_TARGET, WORD
 from rnndrop_plugin.models.config import (
     NonlinearityChoice,
     RecurrentConfig,
@@ -75,7 +75,7 @@ class RecurrentTagger(SequenceModel):
         context = _build_context(cfg, features.output_size)
         rnn = build_recurrent(cls.rnn_class, cfg, (context or features).output_size, cfg.bidirectional)
         model = cls(cfg, features, rnn, task.target_dictionary, context, crf=cfg.crf)
-        model.initialise(cfg, task.dictionaries["word"])
+        model.initialise(cfg, task.dictionaries[WORD])
         return model
 
     def forward(

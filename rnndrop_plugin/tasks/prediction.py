@@ -12,12 +12,19 @@ from tqdm import tqdm
 
 import rnndrop_plugin
 from rnndrop_plugin.data.capitalisation import capitalisation
-from rnndrop_plugin.data.sequence_dataset import Sequences, batch_iterator, spellings
+from rnndrop_plugin.data.sequence_dataset import (
+    CAPITALISATION,
+    CHARACTERS,
+    WORD,
+    Sequences,
+    batch_iterator,
+    spellings,
+)
 from rnndrop_plugin.data.text import normalize, zero_digits
 from rnndrop_plugin.models.sequence_model import SequenceModel
 from rnndrop_plugin.ops.checks import ArgumentError
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
-from rnndrop_plugin.tasks.sequence_task import CAPITALISATION, CHARACTERS, WORD, SequencesTask
+from rnndrop_plugin.tasks.sequence_task import SequencesTask
 
 BATCH_WORDS = 4096  # in a batch at most, with its padding, unless one sequence has more: memory grows with them
 

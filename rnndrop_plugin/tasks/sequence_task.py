@@ -12,13 +12,19 @@ from omegaconf import II, MISSING
 from torch import Tensor
 
 from rnndrop_plugin.data.indexed import load_split, real_symbols
-from rnndrop_plugin.data.sequence_dataset import Sequences, batch_iterator, classes, is_filler, spellings
+from rnndrop_plugin.data.sequence_dataset import (
+    CAPITALISATION,
+    CHARACTERS,
+    WORD,
+    Sequences,
+    batch_iterator,
+    is_filler,
+    spellings,
+)
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 
 logger = logging.getLogger(__name__)
-
-WORD, CAPITALISATION, CHARACTERS = "word", "capitalisation", "characters"
 
 
 @dataclass
@@ -93,7 +99,8 @@ class SequencesTask(RnndropTask):
                     raise InputError(
                         f"{path}.bin: sequence {i + 1} has {len(sequence)} symbols, expected {max(expected, 1)}"
                     )
-        targets = classes(streams[self.target_stream], self.target_dictionary)
+        first = self.target_dictionary.nspecial  # the symbols of fairseq's own before it are no classes
+        targets = [sequence - first for sequence in streams[self.target_stream]]
         self._check_classes(targets, split)
         features = {name: streams[name] for name in (CAPITALISATION, CHARACTERS) if name in streams}
         self.datasets[split] = self.make_dataset(words, features, targets, split)
