@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from benchmarks.layers import GATES, SHAPES, Figure, Shape, growth, product_rate, rows, timings
 from benchmarks.memory import memory
@@ -15,6 +14,7 @@ from benchmarks.report import TITLES, plot, table
 from rnndrop_plugin.cli.arguments import positive, positive_number
 from rnndrop_plugin.files import atomic_write
 from rnndrop_plugin.ops import c_library
+from rnndrop_plugin.progress import progress_bar
 
 SECTIONS = tuple(TITLES)
 
@@ -90,7 +90,7 @@ def main() -> None:
     print("Columns: ratio, median, share (time of the products alone at that rate / time), layer [backend]")
     figures: list[Figure] = []
     for section in args.sections:
-        with tqdm(desc=section, unit=" steps", leave=False, disable=None) as progress:
+        with progress_bar(desc=section, unit=" steps") as progress:
             if section == "memory":
                 found = list(memory(args.families, args.shapes, progress))
             elif section == "rows":

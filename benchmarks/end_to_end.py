@@ -12,6 +12,7 @@ import torch
 from fairseq.data import Dictionary
 from tqdm import tqdm
 
+from rnndrop_plugin.progress import progress_bar
 from rnndrop_plugin.training_log import entries
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +89,7 @@ def end_to_end(
         prepared = prepare(data, Path(folder))
         operations = _operations(prepared, size)
         plan = [(name, model) for _ in range(repetitions) for name, model in models.items()]
-        for name, model in tqdm(plan, desc="fairseq-train", unit=" runs", leave=False, disable=None):
+        for name, model in progress_bar(plan, desc="fairseq-train", unit=" runs"):
             command = ["-m", "fairseq_cli.train", str(prepared), *flags, *model]
             runs[name].append(_train(command, Path(folder) / "train.log", environment))
             # now, for a benchmark that is cut short
@@ -111,7 +112,7 @@ def scaling(data: Path | None = None, *, size=256, rows=32, steps=35, updates=50
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(data, Path(folder))
         plan = list(runs) * repetitions
-        for processes in tqdm(plan, desc="train_cpu", unit=" runs", leave=False, disable=None):
+        for processes in progress_bar(plan, desc="train_cpu", unit=" runs"):
             program = [str(ROOT / "scripts" / "train_cpu.py"), "--processes", str(processes)]
             runs[processes].append(_train([*program, str(prepared), *flags], Path(folder) / "train.log", environment))
         operations = _operations(prepared, size)

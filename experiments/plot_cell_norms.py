@@ -3,11 +3,10 @@
 import argparse
 from pathlib import Path
 
-from tqdm import tqdm
-
 from experiments.runs import read_json
 from rnndrop_plugin.cli.arguments import positive
 from rnndrop_plugin.cli.plot import save, subplots
+from rnndrop_plugin.progress import progress_bar
 
 MODES = {"evaluation": False, "training": True}
 SCALINGS = ("expected", "inverted")
@@ -88,7 +87,7 @@ def main() -> None:
 
     torch.manual_seed(args.seed)
     figure, axes = subplots(args.output, len(MODES), len(SCALINGS), figsize=(10, 7), sharex=True, sharey="row")
-    for name, checkpoint in tqdm(checkpoints.items(), unit=" nets", leave=False, disable=None):
+    for name, checkpoint in progress_bar(checkpoints.items(), unit=" nets"):
         kind, sampling, scaling = (name.split("-") + ["", ""])[:3]
         model, tokens = load(checkpoint, args.out / f"data-{args.length}")
         label = f"{kind}, per {sampling}" if sampling else "none"

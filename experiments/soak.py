@@ -10,10 +10,10 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from benchmarks.end_to_end import OURS, prepare
 from rnndrop_plugin.cli.arguments import positive
+from rnndrop_plugin.progress import progress_bar
 from rnndrop_plugin.training_log import entries
 
 FLAGS = (
@@ -127,7 +127,7 @@ def main() -> None:
             raise ValueError("the uninterrupted run has left no checkpoint to compare: leave out --no-save")
         print(f"uninterrupted: {seconds:.0f} s, {len(losses(whole))} losses logged", flush=True)
         kills = writing = runs = differences = 0
-        with tqdm(total=args.kills, desc="soak", unit=" kills", leave=False, disable=None) as progress:
+        with progress_bar(total=args.kills, desc="soak", unit=" kills") as progress:
             while kills < args.kills:
                 runs += 1
                 killed = folder / f"killed{runs}"

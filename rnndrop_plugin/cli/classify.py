@@ -4,11 +4,10 @@ import argparse
 import dataclasses
 import json
 
-from tqdm import tqdm
-
 from rnndrop_plugin.cli.trained_model import add_arguments, import_user_dir, write
 from rnndrop_plugin.data.text import read_lines
 from rnndrop_plugin.data.tokenization import check_length
+from rnndrop_plugin.progress import progress_bar
 
 DECIMALS = 4  # of a probability: further ones may depend on the batch
 
@@ -69,7 +68,7 @@ def main() -> None:
     if tokenization.tokenizer == "tweets":
         for place, text in zip(places, texts, strict=True):
             check_length(place, text)
-    lines = tqdm(texts, desc="tokenise", unit=" lines", leave=False, disable=None)
+    lines = progress_bar(texts, desc="tokenise", unit=" lines")
     words = [tokenization.tokenize(line) for line in lines]
     probabilities = classifier.predict(words, args.batch_size)
     write("".join(map(as_json if args.json else as_columns, texts, probabilities)))

@@ -7,8 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from rnndrop_plugin.cli.arguments import (
     SHARE,
     add_split_arguments,
@@ -22,6 +20,7 @@ from rnndrop_plugin.cli.labelled import prepare_words, write_streams
 from rnndrop_plugin.cli.splits import SPECIAL, SPLITS, UNK, describe_dictionary, text_sizes
 from rnndrop_plugin.data.text import read_lines
 from rnndrop_plugin.data.tokenization import Tokenization
+from rnndrop_plugin.progress import progress_bar
 
 
 class Text(NamedTuple):
@@ -49,7 +48,7 @@ def read_texts(path: Path, tokenization: Tokenization) -> list[Text]:
     """
     texts = []
     lines = read_lines(path)
-    for number, line in enumerate(tqdm(lines, desc=path.name, unit=" lines", leave=False, disable=None), 1):
+    for number, line in enumerate(progress_bar(lines, desc=path.name, unit=" lines"), 1):
         if not line.strip():
             continue
         place = f"{path}, line {number}"

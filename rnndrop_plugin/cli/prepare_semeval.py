@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from rnndrop_plugin.cli.arguments import add_vectors_argument, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.labelled import prepare_words, write_streams
@@ -17,6 +15,7 @@ from rnndrop_plugin.cli.splits import UNK, describe_dictionary
 from rnndrop_plugin.data.text import find_file, read_lines
 from rnndrop_plugin.data.tokenization import Tokenization, check_length
 from rnndrop_plugin.data.tweets import tokenize
+from rnndrop_plugin.progress import progress_bar
 
 LABELS = ("positive", "negative", "neutral")
 TRAIN = "twitter-2013train-A.txt"
@@ -57,7 +56,7 @@ class Message(NamedTuple):
 
 def numbered(path: Path) -> Iterator[tuple[int, str]]:
     """The numbers and lines of a file, with a progress bar."""
-    yield from tqdm(enumerate(read_lines(path), 1), desc=path.name, unit=" lines", leave=False, disable=None)
+    yield from progress_bar(enumerate(read_lines(path), 1), desc=path.name, unit=" lines")
 
 
 def unquote(text: str) -> str:

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import sentencepiece
-from tqdm import tqdm
 
 from rnndrop_plugin.cli.arguments import SHARE, add_split_arguments, check_split_arguments, language, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
@@ -24,6 +23,7 @@ from rnndrop_plugin.cli.splits import (
 )
 from rnndrop_plugin.data.text import lower_case, read_lines
 from rnndrop_plugin.data.tokenization import Tokenization
+from rnndrop_plugin.progress import progress_bar
 
 MODEL = "sentencepiece.model"
 FRACTION_NOTE = "with --dictionary the whole text is the split test, unless a share is given"
@@ -230,7 +230,7 @@ def main() -> None:
         tokens = {
             name: [
                 Sentence(place, tokenize(text))
-                for place, text in tqdm(part, desc=f"tokenise {name}", unit=" sentences", leave=False, disable=None)
+                for place, text in progress_bar(part, desc=f"tokenise {name}", unit=" sentences")
             ]
             for name, part in parts.items()
         }

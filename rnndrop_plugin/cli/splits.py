@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tqdm import tqdm
+from rnndrop_plugin.progress import progress_bar
 
 if TYPE_CHECKING:
     from fairseq.data import Dictionary
@@ -131,7 +131,7 @@ def write_splits(
     for split, sentences in splits.items():
         builder = indexed_dataset.make_builder(f"{folder / split}.bin", "mmap", vocab_size=len(dictionary))
         tokens = unknown = replaced = 0
-        for place, sentence in tqdm(sentences, desc=split, unit=" sentences", leave=False, disable=None):
+        for place, sentence in progress_bar(sentences, desc=split, unit=" sentences"):
             if not RESERVED.isdisjoint(sentence):
                 symbol = next(symbol for symbol in sentence if symbol in RESERVED)
                 raise ValueError(f"{place}: {symbol} is a symbol of fairseq's own, which a text must not have")

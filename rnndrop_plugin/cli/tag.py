@@ -7,13 +7,12 @@ import re
 import sys
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from rnndrop_plugin.cli.arguments import add_column_arguments, language
 from rnndrop_plugin.cli.trained_model import add_arguments, import_user_dir, write
 from rnndrop_plugin.data.columns import read_sentences
 from rnndrop_plugin.data.entity_tags import Tagged, check_tag, tag_scheme, to_iob2
 from rnndrop_plugin.data.text import read_lines
+from rnndrop_plugin.progress import progress_bar
 
 if TYPE_CHECKING:
     from rnndrop_plugin.data.spans import SpanTags
@@ -164,7 +163,7 @@ def main() -> None:
         tokenization = tagger.tokenization
         if args.language:
             tokenization = dataclasses.replace(tokenization, tokenizer="moses", language=args.language, bpe=None)
-        lines = tqdm(lines, desc="tokenise", unit=" lines", leave=False, disable=None)
+        lines = progress_bar(lines, desc="tokenise", unit=" lines")
         words = [tokenization.tokenize(line) for line in lines]
     classes, span_tags = tagger.task.classes, tagger.task.span_tags
     if args.gold:

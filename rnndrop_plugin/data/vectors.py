@@ -14,10 +14,10 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from rnndrop_plugin.data.text import normalize
 from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.progress import progress_bar
 
 _HEADER = rb"(\d{1,10}) ([1-9]\d{0,4})\s*"  # how many words, and the numbers of each
 _NOT_NUMBERS = rb"[\0-\x08\x0b\x0c\x0e-\x1f]|\A[^\n]*[\x80-\xff]"  # a line of numbers has none of these
@@ -56,14 +56,7 @@ def read_vectors(
     try:
         with (
             open(path, "rb") as raw,
-            tqdm(
-                desc=os.path.basename(path),
-                total=os.path.getsize(path),
-                unit="B",
-                unit_scale=True,
-                leave=False,
-                disable=None,
-            ) as bar,
+            progress_bar(desc=os.path.basename(path), total=os.path.getsize(path), unit="B", unit_scale=True) as bar,
         ):
             file = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if str(path).endswith(".gz") else raw
             for place, word, values in _rows(file, size, f" ({size_name})" if size_name else ""):

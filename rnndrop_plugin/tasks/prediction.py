@@ -8,7 +8,6 @@ from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from fairseq.tasks import TASK_REGISTRY
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import rnndrop_plugin
 from rnndrop_plugin.data.capitalisation import capitalisation
@@ -23,6 +22,7 @@ from rnndrop_plugin.data.sequence_dataset import (
 from rnndrop_plugin.data.text import normalize, zero_digits
 from rnndrop_plugin.models.sequence_model import SequenceModel
 from rnndrop_plugin.ops.checks import ArgumentError
+from rnndrop_plugin.progress import progress_bar
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 from rnndrop_plugin.tasks.sequence_task import SequencesTask
 
@@ -117,7 +117,7 @@ def predict(
     iterator = batch_iterator(dataset, max_tokens=max_tokens, max_sentences=min(batch_size, len(places)), seed=1)
     batches = iterator.next_epoch_itr(shuffle=False)
     device = next(model.parameters()).device
-    with torch.no_grad(), tqdm(total=len(places), desc="predict", unit=" sequences", leave=False, disable=None) as bar:
+    with torch.no_grad(), progress_bar(total=len(places), desc="predict", unit=" sequences") as bar:
         for batch in batches:
             net_input = {name: tensor.to(device) for name, tensor in batch["net_input"].items()}
             rows = decode(model(**net_input), net_input["src_lengths"])
