@@ -107,46 +107,53 @@ def write_splits(
     Raises:
         ValueError: a symbol outside the dictionary where nothing makes it ``<unk>``, or one of fairseq's own.
     """
-    import torch  # this and fairseq take seconds to import: not before the input has been read
-    from fairseq.data import Dictionary, indexed_dataset
-
     folder.mkdir(parents=True, exist_ok=True)
     closed = False
     if dictionary is None:
-        dictionary = Dictionary()
         counts = Counter(dict.fromkeys(symbols, 0))
         for sentence in splits["train"] if counted is None else counted:
             counts.update(sentence.symbols)
         closed = UNK not in counts and min_count == 1 and max_words is None
-        for symbol, count in sorted(counts.items()):
-            dictionary.add_symbol(symbol, count)
-        dictionary.finalize(
-            threshold=0 if symbols else min_count,
-            nwords=-1 if max_words is None else dictionary.nspecial + max_words,
-            padding_factor=1,
-        )
+        dictionary = _make_dictionary(counts, 0 if symbols else min_count, max_words)
     dictionary.save(str(folder / "dict.txt"))
+    return len(dictionary), {
+        split: _write_split(folder / split, sentences, dictionary, closed) for split, sentences in splits.items()
+    }
 
-    results = {}
-    for split, sentences in splits.items():
-        builder = indexed_dataset.make_builder(f"{folder / split}.bin", "mmap", vocab_size=len(dictionary))
-        tokens = unknown = replaced = 0
-        for place, sentence in progress_bar(sentences, desc=split, unit=" sentences"):
-            if not RESERVED.isdisjoint(sentence):
-                symbol = next(symbol for symbol in sentence if symbol in RESERVED)
-                raise ValueError(f"{place}: {symbol} is a symbol of fairseq's own, which a text must not have")
-            ids = [dictionary.indices.get(symbol, -1) for symbol in sentence]
-            if -1 in ids:
-                if closed:
-                    raise ValueError(
-                        f"{place}: {sentence[ids.index(-1)]!r} is not in the training text, which has no {UNK} "
-                        "to stand for it; a cut-off such as --min-count 2 would make one"
-                    )
-                replaced += ids.count(-1)
-                ids = [dictionary.unk_index if i == -1 else i for i in ids]
-            builder.add_item(torch.tensor([*ids, dictionary.eos_index]))
-            tokens += len(ids) + 1
-            unknown += ids.count(dictionary.unk_index)
-        builder.finalize(f"{folder / split}.idx")
-        results[split] = Counts(len(sentences), tokens, unknown, replaced)
-    return len(dictionary), results
+
+def _make_dictionary(counts: Counter[str], min_count: int, max_words: int | None) -> "Dictionary":
+    from fairseq.data import Dictionary  # takes seconds: not before the input has been read
+
+    dictionary = Dictionary()
+    for symbol, count in sorted(counts.items()):
+        dictionary.add_symbol(symbol, count)
+    most = -1 if max_words is None else dictionary.nspecial + max_words
+    dictionary.finalize(threshold=min_count, nwords=most, padding_factor=1)
+    return dictionary
+
+
+def _write_split(path: Path, sentences: list[Sentence], dictionary: "Dictionary", closed: bool) -> Counts:
+    """Write ``path``.bin and .idx; with ``closed`` a symbol that the dictionary lacks is an error."""
+    import torch  # this and fairseq take seconds to import: not before the input has been read
+    from fairseq.data import indexed_dataset
+
+    builder = indexed_dataset.make_builder(f"{path}.bin", "mmap", vocab_size=len(dictionary))
+    tokens = unknown = replaced = 0
+    for place, sentence in progress_bar(sentences, desc=path.name, unit=" sentences"):
+        if not RESERVED.isdisjoint(sentence):
+            symbol = next(symbol for symbol in sentence if symbol in RESERVED)
+            raise ValueError(f"{place}: {symbol} is a symbol of fairseq's own, which a text must not have")
+        ids = [dictionary.indices.get(symbol, -1) for symbol in sentence]
+        if -1 in ids:
+            if closed:
+                raise ValueError(
+                    f"{place}: {sentence[ids.index(-1)]!r} is not in the training text, which has no {UNK} "
+                    "to stand for it; a cut-off such as --min-count 2 would make one"
+                )
+            replaced += ids.count(-1)
+            ids = [dictionary.unk_index if i == -1 else i for i in ids]
+        builder.add_item(torch.tensor([*ids, dictionary.eos_index]))
+        tokens += len(ids) + 1
+        unknown += ids.count(dictionary.unk_index)
+    builder.finalize(f"{path}.idx")
+    return Counts(len(sentences), tokens, unknown, replaced)
