@@ -141,8 +141,8 @@ def read_from(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End with a message if flags exclude or need each other."""
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, list[Path]]:
+    """The files of each split that has its own; ends with a message if flags exclude or need each other."""
     named = check_split_arguments(parser, args)
     if named and "train" not in named and not args.dictionary:
         parser.error("--train is needed to make a dictionary, unless --dictionary names one")
@@ -154,17 +154,18 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--language has rules for words, and --sentencepiece cuts the text without them")
     if args.sentencepiece and (args.min_count or args.vocab_size):
         parser.error("--sentencepiece sets the vocabulary: it goes with neither --min-count nor --vocab-size")
+    return named
 
 
-def read_parts(args: argparse.Namespace) -> dict[str, list[Sentence]]:
-    """The sentences of each split, not yet tokenised."""
+def read_parts(args: argparse.Namespace, named: dict[str, list[Path]]) -> dict[str, list[Sentence]]:
+    """The sentences of each split, not yet tokenised; ``named`` are the files of those that have their own."""
 
     def read(paths: list[Path]) -> list[Sentence]:
         units = [unit for path in paths for unit in read_units(path, args.by)]
         return [Sentence(place, lower_case(text)) for place, text in units] if args.lower else units
 
-    if not args.files:
-        return {name: read(getattr(args, name)) for name in SPLITS if getattr(args, name)}
+    if named:
+        return {name: read(paths) for name, paths in named.items()}
     units = read(args.files)
     if args.dictionary and not args.valid_fraction and not args.test_fraction:
         return {"test": units}
@@ -199,9 +200,7 @@ def main() -> None:
     )
     add_arguments(parser)
     args = parser.parse_args()
-    check_arguments(parser, args)
-
-    parts = read_parts(args)
+    parts = read_parts(args, check_arguments(parser, args))
     tokenization = tokenization_of(args)
     with destination(args.dest) as folder:
         dictionary = read_dictionary(args.dictionary) if args.dictionary else None
