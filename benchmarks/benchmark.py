@@ -12,7 +12,7 @@ from benchmarks.layers import GATES, SHAPES, Figure, Shape, growth, product_rate
 from benchmarks.memory import memory
 from benchmarks.report import TITLES, plot, table
 from rnndrop_plugin.cli.arguments import positive, positive_number
-from rnndrop_plugin.files import atomic_write
+from rnndrop_plugin.files import write_text
 from rnndrop_plugin.ops import c_library
 from rnndrop_plugin.progress import progress_bar
 
@@ -128,7 +128,6 @@ def main() -> None:
             "figures": [figure._asdict() | {"shape": list(figure.shape)} for figure in figures],
             "end to end": [speed._asdict() for speed in speeds],
         }
-        with atomic_write(args.json) as new:
-            new.write_text(json.dumps(result, indent=1) + "\n")
+        write_text(args.json, json.dumps(result, indent=1) + "\n")
     if args.plot:
         plot(figures, args.plot)

@@ -29,7 +29,7 @@ sys.modules["fairseq"] = None  # takes seconds to import, and layers do without 
 
 from rnndrop_plugin import modules  # noqa: E402
 from rnndrop_plugin.cli.arguments import positive_number  # noqa: E402
-from rnndrop_plugin.files import atomic_write  # noqa: E402
+from rnndrop_plugin.files import write_text  # noqa: E402
 
 DEVICE = "cuda"
 RATE = 0.25
@@ -291,8 +291,7 @@ def main() -> None:
             figures.append(figure)
         if args.json:  # after each table, so that what was measured is there whenever the run is ended
             records = [figure._asdict() | {"case": figure.case._asdict()} for figure in figures]
-            with atomic_write(args.json) as new:
-                new.write_text(json.dumps(versions | {"rates": rates, "figures": records}, indent=1) + "\n")
+            write_text(args.json, json.dumps(versions | {"rates": rates, "figures": records}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from experiments import figure2, table1, table2, table3, table4, table5
 from experiments.experiment import all_of
-from experiments.runs import Runs, write_text
+from experiments.runs import Runs
 from rnndrop_plugin.cli.arguments import positive, positive_number
+from rnndrop_plugin.files import write_text
 
 TABLES = {
     "table1": table1.EXPERIMENT,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from experiments import origin
-from rnndrop_plugin.files import atomic_write
+from rnndrop_plugin.files import write_text
 from rnndrop_plugin.training_log import entries, epochs, seconds
 
 TRAIN = [sys.executable, "-m", "fairseq_cli.train"]
@@ -54,12 +54,6 @@ class Run(NamedTuple):
 
 class Interrupted(Exception):
     """The runs are to stop."""
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    with atomic_write(path) as new:
-        new.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> dict:

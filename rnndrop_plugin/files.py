@@ -23,3 +23,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         new.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with atomic_write(path) as new:
+        new.write_text(text, encoding="utf-8")
