@@ -12,6 +12,7 @@ import torch
 from fairseq.data import Dictionary
 from tqdm import tqdm
 
+from benchmarks.layers import median_ratio
 from rnndrop_plugin.progress import progress_bar
 from rnndrop_plugin.training_log import entries
 
@@ -158,8 +159,7 @@ def _operations(data: Path, size: int) -> int:
 
 
 def _speed(name: str, speeds: list[float], baselines: list[float], operations: int) -> Speed:
-    ratio = median(speed / baseline for speed, baseline in zip(speeds, baselines, strict=True))
-    return Speed(name, median(speeds), ratio, operations, speeds)
+    return Speed(name, median(speeds), median_ratio(speeds, baselines), operations, speeds)
 
 
 def _train(arguments: list[str], log: Path, environment: dict[str, str]) -> float:

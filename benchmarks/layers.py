@@ -18,6 +18,8 @@ RATE = 0.25
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 SHAPES = [(35, 32, 256, 256), (100, 32, 256, 1024), (15, 32, 256, 1024), (30, 32, 4, 256), (70, 64, 400, 1152)]
 ROWS = (1, 4, 17, 20, 33)  # few, and just above what fills vectors or tiles
+KINDS = {"LSTM": "update", "GRU": "update", "RNN": "hidden"}  # the dropout of a family where one stands for all
+TORCHS_FORM = {"LSTM": {}, "GRU": {"reset_after": True}, "RNN": {}}  # the options of a layer that equals torch.nn's
 
 
 class Shape(NamedTuple):
@@ -160,10 +162,9 @@ def training_layers(family: str, batch: int = 32) -> list[Layer]:
 
 def evaluation_layers(family: str) -> list[Layer]:
     """What is compared in evaluation. Inverted scaling drops and scales nothing then, expected scaling does."""
-    kind = "hidden" if family == "RNN" else "update"
     layers = [torchs(family)]
     for scaling in ("inverted", "expected"):
-        layer = ours(family, kind, training=False, scaling=scaling, **{"reset_after": True} if family == "GRU" else {})
+        layer = ours(family, KINDS[family], training=False, scaling=scaling, **TORCHS_FORM[family])
         layers.append(layer._replace(name=f"{layer.name}, {scaling} scaling"))
     return layers
 
@@ -228,7 +229,8 @@ def compare(
     return taken
 
 
-def ratios(times: list[float], baseline: list[float]) -> float:
+def median_ratio(times: list[float], baseline: list[float]) -> float:
+    """That of repetitions which took turns."""
     return median(x / y for x, y in zip(times, baseline, strict=True))
 
 
@@ -237,7 +239,7 @@ def timing(
 ) -> Figure:
     """The figure of a layer's repetitions, which took ``times`` seconds, beside those of ``baseline``."""
     share = operations(layer.family, shape, training) / rate / median(times)
-    ratio, milliseconds = ratios(times, baseline), [1000 * t for t in times]
+    ratio, milliseconds = median_ratio(times, baseline), [1000 * t for t in times]
     value = median(milliseconds)
     return Figure(section, shape, layer.family, layer.name, layer.backend, ratio, value, "ms", share, milliseconds)
 
@@ -268,9 +270,7 @@ def rows(families: list[str], shapes: list[Shape], seconds: float, rate: float, 
     """Few rows, in training and in evaluation with either scaling, at each shape's other sizes."""
     for shape in dict.fromkeys(shape._replace(batch=batch) for shape in shapes for batch in ROWS):
         for family in families:
-            kind = "hidden" if family == "RNN" else "update"
-            options = {"reset_after": True} if family == "GRU" else {}
-            training = [torchs(family), ours(family, kind, batch=shape.batch, **options)]
+            training = [torchs(family), ours(family, KINDS[family], batch=shape.batch, **TORCHS_FORM[family])]
             for in_training, layers in ((True, training), (False, evaluation_layers(family))):
                 mode = "training" if in_training else "evaluation"
                 layers = [layer._replace(name=f"{mode}: {layer.name}") for layer in layers]
@@ -281,8 +281,7 @@ def growth(families: list[str], shape: Shape, seconds: float, rate: float, progr
     """How the time of a training step grows when the time steps, the batch or the hidden size double."""
     figures = []
     for family in families:
-        kind = "hidden" if family == "RNN" else "update"
-        for layer in (torchs(family), ours(family, kind)):
+        for layer in (torchs(family), ours(family, KINDS[family])):
             grown = [shape._replace(**{size: 2 * getattr(shape, size)}) for size in ("time", "batch", "hidden")]
             taken = compare([layer] * 4, [shape, *grown], True, seconds, progress)
             for size, times in zip(grown, taken[1:], strict=True):

@@ -9,7 +9,7 @@ from statistics import median
 import torch
 from tqdm import tqdm
 
-from benchmarks.layers import Figure, Layer, Shape, make_step, ours, ratios, torchs
+from benchmarks.layers import Figure, Layer, Shape, make_step, median_ratio, ours, torchs
 from rnndrop_plugin.ops import Masks
 
 
@@ -70,7 +70,7 @@ def memory(families: list[str], shapes: list[Shape], progress: tqdm, repetitions
                     family,
                     layer.name,
                     layer.backend,
-                    ratios(sizes, used[0]),
+                    median_ratio(sizes, used[0]),
                     median(sizes),
                     "MiB",
                     None,
