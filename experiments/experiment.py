@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
@@ -70,6 +70,18 @@ def split_name(cell: str) -> tuple[str, str, str]:
     """The kind, the rate and the sampling of a cell's recurrent dropout, "none" and twice nothing without it."""
     parts = cell.removeprefix("forward").strip("-").split("-")
     return (parts[0], parts[1], parts[2]) if len(parts) == 3 else ("none", "", "")
+
+
+def halves(paper: dict[str, tuple]) -> Iterator[tuple[str, dict[str, tuple]]]:
+    """The two halves of a table, without and with forward dropout: the title and the paper's figures by cell."""
+    for forward, title in TITLES.items():
+        yield title, {cell: figures for cell, figures in paper.items() if cell.startswith("forward") == forward}
+
+
+def first_columns(cell: str) -> tuple[str, str, str]:
+    """A cell's recurrent dropout in a table: whose it is, the rate and the sampling."""
+    kind, rate, sampling = split_name(cell)
+    return WHOSE.get(kind, kind), rate, f"per {sampling}" if sampling else ""
 
 
 def dropout_flags(cell: str) -> list[str]:

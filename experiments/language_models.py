@@ -5,16 +5,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from experiments.experiment import (
-    TITLES,
-    WHOSE,
     check_data,
     common_flags,
     dropout_flags,
     files_of,
+    first_columns,
+    halves,
     header,
     of_cell,
     row,
-    split_name,
     spread,
 )
 from experiments.runs import Run
@@ -84,11 +83,10 @@ class LanguageModels(NamedTuple):
         heads = ["dropout", "rate", "sampling", "checkpoint"]
         heads += [f"{title}: {split}" for title in self.metrics.values() for split in SPLITS]
         heads += ["paper: valid / test", "ratio to it", "seeds"]
-        for forward, title in TITLES.items():
+        for title, paper in halves(self.paper):
             lines += [f"## {title}", "", *header(heads)]
-            for cell in self.paper:
-                if cell.startswith("forward") == forward:
-                    lines += self._rows(cell, of_cell(results, cell))
+            for cell in paper:
+                lines += self._rows(cell, of_cell(results, cell))
             lines.append("")
         heads = ["run", "epochs", "ended by", "updates", "minutes", "commit", "device"]
         lines += ["## Runs", "", *header(heads)]
@@ -108,8 +106,6 @@ class LanguageModels(NamedTuple):
 
     def _rows(self, cell: str, results: list[dict]) -> list[str]:
         """The rows of a cell: one for each checkpoint, or one of the paper's figures alone."""
-        kind, rate, sampling = split_name(cell)
-        start = [WHOSE.get(kind, kind), rate, f"per {sampling}" if sampling else ""]
         paper = [f"{figure:.{1 if self.level == 'word' else 3}f}" for figure in self.paper[cell]]
         lines = []
         for checkpoint, file in CHECKPOINTS.items() if results else [("", "")]:
@@ -125,5 +121,5 @@ class LanguageModels(NamedTuple):
                 if values
             ]
             end = [" / ".join(paper), " / ".join(ratios), str(len(results))]
-            lines.append(row([*start, checkpoint, *ours, *end]))
+            lines.append(row([*first_columns(cell), checkpoint, *ours, *end]))
         return lines

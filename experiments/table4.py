@@ -4,18 +4,17 @@ import argparse
 from pathlib import Path
 
 from experiments.experiment import (
-    TITLES,
-    WHOSE,
     Experiment,
     check_data,
     common_flags,
     dropout_flags,
     embedding_flags,
     files_of,
+    first_columns,
+    halves,
     header,
     of_cell,
     row,
-    split_name,
     spread,
 )
 from experiments.runs import Run
@@ -91,18 +90,15 @@ def markdown(results: dict[str, dict]) -> str:
         "",
     ]
     heads = ["dropout", "sampling", "rate", "valid: paper", "valid: ours", "test: paper", "test: ours", "seeds"]
-    for forward, title in TITLES.items():
+    for title, cells in halves(PAPER):
         lines += [f"## {title}", "", *header(heads)]
-        for cell, paper in PAPER.items():
-            if cell.startswith("forward") != forward:
-                continue
-            kind, rate, sampling = split_name(cell)
+        for cell, paper in cells.items():
+            kind, rate, sampling = first_columns(cell)
             ours = of_cell(results, cell)
             figures = []
             for split, value in zip(("valid", "test"), paper, strict=True):
                 figures += [f"{value:.2f}", spread([result["test"][split] for result in ours])]
-            names = [WHOSE.get(kind, kind), f"per {sampling}" if sampling else "", rate]
-            lines.append(row([*names, *figures, str(len(ours))]))
+            lines.append(row([kind, sampling, rate, *figures, str(len(ours))]))
         lines.append("")
     lines.append("The paper has word2vec's vectors, ours are those in the data folder.")
     return "\n".join(lines) + "\n"

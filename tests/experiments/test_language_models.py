@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from experiments import figure2, language_models, origin, reproduce, table2, table3
+from experiments import experiment, figure2, origin, reproduce, table2, table3
 from rnndrop_plugin.data.tokenization import Tokenization
 
 
@@ -165,8 +165,8 @@ def test_cells(table):
     assert len(names) == 2 * 13
     upper = names[:13]
     assert names[13:] == ["forward", *(f"forward-{name}" for name in upper[1:])]
-    assert len({language_models.split_name(name) for name in upper}) == 13
-    assert language_models.dropout_flags("none") == []
+    assert len({experiment.split_name(name) for name in upper}) == 13
+    assert experiment.dropout_flags("none") == []
 
 
 def test_bad_data(call, tmp_path, stream_data):
