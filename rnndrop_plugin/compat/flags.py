@@ -152,23 +152,25 @@ def add_defaults(cfg):
     check_flags(cfg)
 
 
+def warn_of_idle_flags(cfg) -> None:
+    """Say which flags have no effect, as --disable-validation leaves nothing to compare."""
+    if not cfg.dataset.disable_validation:
+        return
+    idle = [f"--{kind.replace('_', '-')} {name}" for kind, name in NEED_VALIDATIONS if cfg[kind]._name == name]
+    idle += ["--patience"] * (cfg.checkpoint.patience > 0)
+    if idle:
+        logger.warning(f"{', '.join(idle)} has no effect: --disable-validation leaves nothing to compare")
+
+
 def check_best_metric(trainer) -> None:
     """fairseq_cli/train.py, validate, ends with a KeyError, after an epoch, where --best-checkpoint-metric is none of
-    what a validation logs: the first batch of one tells what that is. Without validations some flags have no effect.
+    what a validation logs: the first batch of one tells what that is.
 
     Raises:
         InputError: there is no such metric, or the lowest F1 would be the best one.
     """
     dataset, metric = trainer.cfg.dataset, trainer.cfg.checkpoint.best_checkpoint_metric
-    if dataset.disable_validation:
-        idle = [
-            f"--{kind.replace('_', '-')} {name}" for kind, name in NEED_VALIDATIONS if trainer.cfg[kind]._name == name
-        ]
-        idle += ["--patience"] * (trainer.cfg.checkpoint.patience > 0)
-        if idle:
-            logger.warning(f"{', '.join(idle)} has no effect: --disable-validation leaves nothing to compare")
-        return
-    if metric == "loss":  # it is always logged
+    if dataset.disable_validation or metric == "loss":  # which is always logged
         return
     subset = "valid" if dataset.combine_valid_subsets else dataset.valid_subset.split(",")[0]
     batch = trainer.get_valid_iterator(subset).first_batch  # without its loader, which the validation will start

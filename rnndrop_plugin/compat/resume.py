@@ -52,6 +52,7 @@ def load_checkpoint(cfg, trainer, **kwargs):
             _skip_finished_run(cfg, trainer, epoch_itr)
         else:
             _begin_anew(trainer, source, epoch_itr)
+    flags.warn_of_idle_flags(trainer.cfg)
     flags.check_best_metric(trainer)
     return extra_state, epoch_itr
 
