@@ -5,9 +5,9 @@ from pathlib import Path
 
 from rnndrop_plugin.cli.arguments import positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
-from rnndrop_plugin.cli.splits import SPLITS, Counts, Sentence, describe_dictionary, text_sizes, write_splits
+from rnndrop_plugin.cli.splits import SPLITS, Counts, Sentence, describe_dictionary, write_splits
 from rnndrop_plugin.data.text import characters, find_file, read_lines
-from rnndrop_plugin.data.tokenization import Tokenization
+from rnndrop_plugin.data.tokenization import Tokenization, text_sizes
 
 # (sentences, tokens with one </s> a sentence) of Mikolov's preprocessed Penn Treebank
 PUBLISHED = {

@@ -10,19 +10,9 @@ import sentencepiece
 
 from rnndrop_plugin.cli.arguments import SHARE, add_split_arguments, check_split_arguments, language, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
-from rnndrop_plugin.cli.splits import (
-    SPECIAL,
-    SPLITS,
-    UNK,
-    Sentence,
-    describe_dictionary,
-    dictionary_folder,
-    read_dictionary,
-    text_sizes,
-    write_splits,
-)
+from rnndrop_plugin.cli.splits import SPECIAL, SPLITS, UNK, Sentence, describe_dictionary, write_splits
 from rnndrop_plugin.data.text import lower_case, read_lines
-from rnndrop_plugin.data.tokenization import Tokenization
+from rnndrop_plugin.data.tokenization import Tokenization, text_sizes
 from rnndrop_plugin.progress import progress_bar
 
 MODEL = "sentencepiece.model"
@@ -172,6 +162,15 @@ def read_parts(args: argparse.Namespace, named: dict[str, list[Path]]) -> dict[s
     return split(units, args.valid_fraction or SHARE, args.test_fraction or SHARE)
 
 
+def dictionary_folder(path: Path) -> Path:
+    """The data folder that ``path`` is, or whose dict.txt it is; ValueError if it is neither."""
+    if path.name == "dict.txt":
+        return path.parent
+    if path.is_dir():
+        return path
+    raise ValueError(f"{path}: neither a data folder nor a file dict.txt")
+
+
 def tokenization_of(args: argparse.Namespace) -> Tokenization:
     """How the text is to be cut: as the flags say, or the folder of --dictionary."""
     folder = dictionary_folder(args.dictionary) if args.dictionary else None
@@ -203,7 +202,11 @@ def main() -> None:
     parts = read_parts(args, check_arguments(parser, args))
     tokenization = tokenization_of(args)
     with destination(args.dest) as folder:
-        dictionary = read_dictionary(args.dictionary) if args.dictionary else None
+        dictionary = None
+        if args.dictionary:
+            from rnndrop_plugin.data.indexed import load_dictionary  # fairseq takes seconds to import
+
+            dictionary = load_dictionary(str(dictionary_folder(args.dictionary)))
         pieces: list[str] = []
         known: set[str] = set()
         if tokenization.bpe:

@@ -1,7 +1,7 @@
 """Writing prepared text in the form of fairseq-preprocess."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -46,35 +46,6 @@ class Counts(NamedTuple):
 def describe_dictionary(folder: Path, entries: int) -> str:
     """The line by which a command ends: the size of the dictionary that it has written."""
     return f"{folder}: dictionary of {entries:,} entries, <s>, <pad>, </s> and {UNK} among them"
-
-
-def text_sizes(texts: Iterable[str]) -> dict[str, int]:
-    """What tokenizer.json has of a split: its sentences, their words between blanks and their characters."""
-    sizes = {"sentences": 0, "words": 0, "characters": 0}
-    for text in texts:
-        for name, number in zip(sizes, (1, len(text.split()), len(text)), strict=True):
-            sizes[name] += number
-    return sizes
-
-
-def dictionary_folder(path: Path) -> Path:
-    """The data folder that ``path`` is, or whose dict.txt it is; ValueError if it is neither."""
-    if path.name == "dict.txt":
-        return path.parent
-    if path.is_dir():
-        return path
-    raise ValueError(f"{path}: neither a data folder nor a file dict.txt")
-
-
-def read_dictionary(path: Path) -> "Dictionary":
-    """The dictionary of a data folder, or of a file.
-
-    Raises:
-        ValueError: it is missing or cannot be read.
-    """
-    from rnndrop_plugin.data.indexed import load_dictionary
-
-    return load_dictionary(str(dictionary_folder(path)))
 
 
 def write_splits(

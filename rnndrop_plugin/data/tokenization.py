@@ -6,12 +6,14 @@ the data (scoring, sampling, tagging) cuts the text in the same way.
 
 import functools
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from rnndrop_plugin.data.text import characters, lower_case, normalize
 
 FILE = "tokenizer.json"
+SIZES = ("sentences", "words", "characters")  # of a split, before it was cut
 TOKENIZERS = ("moses", "tweets", "characters", None)  # None: at blanks
 LONGEST_MESSAGE = 10_000  # characters: no tweet is longer, and the tokenizer of tweets gives up on some texts that are
 
@@ -30,8 +32,7 @@ class Tokenization:
         model: the file of that model in the data folder.
         zero_digits: whether a model reads each digit of a word as 0, see :func:`rnndrop_plugin.data.text.zero_digits`;
             the tokens keep theirs.
-        splits: what each split had before it was cut, ``{"train": {"sentences", "words", "characters"}, ...}``: its
-            sentences, its words between blanks and its characters, ends of lines not counted.
+        splits: what each split had before it was cut, see :func:`text_sizes`.
     """
 
     tokenizer: str | None = None
@@ -114,12 +115,22 @@ def check_length(place: str, text: str) -> None:
         raise ValueError(f"{place}: a text of {len(text):,} characters, expected at most {LONGEST_MESSAGE:,}")
 
 
+def text_sizes(texts: Iterable[str]) -> dict[str, int]:
+    """What tokenizer.json has of a split: its sentences, their words between blanks and their characters, ends of lines
+    not counted."""
+    sizes = dict.fromkeys(SIZES, 0)
+    for text in texts:
+        for name, number in zip(SIZES, (1, len(text.split()), len(text)), strict=True):
+            sizes[name] += number
+    return sizes
+
+
 def _are_sizes(splits: object) -> bool:
     """Whether ``splits`` is what :class:`Tokenization` has for them."""
     sizes = list(splits.values()) if isinstance(splits, dict) else [None]
     return all(
         isinstance(split, dict)
-        and split.keys() == {"sentences", "words", "characters"}
+        and split.keys() == set(SIZES)
         and all(type(size) is int and size >= 0 for size in split.values())
         for split in sizes
     )
