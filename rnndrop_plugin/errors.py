@@ -17,6 +17,11 @@ class InputError(_OneLine, ValueError):
     """
 
 
+def flag_of(setting: str) -> str:
+    """The flag that sets a field of a configuration: ``--update-dropout`` of ``update_dropout``."""
+    return f"--{setting.replace('_', '-')}"
+
+
 def traceback_is_wanted() -> bool:
     """Whether the environment asks for the traceback of an error that is said in one line (RNNDROP_TRACEBACK=1)."""
     return os.environ.get(TRACEBACK, "") not in ("", "0")

@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rnndrop_plugin.compat import help, versions
 from rnndrop_plugin.compat.errors import end
-from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.errors import InputError, flag_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def parse_args_and_arch(parser, input_args=None, *args, **kwargs):
             parser.set_defaults(task=task)
         task = parser.parse_known_args(input_args)[0].task
         if missing := find_missing_setting(given.arch, task):
-            end(f"--arch {given.arch} does not fit --task {task}, which has no --{missing.replace('_', '-')}")
+            end(f"--arch {given.arch} does not fit --task {task}, which has no {flag_of(missing)}")
     elif given.task is None:
         end("give the task that the model was trained for by --task")
     elif given.path is None:
@@ -156,7 +156,7 @@ def warn_of_idle_flags(cfg) -> None:
     """Say which flags have no effect, as --disable-validation leaves nothing to compare."""
     if not cfg.dataset.disable_validation:
         return
-    idle = [f"--{kind.replace('_', '-')} {name}" for kind, name in NEED_VALIDATIONS if cfg[kind]._name == name]
+    idle = [f"{flag_of(kind)} {name}" for kind, name in NEED_VALIDATIONS if cfg[kind]._name == name]
     idle += ["--patience"] * (cfg.checkpoint.patience > 0)
     if idle:
         logger.warning(f"{', '.join(idle)} has no effect: --disable-validation leaves nothing to compare")

@@ -11,7 +11,7 @@ from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.file_io import PathManager
 
 from rnndrop_plugin.compat.checkpoint_files import DamagedCheckpoint
-from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.errors import InputError, flag_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def find_source(cfg, suffix: str) -> Source:
         InputError: it is missing, or the flags do not say which one it is.
     """
     if cfg.finetune_from_model is not None:
-        others = [f"--{name.replace('_', '-')}" for name in RESETS if cfg[name]]
+        others = [flag_of(name) for name in RESETS if cfg[name]]
         others += ["--restore-file"] * (cfg.restore_file != LAST)
         others += ["--continue-once"] * (cfg.continue_once is not None)
         if others:

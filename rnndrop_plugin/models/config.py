@@ -19,7 +19,7 @@ from torch import nn
 
 from rnndrop_plugin import modules
 from rnndrop_plugin.data.vectors import read_vectors
-from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.errors import InputError, flag_of
 from rnndrop_plugin.ops import BACKENDS, NONLINEARITIES, SAMPLINGS, SCALINGS, choose_backend
 from rnndrop_plugin.ops.checks import ArgumentError, check_rate
 
@@ -171,13 +171,9 @@ def name_flags(**flags: str) -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
-        raise InputError(f"{_flag(flags.get(error.argument, error.argument))} {error.problem}") from error
+        raise InputError(f"{flag_of(flags.get(error.argument, error.argument))} {error.problem}") from error
     except ValueError as error:
         raise InputError(str(error)) from error
-
-
-def _flag(field_name: str) -> str:
-    return f"--{field_name.replace('_', '-')}"
 
 
 def build_recurrent(
@@ -231,7 +227,7 @@ def check_sizes(cfg: RecurrentConfig, *names: str) -> None:
     """Raise InputError unless the fields ``names`` of ``cfg`` are at least 1."""
     for name in names:
         if getattr(cfg, name) < 1:
-            raise InputError(f"{_flag(name)} must be at least 1, got {getattr(cfg, name)}")
+            raise InputError(f"{flag_of(name)} must be at least 1, got {getattr(cfg, name)}")
 
 
 @torch.no_grad()
