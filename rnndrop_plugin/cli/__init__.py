@@ -1,1 +1,1 @@
-"""The commands: one a file, each with a ``main``."""
+"""The commands, one a file with a ``main``, and what several of them share."""

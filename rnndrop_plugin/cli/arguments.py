@@ -1,6 +1,7 @@
 """Types of command-line arguments, and the flags that several commands share."""
 
 import argparse
+import math
 from pathlib import Path
 
 from rnndrop_plugin.cli.splits import SPLITS
@@ -15,15 +16,26 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def positive_number(text: str) -> float:
+    """An argparse type: a number above 0."""
+    if not 0 < _number(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return float(text)
+
+
 def fraction(text: str) -> float:
     """An argparse type: a number between 0 and 1."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1:
+    if not 0 < _number(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
-    return number
+    return float(text)
+
+
+def _number(text: str) -> float:
+    """The number that ``text`` is, NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def language(code: str) -> str:
@@ -81,17 +93,6 @@ def add_column_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="encoding of the files, such as latin-1 for those of CoNLL-2002 (default: %(default)s)",
     )
-
-
-def positive_number(text: str) -> float:
-    """An argparse type: a number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
 
 
 def add_split_arguments(parser: argparse.ArgumentParser, files: str, note: str) -> None:
