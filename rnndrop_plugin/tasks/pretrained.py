@@ -227,6 +227,7 @@ class PretrainedClassifier(Pretrained):
             ValueError: a batch size below 1.
         """
         words = self.words_of_all(texts)
-        softmax = lambda logits, _: logits.float().softmax(dim=1)  # noqa: E731
-        rows = prediction.predict(self.task, self.model, words, batch_size, softmax)
+        rows = prediction.predict(
+            self.task, self.model, words, batch_size, decode=lambda logits, _: logits.float().softmax(dim=1)
+        )
         return [dict(zip(self.task.classes, row, strict=False)) for row in rows]  # not strict: a text without words
