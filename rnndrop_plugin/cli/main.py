@@ -14,10 +14,13 @@ class Command(NamedTuple):
     Attributes:
         module: below ``rnndrop_plugin.cli``; its ``main`` reads ``sys.argv``.
         summary: what it does, for the list of commands.
+        is_fairseqs: whether it runs a command of fairseq's, which says itself what is wrong with its input, and has
+            tracebacks for the rest.
     """
 
     module: str
     summary: str
+    is_fairseqs: bool = False
 
 
 COMMANDS = {
@@ -27,9 +30,9 @@ COMMANDS = {
     "prepare labelled": Command("prepare_labelled", "texts with any labels, label<TAB>text, for classifiers"),
     "prepare semeval": Command("prepare_semeval", "SemEval's messages and weakly labelled tweets, for classifiers"),
     "prepare temporal-order": Command("prepare_temporal_order", "the paper's Temporal Order task, for classifiers"),
-    "train": Command("fairseq_train", "fairseq-train with this plugin"),
+    "train": Command("fairseq_train", "fairseq-train with this plugin", is_fairseqs=True),
     "train-cpu": Command("train_cpu", "the same in several processes, on a machine without a GPU"),
-    "eval": Command("fairseq_eval", "fairseq's evaluation of a checkpoint, by the checkpoint's task"),
+    "eval": Command("fairseq_eval", "fairseq's evaluation of a checkpoint, by the checkpoint's task", is_fairseqs=True),
     "tag": Command("tag", "tag the words of texts by a trained tagger"),
     "classify": Command("classify", "classify texts by a trained classifier"),
     "plot": Command("plot", "plot the training curves of fairseq-train's logs"),
@@ -54,8 +57,7 @@ def main() -> None:
         if len(words) >= length and name in COMMANDS:
             sys.argv = [f"rnndrop {name}", *words[length:]]
             command = importlib.import_module(f"rnndrop_plugin.cli.{COMMANDS[name].module}").main
-            # a training is fairseq's: it says itself what is wrong with its input, and has tracebacks for the rest
-            return command() if name in ("train", "eval") else run(command)
+            return command() if COMMANDS[name].is_fairseqs else run(command)
     if words[:1] == ["--version"]:
         return print(f"rnndrop {version('rnndrop-plugin')}")
     group = words.pop(0) if words and any(name.startswith(f"{words[0]} ") for name in COMMANDS) else ""
