@@ -1,4 +1,4 @@
-"""Writing labelled texts: their words, the words' capitalisation and the labels."""
+"""Writing labelled texts: their words, the words' capitalisation and the labels; choosing the words of any texts."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -9,22 +9,26 @@ from rnndrop_plugin.cli.splits import SPECIAL, UNK, Counts, Sentence, write_spli
 from rnndrop_plugin.data.capitalisation import CAPITALISATIONS, capitalisation
 
 
-class Labelled(Protocol):
+class Text(Protocol):
+    """A text; ``words`` are its words."""
+
+    words: list[str]
+
+
+class Labelled(Text, Protocol):
     """A text and its label.
 
     Attributes:
         place: where it stands, for error messages: file and line.
         label: what it is.
-        words: its words.
     """
 
     place: str
     label: str
-    words: list[str]
 
 
 def prepare_words(
-    folder: Path, source: str | None, training: Sequence[Labelled], evaluation: Sequence[Labelled], min_count: int
+    folder: Path, source: str | None, training: Sequence[Text], evaluation: Sequence[Text], min_count: int
 ) -> tuple[set[str], list[str]]:
     """Choose the dictionary's words, and write the vectors that ``source``, of --vectors, has of them to vectors.txt.
 
@@ -45,7 +49,7 @@ def prepare_words(
 
 
 def choose_words(
-    training: Sequence[Labelled], evaluation: Sequence[Labelled], with_vector: Collection[str], min_count: int
+    training: Sequence[Text], evaluation: Sequence[Text], with_vector: Collection[str], min_count: int
 ) -> set[str]:
     """The dictionary's words: those with a vector, and those that occur ``min_count`` times in training."""
     counts = Counter(word for text in training for word in text.words)
