@@ -228,6 +228,6 @@ class PretrainedClassifier(Pretrained):
         """
         words = self.words_of_all(texts)
         rows = prediction.predict(
-            self.task, self.model, words, batch_size, decode=lambda logits, _: logits.float().softmax(dim=1)
+            self.task, self.model, words, batch_size, lambda logits, _: logits.float().softmax(dim=1)
         )
         return [dict(zip(self.task.classes, row, strict=False)) for row in rows]  # not strict: a text without words
