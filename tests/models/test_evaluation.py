@@ -83,6 +83,17 @@ def test_the_chosen_temperature_is_the_one_of_least_loss(model, batches, decoder
     assert len(set(losses.values())) == len(TEMPERATURES) == 21
 
 
+def test_the_temperature_is_chosen_without_dropout_and_padding(model, batches):
+    parts = []
+    for batch in batches:  # whose targets are the likeliest words
+        tokens = batch["net_input"]["src_tokens"]
+        padded = torch.nn.functional.pad(tokens, (0, 9), value=DICTIONARY.pad())
+        target = torch.nn.functional.pad(model(tokens)[0].argmax(2), (0, 9), value=DICTIONARY.pad())
+        parts.append({"net_input": {"src_tokens": padded}, "target": target})
+    model.decoder.dropout_out.rate = 0.9
+    assert choose_temperature(model.train(), parts) == min(TEMPERATURES)
+
+
 # Neural cache
 
 
@@ -190,6 +201,27 @@ def test_squares_are_means_over_the_batches(model, batches, decoder):
         gradients.append([p.grad.clone() for p in trained_parameters(model)])
     for square, values in zip(squares, zip(*gradients, strict=True), strict=True):
         torch.testing.assert_close(square, torch.stack(values).square().mean(0), rtol=1e-4, atol=1e-8)
+
+
+def test_squares_are_those_of_the_trained_parameters_without_dropout(model, batches):
+    expected = mean_square_gradients(model, batches)
+    model.decoder.dropout_out.rate = 0.9
+    frozen = model.decoder.rnn.bias_hh_l0.requires_grad_(False)
+    names = [name for name, parameter in model.named_parameters() if parameter is not frozen]
+    squares = dict(zip(names, mean_square_gradients(model.train(), batches), strict=True))
+    all_names = [name for name, _ in model.named_parameters()]
+    for name, square in zip(all_names, expected, strict=True):
+        assert name not in squares and name.endswith("bias_hh_l0") or torch.equal(squares[name], square)
+
+
+def test_padding_is_no_token_of_the_gradients_mean(model):
+    windows = ContiguousWindows(torch.randint(4, len(DICTIONARY), (7,)), DICTIONARY, rows=2, steps=4)
+    (square,) = mean_square_gradients(model, [windows[0]])[-1:]
+    model.zero_grad()
+    log_probs = model.decoder.get_normalized_probs(model(**windows[0]["net_input"]), log_probs=True)
+    target = windows[0]["target"].flatten()
+    torch.nn.functional.nll_loss(log_probs.flatten(0, 1), target, ignore_index=DICTIONARY.pad()).backward()
+    torch.testing.assert_close(square, trained_parameters(model)[-1].grad.square(), rtol=1e-4, atol=1e-8)
 
 
 # Flags

@@ -100,9 +100,10 @@ def test_a_sequence_is_read_the_same_in_any_batch(tagging_data, kind, cell, nonl
         torch.testing.assert_close(together[i, :length] if kind == "tagger" else together[i], expected)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("cell", CELLS)
-def test_the_label_is_read_from_the_last_step(tagging_data, cell):
-    model = build("classifier", tagging_data, cell)
+def test_the_label_is_read_from_the_last_step(tagging_data, cell, layers):
+    model = build("classifier", tagging_data, cell, decoder_layers=layers)
     inputs = batch([5, 2])
     logits = model(**inputs)
     for i, length in enumerate([5, 2]):
@@ -254,8 +255,19 @@ def test_parameters_of_another_model_are_refused(tagging_data):
 PRESETS = {
     "tagger_conll2003": {"context": "conv", "decoder_hidden_size": 1024, "recurrent_nonlinearity": "relu"},
     "tagger_conll2003_concat": {"context": "concat", "decoder_hidden_size": 1024, "recurrent_nonlinearity": "relu"},
-    "classifier_temporal_order": {"decoder_hidden_size": 256, "decoder_embed_dim": 4, "decoder_freeze_embed": True},
-    "classifier_semeval": {"decoder_hidden_size": 500, "recurrent_nonlinearity": "relu"},
+    "classifier_temporal_order": {
+        "decoder_hidden_size": 256,
+        "decoder_embed_dim": 4,
+        "decoder_freeze_embed": True,
+        "init_range": 0.2,
+    },
+    "classifier_semeval": {
+        "decoder_hidden_size": 500,
+        "decoder_dropout_in": 0.2,
+        "decoder_dropout_out": 0.5,
+        "recurrent_nonlinearity": "relu",
+        "init_range": 0.05,
+    },
 }
 
 

@@ -154,6 +154,12 @@ def test_wrong_arguments():
         RNNCell(INPUT, HIDDEN, True, "elu")
 
 
+def test_the_backend_of_a_cell_is_the_one_that_is_asked_for():
+    cell = LSTMCell(INPUT, HIDDEN, hidden_dropout=0.5, backend="vendor")
+    with pytest.raises(ValueError, match="'vendor' cannot run this recurrence"):
+        cell(torch.randn(2, INPUT))
+
+
 def test_a_step_alone_cannot_sample_per_sequence():
     cell = GRUCell(INPUT, HIDDEN, hidden_dropout=0.5, hidden_sampling="sequence")
     with pytest.raises(ValueError, match=r"hidden dropout is sampled per sequence.*draw_masks\(time, batch\)"):

@@ -64,6 +64,11 @@ def test_a_rate_of_one_is_refused(build):
         build(1.0)
 
 
+def test_without_steps_each_sequence_has_a_mask():
+    y = modules.Dropout(0.25, "sequence")(torch.ones(4, 500))
+    assert set(y.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()} and not torch.equal(y[0], y[1])
+
+
 @pytest.mark.parametrize("shape", [(4,), (4, 4, 6, 6)])
 def test_one_mask_a_sequence_needs_sequences(shape):
     with pytest.raises(ValueError, match=r"needs \(batch, time, features\) or \(batch, features\), got"):

@@ -311,6 +311,11 @@ BAD_CALLS = {
     "masks-none": (LSTM, (X, None, []), "masks must be 1 Masks, one for each layer and direction, got none"),
     "masks-number": (GRU, (X, None, [Masks()] * 2), "masks must be 1 Masks, .*, got Masks, Masks"),
     "masks-type": (RNN, (X, None, Masks()), "masks must be 1 Masks, .*, got Mask, Mask, Mask"),
+    "masks-packed": (
+        LSTM,
+        (pack_sequence([X[:, 0], X[:2, 0]][::-1], enforce_sorted=False), None, [Masks(Mask(torch.ones(3, 5) > 0))]),
+        r"the update mask must be \(2, 5\) or \(4, 2, 5\), got \(3, 5\)",
+    ),
     "masks-shape": (
         LSTM,
         (X, None, [Masks(cell=Mask(torch.ones(4, 5, dtype=torch.bool)))]),

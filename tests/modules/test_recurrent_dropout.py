@@ -112,6 +112,8 @@ def test_kinds_are_sampled_on_their_own(drawn):
     assert [tuple(mask.keep.shape) for mask in drawn[0]] == [(4, 2, 5), (2, 5), (2, 5)]
     LSTM(3, 5, hidden_sampling="sequence", cell_sampling="sequence", **rates)(torch.randn(4, 2, 3))
     assert [tuple(mask.keep.shape) for mask in drawn[1]] == [(4, 2, 5), (2, 5), (2, 5)]
+    LSTM(3, 5, hidden_sampling="sequence", **rates)(torch.randn(4, 2, 3))
+    assert [tuple(mask.keep.shape) for mask in drawn[2]] == [(4, 2, 5), (2, 5), (4, 2, 5)]
 
 
 @pytest.mark.parametrize(("module", "options", "kind"), CASES)

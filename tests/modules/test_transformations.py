@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pack_sequence
 from torch.utils.checkpoint import checkpoint
 
 from rnndrop_plugin.modules import CRF, GRU, LSTM, RNN, Dropout, LSTMCell
-from rnndrop_plugin.ops import Mask, Masks, Weights, c_library, recurrence
+from rnndrop_plugin.ops import Mask, Masks, Weights, c_library, draw_mask, recurrence
 
 TIME, BATCH, INPUT, HIDDEN = 4, 3, 2, 5
 COMPILED = c_library.unavailable() is None
@@ -99,6 +99,15 @@ def test_hessian(module, function, x):
 def test_vmap(module, function):
     xs = torch.randn(3, TIME, BATCH, INPUT)
     torch.testing.assert_close(torch.func.vmap(function)(xs), torch.stack([function(x) for x in xs]))
+
+
+def test_the_rate_is_the_same_under_vmap():
+    def draw(x):
+        return draw_mask(0.1, 5, 20, 50).keep & (x > 0)
+
+    for randomness in ("same", "different"):
+        keep = torch.func.vmap(draw, randomness=randomness)(torch.ones(2, 1))
+        assert keep.float().mean() == pytest.approx(0.9, abs=0.02)
 
 
 def test_vmap_draws_masks_as_it_is_told(x):

@@ -69,6 +69,7 @@ BAD = {
         {"masks": Masks(cell=Mask(KEEP[:, :3]))},
         r"the cell mask must be \(2, 8\) or \(5, 2, 8\), got \(2, 3\)",
     ),
+    "mask-steps": ({"masks": Masks(Mask(KEEP.expand(TIME - 1, BATCH, HIDDEN)))}, r"got \(4, 2, 8\)"),
     "mask-list": ({"masks": Masks(cell=Mask([[1]]))}, "the cell mask must be a tensor, got list"),
     "mask-bare": ({"masks": Masks(KEEP)}, "the update mask must be a Mask, got Tensor"),
     "masks-tuple": ({"masks": (Mask(KEEP),) * 3}, "masks must be Masks, got tuple"),
