@@ -62,6 +62,13 @@ def test_what_others_wrote_stays(prepare, tmp_path, foreign):
     assert [path.name for path in tmp_path.iterdir()] == ["dest"]
 
 
+def test_what_comes_while_a_command_runs_stays(prepare, tmp_path):
+    prepare()
+    with pytest.raises(ValueError, match=r"did not write \(mine.txt\)"), destination(tmp_path / "dest"):
+        (tmp_path / "dest" / "mine.txt").write_text("mine")
+    assert contents(tmp_path / "dest") == sorted([*WHOLE, "mine.txt"])
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_command_leaves_what_was_there(prepare, tmp_path, stop):
     prepare()

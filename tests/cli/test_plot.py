@@ -26,6 +26,11 @@ def test_curves(log):
     assert plot.curve(log, "ppl", ("valid_",)) == ([20, 40], [250.5, 150])
 
 
+def test_a_curve_is_in_the_order_of_its_updates(log):
+    log.write_text(log.read_text() + "\n" + json.dumps({"epoch": 2, "ppl": "9", "num_updates": "25"}))
+    assert plot.curve(log, "ppl", ("",)) == ([10, 20, 25, 30], [390, 380, 9, 7])
+
+
 def test_picture(call, log, tmp_path):
     """What is drawn, read from the picture's text: a curve of each log, the axes' names."""
     args = log, log, "--labels", "none", "update 0.25", "--title", "PTB", "--max", "300"

@@ -37,6 +37,12 @@ def test_lines(prepare, tmp_path, read_split):
     assert "valid: 4 sentences, 52 tokens, 8 of them <unk> (8 replaced)" in out
 
 
+def test_shares_are_rounded(prepare, tmp_path, read_split):
+    shares = "--valid-fraction", "0.13", "--test-fraction", "0.09"
+    assert prepare("\n".join(LINES), *shares)[0] == 0
+    assert [len(part) for part in sentences(read_split, tmp_path / "dest").values()] == [15, 3, 2]
+
+
 def test_paragraphs(prepare, tmp_path, read_split):
     text = "\none two\nthree  four five \n\n \nsix seven\n\n\n\nfive\n  six\n\nseven\n"
     args = "--by", "paragraph", "--valid-fraction", "0.25", "--test-fraction", "0.25", "--min-count", "1"
@@ -67,6 +73,8 @@ def test_lower_and_vocabulary(prepare, tmp_path, read_split):
     assert prepare(text, "--lower", "--vocab-size", "2")[0] == 0
     assert (tmp_path / "dest" / "dict.txt").read_text() == "a 16\nthe 16\n"
     assert read_split(tmp_path / "dest", "train")[0] == ["the", "the", "a", "a", "<unk>", "</s>"]
+    assert prepare(text, "--lower", "--vocab-size", "2", "--min-count", "1")[0] == 0
+    assert read_split(tmp_path / "dest", "test")[-1] == ["<unk>", "</s>"]  # the size is a cut-off, too
     assert prepare(text, "--min-count", "9")[0] == 0
     assert (tmp_path / "dest" / "dict.txt").read_text() == ""
 
@@ -211,6 +219,8 @@ def test_the_file_of_a_dictionary_stands_for_its_folder(prepare, call, tmp_path,
         (("{text}", "--train", "{text}"), "give either FILE"),
         (("--valid", "{text}"), "--train is needed to make a dictionary"),
         (("--train", "{text}", "--test-fraction", "0.2"), "go with FILE, which is split"),
+        (("{text}", "--test-fraction", "0"), "'0' is not a number between 0 and 1"),
+        (("{text}", "--valid-fraction", "half"), "'half' is not a number between 0 and 1"),
         (("{text}", "--dictionary", "{text}", "--vocab-size", "9"), "--dictionary sets the vocabulary"),
         (("{text}", "--dictionary", "{text}"), "text.txt: neither a data folder nor a file dict.txt"),
         (("{text}", "--dictionary", "absent/dict.txt"), "absent/dict.txt: no such file"),

@@ -106,6 +106,21 @@ def test_entities_are_counted_in_evaluation_alone():
     assert "counts" in criterion()(model.eval(), sample(gold, lengths))[2]
 
 
+def test_the_tags_of_an_evaluation_are_those_that_the_model_decodes():
+    gold, lengths = indices("B-PER I-PER"), torch.tensor([2])
+    model = Model(torch.zeros(1, 2, len(TAGS)))  # the largest logit is that of O
+    model.decode = lambda logits, lengths: gold
+    assert criterion()(model.eval(), sample(gold, lengths))[2]["correct"] == 2
+    assert criterion()(model.train(), sample(gold, lengths))[2]["correct"] == 0
+
+
+def test_spans_without_a_type_have_one_score():
+    one = criterion(tags=["O", "B", "I"])
+    with metrics.aggregate(new_root=True) as aggregate:
+        one.log_scores([{"counts": torch.tensor([[1, 2, 2]])}])
+    assert aggregate.get_smoothed_values() == {"precision": 50, "recall": 50, "f1": 50}
+
+
 def test_tags_that_mark_no_spans_are_scored_as_classes_are():
     """With parts of speech and the like: the mean F1 of the tags, those of scikit-learn's default."""
     tags = ["NOUN", "VERB", "DET", "X"]  # X is neither there nor predicted

@@ -26,6 +26,7 @@ from rnndrop_plugin.data.spans import SpanTags
         ("B-PER I-PER L-PER U-PER B-PER L-PER", {("PER", 0, 2), ("PER", 3, 3), ("PER", 4, 5)}),
         ("O S-PER S-PER", {("PER", 1, 1), ("PER", 2, 2)}),  # every one of a single word
         ("U_PER O U_LOC", {("PER", 0, 0), ("LOC", 2, 2)}),
+        ("B M E W E", {("", 0, 2), ("", 3, 3), ("", 4, 4)}),  # E after a word of its own begins one
         ("B M E S B E", {("", 0, 2), ("", 3, 3), ("", 4, 5)}),  # Chinese words
     ],
 )

@@ -3,6 +3,7 @@ import torch
 from fairseq.data import Dictionary
 
 from rnndrop_plugin.data.stream import ContiguousWindows, TokenStream, WindowIterator, draw_window_lengths
+from rnndrop_plugin.data.units import Units
 from rnndrop_plugin.errors import InputError
 
 DICTIONARY = Dictionary()
@@ -53,6 +54,12 @@ def test_a_window_counts_what_it_holds(num_shards):
             assert item["target"].size(1) == (5 if i < 3 else 1)
             counts.append(item["ntokens"])
     assert sum(counts) == 61
+
+
+def test_windows_share_the_words_and_characters_of_the_whole_text():
+    windows = ContiguousWindows(stream(61), DICTIONARY, 4, 5, units=Units(20, 100))
+    assert sum(windows[i]["words"] for i in range(len(windows))) == pytest.approx(20)
+    assert sum(windows[i]["characters"] for i in range(len(windows))) == pytest.approx(100)
 
 
 def test_rows_are_numbered_over_all_shards():
@@ -148,15 +155,16 @@ def test_lengths_of_windows_are_distributed_as_in_the_paper():
     assert min(draw_window_lengths(10_000, 2, seed=1, epoch=1)[:-1]) == 2
 
 
-@pytest.mark.parametrize("epochs", [0, 1])
-def test_an_interrupted_epoch_of_varying_windows_goes_on_with_the_same_windows(epochs):
-    batches, whole = varying_iterator(), varying_iterator()
+@pytest.mark.parametrize(("epochs", "seed"), [(0, 3), (1, 3), (1, 1)])  # with seed 1 the epochs differ in length
+def test_an_interrupted_epoch_of_varying_windows_goes_on_with_the_same_windows(epochs, seed):
+    batches, whole = varying_iterator(seed), varying_iterator(seed)
     for _ in range(epochs):
         read_epoch(batches), read_epoch(whole)
     epoch = batches.next_epoch_itr()
     for _ in range(7):
         next(epoch)
-    resumed = varying_iterator()
+    resumed = varying_iterator(seed)
+    assert len(resumed) == len(draw_window_lengths(1000, 20, seed, epoch=1))
     resumed.load_state_dict(batches.state_dict())
     expected = read_epoch(whole)[7:]
     rest = read_epoch(resumed)

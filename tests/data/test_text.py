@@ -70,6 +70,7 @@ def test_normalisation(text, expected):
 def test_an_invisible_token_stays_where_asked(lines):
     content = "\u200b O\ncat\u200b O\n\ufeffdog\u200b\u200b O\n"
     assert lines(content.encode(), keep_lone=True) == ["\u200b O", "cat O", "dog O"]
+    assert lines("\ufeff\ncat O\n".encode(), keep_lone=True) == ["", "cat O"]  # a file's mark is no token
 
 
 @given(st.text(), st.booleans())

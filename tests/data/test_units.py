@@ -43,5 +43,6 @@ def test_pieces_of_sentencepiece_itself(tmp_path):
     assert units_of_pieces(*read(sentences)) == expected(lines)
 
 
-def test_words_are_no_pieces():
-    assert units_of_pieces(*read([line.split() for line in TEXT])) is None
+@pytest.mark.parametrize("text", [TEXT, [*TEXT, "a @@ b"]])
+def test_words_are_no_pieces(text):
+    assert units_of_pieces(*read([line.split() for line in text])) is None

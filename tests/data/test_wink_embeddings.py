@@ -60,6 +60,8 @@ def test_numerals(archive):
     vectors = lookup(str(archive()), ["3", "100", "1996", "-3.5", "10%", ".5", "1996-08-22", "f-15", "3rd", "."])
     assert list(vectors) == ["3", "100", "1996", "-3.5", "10%", ".5", "1996-08-22"]
     assert (vectors["3"].tolist(), vectors["100"].tolist()) == (vector(4), vector(7))
+    names = {"0": "zero", "20": "twenty", "30": "thirty", "100": "hundred", "1000": "thousand"}
+    assert names.items() <= wink_embeddings.NUMBER_WORDS.items()
     mean = torch.tensor([vector(i) for i in (4, 5, 6, 7)]).mean(0)
     assert all(torch.equal(vectors[word], mean) for word in ("1996", "-3.5", "10%", ".5", "1996-08-22"))
 

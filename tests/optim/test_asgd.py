@@ -70,6 +70,7 @@ def test_after_the_trigger_the_model_has_the_mean_in_validation_and_trains_witho
         (2, False, [1.0, 1.5, 1.5, 1.5], 4),
         (2, False, [1.0, 1.5, 1.5], None),
         (1, True, [0.5, 0.75, 0.625, 0.625], 4),
+        (AveragedSGDConfig().asgd_nonmonotone, False, [1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0], 7),  # the paper's 5
     ],
 )
 def test_the_trigger_is_a_validation_worse_than_the_best_of_those_more_than_n_before(
@@ -81,6 +82,17 @@ def test_the_trigger_is_a_validation_worse_than_the_best_of_those_more_than_n_be
         optimizer.end_validation(value)
         begun.append(optimizer.averaging)
     assert begun == [trigger is not None and k >= trigger for k in range(1, len(validations) + 1)]
+
+
+def test_the_averages_go_on_over_validations_that_are_worse_still(parameter):
+    optimizer = build([parameter], asgd_nonmonotone=0)
+    train(optimizer, parameter, torch.randn(2, 3, dtype=torch.float64))
+    values = []
+    for validation in (1.0, 1.5, 2.0, 2.5):
+        optimizer.end_validation(validation)
+        values += train(optimizer, parameter, torch.randn(2, 3, dtype=torch.float64))
+    optimizer.use_averages(True)
+    torch.testing.assert_close(parameter.detach(), torch.stack(values[2:]).mean(0))  # since the second validation
 
 
 @pytest.mark.parametrize("averages", [False, True])

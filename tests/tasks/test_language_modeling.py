@@ -405,6 +405,9 @@ def damage(data: Path, how: str) -> None:
         (data / "dict.txt").write_text("w0 1\nw0 1\n")
     elif how == "a smaller dictionary":
         (data / "dict.txt").write_text("w0 1\n")
+    elif how == "a dictionary without its last word":
+        *words, _ = (data / "dict.txt").read_text().splitlines()
+        (data / "dict.txt").write_text("\n".join([*words, ""]))
     elif how == "no valid":
         (data / "valid.idx").unlink()
     elif how == "an empty valid":
@@ -427,6 +430,7 @@ def damage(data: Path, how: str) -> None:
         ("a mis-encoded dictionary", "damaged/dict.txt: not a dictionary"),
         ("a word twice in the dictionary", "damaged/dict.txt: not a dictionary"),
         ("a smaller dictionary", "is beyond the 5 types of dict.txt"),
+        ("a dictionary without its last word", "token 23 is beyond the 23 types of dict.txt"),
         ("no valid", "damaged/valid.bin, .idx: no such files"),
         ("an empty valid", "damaged/valid.bin: there is no text in it"),
         ("a truncated train", "damaged/train.bin, .idx: damaged: "),
