@@ -87,8 +87,8 @@ def test_the_temperature_is_chosen_without_dropout_and_padding(model, batches):
     parts = []
     for batch in batches:  # whose targets are the likeliest words
         tokens = batch["net_input"]["src_tokens"]
-        padded = torch.nn.functional.pad(tokens, (0, 9), value=DICTIONARY.pad())
-        target = torch.nn.functional.pad(model(tokens)[0].argmax(2), (0, 9), value=DICTIONARY.pad())
+        padded = torch.nn.functional.pad(tokens, (0, 200), value=DICTIONARY.pad())
+        target = torch.nn.functional.pad(model(tokens)[0].argmax(2), (0, 200), value=DICTIONARY.pad())
         parts.append({"net_input": {"src_tokens": padded}, "target": target})
     model.decoder.dropout_out.rate = 0.9
     assert choose_temperature(model.train(), parts) == min(TEMPERATURES)
