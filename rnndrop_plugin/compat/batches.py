@@ -5,19 +5,19 @@ import functools
 from fairseq.tasks import FairseqTask
 from fairseq.trainer import Trainer
 
-upstream = FairseqTask.get_batch_iterator
+upstream_get_batch_iterator = FairseqTask.get_batch_iterator
 upstream_prepare_sample = Trainer._prepare_sample
 
 
-@functools.wraps(upstream)
+@functools.wraps(upstream_get_batch_iterator)
 def get_batch_iterator(task, dataset, *args, epoch=1, **kwargs):
     """fairseq/tasks/fairseq_task.py makes batches at random, seeded by the epoch in which it makes them. A run makes
     them once, in its first epoch, and one that goes on makes other ones: here it makes those of the first epoch.
     """
     own = kwargs.get("disable_iterator_cache") or kwargs.get("update_epoch_batch_itr")  # an iterator for each epoch
     if own or not task.can_reuse_epoch_itr(dataset) or dataset in task.dataset_to_epoch_iter:
-        return upstream(task, dataset, *args, epoch=epoch, **kwargs)
-    iterator = upstream(task, dataset, *args, epoch=1, **kwargs)
+        return upstream_get_batch_iterator(task, dataset, *args, epoch=epoch, **kwargs)
+    iterator = upstream_get_batch_iterator(task, dataset, *args, epoch=1, **kwargs)
     iterator.epoch = epoch
     dataset.set_epoch(epoch)
     return iterator

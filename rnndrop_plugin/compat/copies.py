@@ -4,14 +4,14 @@ import functools
 
 from fairseq.tasks.fairseq_task import StatefulContainer
 
-upstream = StatefulContainer.__getattr__
+upstream_get_attribute = StatefulContainer.__getattr__
 
 
-@functools.wraps(upstream)
+@functools.wraps(upstream_get_attribute)
 def get_attribute(container, name):
     """fairseq/tasks/fairseq_task.py, StatefulContainer.__getattr__: a copy that is being made has no state yet, and
     looks for it in its state, without end.
     """
     if "_state" not in vars(container):
         raise AttributeError(name)
-    return upstream(container, name)
+    return upstream_get_attribute(container, name)

@@ -5,10 +5,10 @@ import functools
 
 from fairseq.tasks import FairseqTask
 
-upstream = FairseqTask.build_model
+upstream_build_model = FairseqTask.build_model
 
 
-@functools.wraps(upstream)
+@functools.wraps(upstream_build_model)
 def build_model(task, cfg, from_checkpoint=False):
     """fairseq/models/lstm.py and others read the files of pretrained embeddings, which may be gone, for a model that
     takes its embeddings from a checkpoint.
@@ -18,4 +18,4 @@ def build_model(task, cfg, from_checkpoint=False):
         for name in ("encoder_embed_path", "decoder_embed_path"):
             if getattr(cfg, name, None):
                 setattr(cfg, name, None)
-    return upstream(task, cfg, from_checkpoint)
+    return upstream_build_model(task, cfg, from_checkpoint)

@@ -96,10 +96,8 @@ class RecurrentDecoder(Decoder):
         if cfg.decoder_output_bias:
             self.output_bias = nn.Parameter(torch.zeros(vocabulary))
         init_embeddings(self.embed_tokens, cfg, dictionary)
-        self.carried: dict[bool, tuple[Tensor, ...] | None] = {
-            True: None,
-            False: None,
-        }  # by self.training: one for training, one for evaluation
+        # by self.training: one state for training, one for evaluation
+        self.carried: dict[bool, tuple[Tensor, ...] | None] = {True: None, False: None}
 
     def forward(
         self,

@@ -27,7 +27,7 @@ def contents(iterator):
 
 
 def test_fairseq_makes_other_batches_where_a_run_goes_on():
-    (begun, _), (resumed, _) = (iterators(batches.upstream, epoch) for epoch in (1, 3))
+    (begun, _), (resumed, _) = (iterators(batches.upstream_get_batch_iterator, epoch) for epoch in (1, 3))
     assert contents(begun) != contents(resumed)
 
 

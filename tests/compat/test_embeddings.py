@@ -13,6 +13,6 @@ def test_fairseq_reads_embeddings_that_the_checkpoint_has(command, training, tmp
     paths = [str(tmp_path / "checkpoint_last.pt")]
     (model,), _, task = checkpoint_utils.load_model_ensemble_and_task(paths)
     assert model.decoder.embed_tokens.weight[task.dictionary.index("w3")].tolist() == pytest.approx([1] * 4)
-    monkeypatch.setattr(FairseqTask, "build_model", embeddings.upstream)
+    monkeypatch.setattr(FairseqTask, "build_model", embeddings.upstream_build_model)
     with pytest.raises(ValueError, match="--decoder-embed-path"):
         checkpoint_utils.load_model_ensemble_and_task(paths)

@@ -134,9 +134,9 @@ def _obstacle(
         return torch_nn.obstacle(cell, masks, nonlinearity)
     if backend == "triton":
         return availability.obstacle(device, dtype)
-    if backend == "cpu" and device.type != "cpu":
-        return f"its tensors are on {device.type}"
-    return c_library.unavailable() if backend == "cpu" else None
+    if backend == "cpu":
+        return c_library.unavailable() if device.type == "cpu" else f"its tensors are on {device.type}"
+    return None
 
 
 def recurrence(
