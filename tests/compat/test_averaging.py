@@ -25,8 +25,8 @@ def steps(monkeypatch) -> list[dict]:
     return steps
 
 
-def load(folder) -> dict:
-    return torch.load(folder / "checkpoint3.pt", weights_only=True)
+def load(folder, epoch: int = 3) -> dict:
+    return torch.load(folder / f"checkpoint{epoch}.pt", weights_only=True)
 
 
 def test_validation_and_checkpoints_have_the_mean_and_training_goes_on_without_it(
@@ -61,15 +61,15 @@ def test_validation_and_checkpoints_have_the_mean_and_training_goes_on_without_i
 
 
 def test_a_validation_of_another_run_does_not_count(command, training, tmp_path):
-    command(*training, *FLAGS, *ASGD, "--save-dir", tmp_path / "first", "--max-epoch", 1)
-    more = ("--restore-file", tmp_path / "first" / "checkpoint1.pt", "--save-dir", tmp_path / "second")
-    log = command(*training, *FLAGS, *ASGD, *more)
-    assert load(tmp_path / "second")["last_optimizer_state"]["validations"] == pytest.approx(
+    command(*training, *FLAGS, *ASGD, "--save-dir", tmp_path / "first", "--max-epoch", 2)
+    more = ("--restore-file", tmp_path / "first" / "checkpoint2.pt", "--save-dir", tmp_path / "second")
+    log = command(*training, *FLAGS, *ASGD, *more, "--max-epoch", 4)
+    assert load(tmp_path / "second", 4)["last_optimizer_state"]["validations"] == pytest.approx(
         [float(loss) for loss in log.metrics("loss", "valid")][:1], abs=1e-3
     )
 
 
 def test_mixed_precision_is_refused(training, tmp_path, refuse):
-    for flag in ("--amp", "--use-bmuf"):
+    for flag in ("--amp", "--bf16", "--use-bmuf"):
         line = refuse(*training, *FLAGS, *ASGD, flag, "--save-dir", tmp_path)
         assert "rnndrop_asgd averages parameters of float32: drop --fp16, --bf16, --amp and --use-bmuf" in line

@@ -54,6 +54,12 @@ def test_a_backend_of_another_device_is_refused(monkeypatch, backend, gpu, cpu, 
         (0, 2, ("--distributed-world-size", 2), "there is no GPU: use rnndrop train-cpu --processes 2"),
         (0, 1, ("--distributed-world-size", 3), "there is no GPU: use rnndrop train-cpu --processes 3"),
         (
+            0,
+            1,
+            ("--cpu", "--distributed-world-size", 3, "--max-epoch", 1),
+            "there is no GPU: use rnndrop train-cpu --processes 3",
+        ),
+        (
             1,
             4,
             ("--distributed-world-size", 1),

@@ -133,6 +133,7 @@ def test_the_scale_of_fp16_grows_after_a_resume_when_it_would_have(name):
     scales = train(optimizers[0], 4)
     state = optimizers[0].state_dict()
     optimizers[1].load_state_dict(state)
+    assert vars(optimizers[1].scaler) == vars(optimizers[0].scaler)
     scales = train(optimizers[0], 6)
     assert scales[0] != scales[-1]
     assert train(optimizers[1], 6) == scales

@@ -7,6 +7,7 @@ import pytest
 import torch
 from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
+from fairseq.dataclass.configs import CheckpointConfig
 from fairseq.distributed import utils as distributed_utils
 from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
@@ -14,6 +15,8 @@ from fairseq_cli import train
 from omegaconf import OmegaConf
 
 from rnndrop_plugin.compat import precision, resume
+from rnndrop_plugin.compat.checkpoint_files import DamagedCheckpoint
+from rnndrop_plugin.compat.source import find_source, load_newest_undamaged
 from rnndrop_plugin.errors import InputError
 
 LAST = "checkpoint_last.pt"
@@ -76,22 +79,35 @@ def test_fairseq_loses_the_schedulers_step_at_the_end_of_an_epoch(command, train
     assert {float(rate) for rate in command(*resume).metrics("lr", "train_inner")} == {1e-9}
 
 
-def test_another_metric_has_another_best(command, training, tmp_path):
+@pytest.mark.parametrize("scheduler", ["rnndrop_plateau", "reduce_lr_on_plateau"])
+def test_another_metric_has_another_best(command, training, tmp_path, scheduler):
     """A perplexity is never as low as the best loss."""
     arguments = (*training, "--save-dir", tmp_path, "--lr", 0.5, "--patience", 1, "--no-epoch-checkpoints")
-    command(*arguments, "--max-epoch", 1)
-    log = command(*arguments, "--best-checkpoint-metric", "ppl", "--max-epoch", 3)
+    arguments += ("--lr-scheduler", scheduler)
+    command(*arguments, "--max-epoch", 2)
+    log = command(*arguments, "--best-checkpoint-metric", "ppl", "--max-epoch", 4)
     assert "looked for the lowest loss and do not count: now it is the lowest ppl" in log.text()
     perplexities = [float(value) for value in log.metrics("ppl", "valid")]
     assert torch.load(tmp_path / "checkpoint_last.pt")["extra_state"]["best"] == pytest.approx(min(perplexities))
     assert len(perplexities) == 2
+    assert {float(rate) for rate in log.metrics("lr", "train_inner")} == {0.5}
+
+
+@pytest.mark.parametrize("reset", ["--reset-meters", "--reset-optimizer"])
+def test_what_patience_has_counted_is_reset(command, training, tmp_path, reset):
+    arguments = (*training, "--patience", 9, "--no-epoch-checkpoints", "--save-dir", tmp_path, "--max-epoch")
+    command(*arguments, 3)
+    command(*arguments, 4, reset)
+    extra_state = torch.load(tmp_path / LAST)["extra_state"]
+    counted = extra_state["RnndropLanguageModelingTask"]["progress"]["early_stopping"]
+    assert counted == {"best": extra_state["val_loss"], "num_runs": 0}
 
 
 def test_a_scheduler_that_is_reset_or_new_is_not_stepped(command, training, tmp_path):
     arguments = training
     command(*arguments, "--max-epoch", 2, "--save-dir", tmp_path / "run")
     saved = tmp_path / "run" / "checkpoint2.pt"
-    reset = ("--restore-file", saved, "--reset-lr-scheduler", "--max-epoch", 3, "--save-dir", tmp_path / "run")
+    reset = ("--restore-file", saved, "--reset-lr-scheduler", "--max-epoch", 4, "--save-dir", tmp_path / "run")
     finetune = ("--finetune-from-model", saved, "--max-epoch", 1, "--save-dir", tmp_path / "other")
     for more in (reset, finetune):
         assert {float(rate) for rate in command(*arguments, *more).metrics("lr", "train_inner")} == {1e-9}
@@ -150,6 +166,35 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_loads(command, training, 
     assert f"{last}: cannot load this checkpoint: it is damaged" in refuse(*arguments, "--max-update", 7)
     unpatch(checkpoint_utils, "load_checkpoint")
     refuse(*arguments, "--max-update", 7)
+
+
+def test_a_fine_tuned_run_goes_on_from_the_newest_checkpoint_that_loads(tmp_path):
+    """fairseq would not take --finetune-from-model with the --restore-file that names the checkpoint."""
+    for name in (LAST, "checkpoint1.pt"):
+        (tmp_path / name).touch()
+    cfg = OmegaConf.structured(CheckpointConfig(save_dir=str(tmp_path), finetune_from_model="other.pt"))
+    tried = []
+
+    def load(cfg, trainer):
+        tried.append((cfg.restore_file, cfg.finetune_from_model))
+        if len(tried) == 1:
+            raise DamagedCheckpoint("damaged")
+
+    trainer = types.SimpleNamespace(checkpoint_suffix="")
+    load_newest_undamaged(load, cfg, trainer, find_source(cfg, ""))
+    assert tried == [(LAST, "other.pt"), (str(tmp_path / "checkpoint1.pt"), None)]
+    assert (cfg.restore_file, cfg.finetune_from_model) == (LAST, "other.pt")  # which checkpoints keep
+
+
+def test_a_checkpoint_of_the_runs_own_by_another_spelling_of_its_folder(tmp_path):
+    for folder in ("run", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "checkpoint1.pt").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    for folder, own in (("run", True), ("link", True), ("other", False)):
+        for save_dir in (f"{tmp_path}/run", f"{tmp_path}/run/"):
+            cfg = CheckpointConfig(save_dir=save_dir, restore_file=f"{tmp_path}/{folder}/checkpoint1.pt")
+            assert find_source(cfg, "").own is own
 
 
 def test_fairseq_goes_on_where_a_run_has_ended(command, training, tmp_path, unpatch):

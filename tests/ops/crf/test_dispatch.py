@@ -137,3 +137,12 @@ def test_half_types_are_summed_in_float32():
     exact = crf_nll(*(x.double() for x in scores), torch.ones(1, 400).int(), torch.tensor([400]))
     assert nll.dtype == torch.float32
     torch.testing.assert_close(nll.double(), exact, rtol=1e-3, atol=1e-4)
+
+
+def test_the_path_of_a_short_sequence_is_that_of_the_sequence_alone():
+    lengths = torch.tensor([6, 2, 1, 4])
+    emissions, transitions = torch.randn(4, 6, 3), 5 * torch.randn(3, 3)
+    paths = crf_decode(emissions, transitions, start := torch.randn(3), end := torch.randn(3), lengths)
+    for path, emitted, length in zip(paths, emissions, lengths, strict=True):
+        alone = crf_decode(emitted[None, :length], transitions, start, end, length[None])[0]
+        assert path.tolist() == alone.tolist() + [alone[-1].item()] * (6 - length)
