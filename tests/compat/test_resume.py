@@ -181,7 +181,9 @@ def test_a_fine_tuned_run_goes_on_from_the_newest_checkpoint_that_loads(tmp_path
             raise DamagedCheckpoint("damaged")
 
     trainer = types.SimpleNamespace(checkpoint_suffix="")
-    load_newest_undamaged(load, cfg, trainer, find_source(cfg, ""))
+    source = find_source(cfg, "")
+    assert source.own  # not the model that it began with
+    load_newest_undamaged(load, cfg, trainer, source)
     assert tried == [(LAST, "other.pt"), (str(tmp_path / "checkpoint1.pt"), None)]
     assert (cfg.restore_file, cfg.finetune_from_model) == (LAST, "other.pt")  # which checkpoints keep
 
