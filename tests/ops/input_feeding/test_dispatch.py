@@ -105,6 +105,18 @@ def test_without_gradient_the_result_is_the_same():
         torch.testing.assert_close(input_feeding(*problem), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("cell", GATES)
+def test_the_final_states_may_be_overwritten(cell):
+    problem = make(cell, layers=2)
+    output, _, states = input_feeding(*problem)
+    (expected,) = torch.autograd.grad(output.square().sum(), problem.input, retain_graph=True)
+    with torch.no_grad():
+        for s in (s for state in states for s in state):
+            s.fill_(9)
+    (found,) = torch.autograd.grad(output.square().sum(), problem.input)
+    assert torch.equal(found, expected)
+
+
 def test_padding_is_not_read():
     problem = make("gru")
     padding = problem.attention.padding.unsqueeze(2)

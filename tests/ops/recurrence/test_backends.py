@@ -203,6 +203,20 @@ def test_without_gradient_saves_nothing_and_agrees(backend):
 
 @pytest.mark.parametrize("cell", GATES)
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_the_final_state_may_be_overwritten(backend, cell):
+    """As a state that is carried is: what the backward pass reads is kept apart."""
+    problem = make(cell, (4, 3, 2, 5), ("hidden",))
+    output, state = recurrence(*problem, backend=backend)
+    (expected,) = torch.autograd.grad(output.square().sum(), problem.input, retain_graph=True)
+    with torch.no_grad():
+        for s in state:
+            s.fill_(9)
+    (found,) = torch.autograd.grad(output.square().sum(), problem.input)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_non_contiguous_tensors(backend, cell):
     plain = make(cell, (6, 4, 5, 7), KINDS[-1])
 
