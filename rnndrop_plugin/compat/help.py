@@ -9,6 +9,8 @@ from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_REGISTRY
 from omegaconf import MISSING
 
+from rnndrop_plugin.errors import flag_of
+
 FLAGS = ("-h", "--help")
 
 
@@ -32,7 +34,7 @@ def print_help(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> N
         name = getattr(chosen, kind, None)
         if name is None:
             continue
-        group = parser.add_argument_group(f"--{kind.replace('_', '-')} {name}")
+        group = parser.add_argument_group(f"{flag_of(kind)} {name}")
         if hasattr(known[name], "add_args"):
             known[name].add_args(group)
         elif name in REGISTRIES[kind]["dataclass_registry"]:
