@@ -171,7 +171,7 @@ def test_interrupted(plan, run_table1, result, tmp_path, signum):
         assert (status, err.count("\n")) == (2, 1)
         assert "out: this script, or a training that it left, is running in it" in err
         process.send_signal(signum)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[signum]

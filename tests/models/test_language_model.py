@@ -8,6 +8,7 @@ from fairseq.dataclass.utils import gen_parser_from_dataclass
 from fairseq.models import MODEL_DATACLASS_REGISTRY
 from fairseq.sequence_generator import SequenceGenerator
 from omegaconf import OmegaConf
+from torch.nn.functional import cross_entropy
 
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.language_model import RecurrentLanguageModel
@@ -105,6 +106,7 @@ def test_independent_sequences_neither_read_nor_leave_a_state(arch):
     fresh = logits(model, source, starts_stream=True)
     carried = [state.clone() for state in model.decoder.carried[False]]
     assert torch.equal(logits(model, source), fresh)
+    logits(model, source.flip(1))
     assert all(torch.equal(a, b) for a, b in zip(model.decoder.carried[False], carried, strict=True))
 
 
@@ -230,6 +232,19 @@ def test_an_adaptive_softmax_normalizes_over_all_words():
     source = tokens(model)
     probabilities = model.get_normalized_probs(model(source), log_probs=False)
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(3, 8))
+
+
+def test_an_adaptive_softmax_has_a_loss_for_every_word_but_padding():
+    """Also for those that have the padding's number in their cluster, which fairseq leaves out."""
+    model = build(decoder_hidden_size=16, adaptive_softmax_cutoff="5,12").eval()
+    source, pad = tokens(model), model.decoder.dictionary.pad()
+    target = torch.arange(24).view(3, 8)
+    features, extra = model(source)
+    outputs, targets = model.decoder.adaptive_softmax(features.flatten(0, 1), target.flatten())
+    clusters = [(o, t) for o, t in zip(outputs, targets, strict=True) if t is not None]
+    loss = sum(cross_entropy(o, t, ignore_index=pad, reduction="sum") for o, t in clusters)
+    log_probs = model.get_normalized_probs((features, extra), log_probs=True).gather(2, target.unsqueeze(2))
+    torch.testing.assert_close(loss, -log_probs[target != pad].sum())
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

@@ -1,5 +1,6 @@
 """Sequence to sequence: the models by themselves, and under fairseq's commands on a task that is learnt in seconds."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -93,10 +94,10 @@ def test_masks_are_those_of_the_flags():
     def dropped(model) -> torch.Tensor:
         return model.decoder.extract_features(PREVIOUS, model.encoder(*SOURCE))[0].eq(0)
 
-    for feed in (True, False):
-        for sampling in ("sequence", "step"):
-            flags = {"cell_dropout": 0.5, "cell_dropout_sampling": sampling, "no_input_feed": not feed}
-            model = build("lstm", decoder_hidden_size=40, **flags)
+    for kind in ({"cell_dropout": 0.5}, {"decoder_dropout_out": 0.5}):
+        for feed, sampling in itertools.product((True, False), ("sequence", "step")):
+            samplings = {"cell_dropout_sampling": sampling, "decoder_dropout_sampling": sampling}
+            model = build("lstm", decoder_hidden_size=40, no_input_feed=not feed, **kind, **samplings)
             torch.nn.init.zeros_(model.encoder.values.weight)
             torch.nn.init.eye_(model.decoder.attention.weight)
             first, second = dropped(model), dropped(model)
@@ -113,6 +114,16 @@ def test_update_and_weight_dropout_change_training_alone():
         assert not torch.allclose(first, second)
         model.eval()
         torch.testing.assert_close(model(*SOURCE, PREVIOUS)[0], model(*SOURCE, PREVIOUS)[0], rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_the_decoder_begins_where_both_directions_of_the_encoder_end():
+    model = build("lstm", encoder_layers=2, decoder_layers=2, encoder_bidirectional=True, decoder_hidden_size=8).eval()
+    source = left_padded([5, 6, 7, 8, 2])
+    _, final = model.encoder.rnn(model.encoder.embed_tokens(source[0]).transpose(0, 1))
+    for ours, (forward0, backward0, forward1, backward1) in zip(model.encoder(*source).state, final, strict=True):
+        layers = [torch.cat([forward0, backward0], dim=1), torch.cat([forward1, backward1], dim=1)]
+        torch.testing.assert_close(ours, torch.stack(layers))
 
 
 @pytest.mark.parametrize("cell", CELLS)

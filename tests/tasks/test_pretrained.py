@@ -78,6 +78,8 @@ def test_scores_of_texts_do_not_depend_on_each_other(language_model):
     assert first.perplexity == pytest.approx(math.exp(-first.log_probs.mean()))
     streamed = model.score(["w1 w2", "w1 w2"], carry_state=True)
     assert not torch.equal(streamed[0].log_probs, streamed[1].log_probs)
+    again = model.score(["w1 w2", "w1 w2"], carry_state=True)  # a stream of its own
+    assert all(torch.equal(a.log_probs, b.log_probs) for a, b in zip(again, streamed, strict=True))
 
 
 def test_samples(language_model):
@@ -99,6 +101,19 @@ def test_samples(language_model):
             model.sample("w1", temperature=temperature)
     with pytest.raises(ValueError, match="max_tokens must not be negative, got -1"):
         model.sample("w1", max_tokens=-1)
+
+
+def test_symbols_that_stand_for_no_word_are_never_drawn(language_model, monkeypatch):
+    model = RecurrentLanguageModel.from_pretrained(language_model)
+    dictionary = model.task.dictionary
+    dictionary.add_symbol("madeupword0000", 0)
+    word = dictionary.index("w1")
+    log_probs = torch.zeros(len(dictionary))
+    log_probs[[word, dictionary.eos()]] = torch.tensor([-20.0, -60.0])
+    monkeypatch.setattr(model, "_log_probs", lambda tokens, **state: log_probs.expand(len(tokens), -1))
+    others = [i for i in range(dictionary.nspecial, len(dictionary) - 1) if i != word]
+    log_probs[others] = -60.0
+    assert model.sample("w2", max_tokens=20, seed=1).split() == ["w2", *["w1"] * 20]
 
 
 def test_a_single_text_is_refused(language_model):
@@ -136,6 +151,14 @@ def test_the_data_say_how_texts_are_cut(command, language_model, stream_data, tm
     data = shutil.copytree(stream_data, tmp_path / "data")
     Tokenization("moses", lower=True).save(data)
     model = RecurrentLanguageModel.from_pretrained(language_model, data=data)
+    assert model.score(["W1, w2"])[0].tokens == ["w1", "<unk>", "w2", "</s>"]
+
+
+def test_without_a_word_of_the_data_the_checkpoint_says_how_texts_are_cut(language_model, tmp_path):
+    state = torch.load(language_model / "checkpoint_best.pt")
+    state["task_state"]["tokenization"] = Tokenization("moses", lower=True).settings()
+    torch.save(state, tmp_path / "checkpoint_best.pt")
+    model = RecurrentLanguageModel.from_pretrained(tmp_path)
     assert model.score(["W1, w2"])[0].tokens == ["w1", "<unk>", "w2", "</s>"]
 
 

@@ -188,6 +188,19 @@ def test_classes_that_do_not_occur_are_told(command, own_data, tmp_path, task, c
     assert f"valid does not have the {stream.name} {change}" in log.text()
 
 
+def test_classes_that_only_the_validation_lacks_are_trained(command, own_data, tmp_path):
+    ignore = ("--ignore-absent-classes", "--max-epoch", 1)
+    command("train", *flags("classification", own_data, tmp_path / "whole", *ignore))
+    stream = own_data / "label"
+    dictionary = Dictionary.load(str(stream / "dict.txt"))
+    labels = [s.tolist() for s in load_split(str(stream), "valid", dictionary)]
+    write_ids(stream / "valid", [[dictionary.nspecial, *label[1:]] for label in labels])
+    log = command("train", *flags("classification", own_data, tmp_path / "part", *ignore))
+    assert "valid does not have the label" in log.text() and "train does not have" not in log.text()
+    whole, part = (parameters(tmp_path / name / "checkpoint_last.pt") for name in ("whole", "part"))
+    assert all(torch.equal(whole[name], part[name]) for name in whole)
+
+
 def test_a_tag_that_the_training_does_not_have_is_refused(refuse, own_data, tmp_path):
     """fairseq-preprocess writes <unk> for it, which is no class."""
     dictionary = Dictionary.load(str(own_data / "tag" / "dict.txt"))
