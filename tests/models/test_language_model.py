@@ -339,7 +339,7 @@ def test_every_flag_explains_itself():
 @pytest.fixture
 def vectors(tmp_path):
     path = tmp_path / "vectors.txt"
-    path.write_text("3 3\nw3 1 2 3\nabsent 4 5 6\nw5 7 8 9\n")
+    path.write_text("4 3\nw3 1 2 3\nabsent 4 5 6\n<pad> 4 5 6\nw5 7 8 9\n")
     return path
 
 
@@ -352,6 +352,7 @@ def test_embeddings_are_read_and_may_be_frozen(vectors):
         assert embeddings[dictionary.index("w3")].tolist() == [1, 2, 3]
         assert embeddings[dictionary.index("w5")].tolist() == [7, 8, 9]
         assert embeddings[dictionary.index("w4")].abs().max() <= 0.5
+        assert embeddings[dictionary.pad()].tolist() == [0, 0, 0]  # whatever the file has for it
     build(**options, from_checkpoint=True)
     vectors.unlink()
     build(**options, from_checkpoint=True)  # whose parameters come from the checkpoint

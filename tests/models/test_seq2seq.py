@@ -285,6 +285,14 @@ def test_flags_that_cannot_be(command, data, capsys, flags, message):
     assert end.value.code == 2 and line.startswith("error: ") and message in line
 
 
+def test_the_callers_settings_stay_as_they_are():
+    cfg = Seq2SeqConfig(dropout=0.3, **SIZES)
+    task = TranslationTask(TranslationConfig(), dictionary(), dictionary())
+    model = MODEL_REGISTRY["lstm_rnndrop_seq2seq"].build_model(cfg, task)
+    assert model.encoder.dropout_in.rate == model.decoder.dropout_out.rate == 0.3
+    assert cfg == Seq2SeqConfig(dropout=0.3, **SIZES)
+
+
 def test_sharing_needs_one_dictionary():
     task = TranslationTask(TranslationConfig(), dictionary(8), dictionary(9))
     with pytest.raises(rnndrop_plugin.errors.InputError, match="of 12 and 13 types"):

@@ -137,6 +137,14 @@ def test_a_run_with_other_rows_goes_on_from_a_zero_state_and_says_so(
     assert position == 6 * now // before + 1 != 7
 
 
+def test_windows_of_another_seed_begin_from_a_zero_state(train, interrupt):
+    flags = ("--variable-bptt", "--sentence-avg", "--lr", 0.1, "--save-interval-updates", 6)
+    interrupt(8)
+    with pytest.raises(KeyboardInterrupt):
+        train("run", *flags, "--seed", 1)
+    assert "the state starts from zero" in train("run", *flags, "--seed", 2, "--max-update", 7).text()
+
+
 def test_without_warning_the_state_goes_on(train, interrupt, tmp_path, monkeypatch):
     interrupt(8)
     with pytest.raises(KeyboardInterrupt):

@@ -290,23 +290,31 @@ def test_flags_that_cannot_be_are_refused(task, options, message, refuse, taggin
     assert not list((tmp_path / "run").glob("*.pt"))
 
 
-def test_a_checkpoint_of_other_dictionaries_is_refused(trained, refuse, own_data, tmp_path):
+def change_one(lines: list[str]) -> list[str]:
+    return [line.replace("w3x ", "other ") for line in lines]
+
+
+def change_the_order(lines: list[str]) -> list[str]:
+    return lines[::-1]
+
+
+@pytest.mark.parametrize("change", [change_one, change_the_order])
+def test_a_checkpoint_of_other_dictionaries_is_refused(trained, refuse, own_data, tmp_path, change):
     task, folder, _ = trained
-    path = folder / "checkpoint_best.pt"
-    other = (own_data / "word" / "dict.txt").read_text().replace("w3x ", "other ")
-    (own_data / "word" / "dict.txt").write_text(other)
+    path, words = folder / "checkpoint_best.pt", own_data / "word" / "dict.txt"
+    words.write_text("".join(change(words.read_text().splitlines(keepends=True))))
     run = tmp_path / "run"
     run.mkdir()
     validate = ("validate", own_data, "--user-dir", "rnndrop_plugin", "--task", f"rnndrop_{task}", "--cpu")
     finetune = ("train", *flags(task, own_data, tmp_path / "new", *EXTRACTS[task], "--finetune-from-model", path))
     shutil.copy(path, run / "checkpoint_last.pt")
     resume = ("train", *flags(task, own_data, run, *EXTRACTS[task]))
-    for words in (
+    for arguments in (
         (*validate, "--path", path, "--batch-size", 4, "--model-overrides", f"{{'data': '{own_data}'}}"),
         finetune,
         resume,
     ):
-        assert "word/dict.txt has 24 types and is not the one of" in refuse(*words)
+        assert "word/dict.txt has 24 types and is not the one of" in refuse(*arguments)
 
 
 def test_a_checkpoint_of_the_other_task_is_refused(trained, refuse, tagging_data, tmp_path):

@@ -35,10 +35,17 @@ def tokens_of(log, split: str) -> int:
     return int(re.search(rf"{split}: ([\d,]+) tokens", log.text())[1].replace(",", ""))
 
 
-@pytest.mark.parametrize("criterion", ["rnndrop_cross_entropy", "cross_entropy"])
-def test_validation_logs_them(command, data, tmp_path, criterion):
-    log = train(command, data, tmp_path / "run", "--criterion", criterion, "--best-checkpoint-metric", "word_ppl")
-    nats = float(log.metrics("loss", "valid")[0]) * math.log(2) * tokens_of(log, "valid")
+@pytest.mark.parametrize(
+    ("criterion", "nll"),
+    [
+        (["rnndrop_cross_entropy"], "nll_loss"),
+        (["rnndrop_cross_entropy", "--label-smoothing", 0.3], "nll_loss"),
+        (["cross_entropy"], "loss"),
+    ],
+)
+def test_validation_logs_them(command, data, tmp_path, criterion, nll):
+    log = train(command, data, tmp_path / "run", "--criterion", *criterion, "--best-checkpoint-metric", "word_ppl")
+    nats = float(log.metrics(nll, "valid")[0]) * math.log(2) * tokens_of(log, "valid")
     assert float(log.metrics("word_ppl", "valid")[0]) == pytest.approx(math.exp(nats / 80), rel=0.01)
     assert float(log.metrics("bpc", "valid")[0]) == pytest.approx(nats / math.log(2) / 320, rel=0.001)
     with pytest.raises(KeyError):  # the training stream has no counts here
