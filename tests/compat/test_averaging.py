@@ -60,6 +60,18 @@ def test_validation_and_checkpoints_have_the_mean_and_training_goes_on_without_i
         assert torch.equal(value, expected[-1][name])
 
 
+def test_a_checkpoint_without_a_validation_has_the_mean(command, training, tmp_path):
+    command(*training, *FLAGS, *ASGD, "--save-dir", tmp_path / "whole")
+    folder = tmp_path / "resumed"
+    folder.mkdir()
+    (tmp_path / "whole" / "checkpoint2.pt").rename(folder / "checkpoint_last.pt")
+    fewer = ("--validate-interval", 4, "--max-epoch", 4)
+    log = command(*training, *FLAGS, *ASGD, *fewer, "--save-dir", folder)
+    assert len(log.metrics("loss", "valid")) == 1  # after the fourth epoch
+    expected, saved = load(tmp_path / "whole")["model"], load(folder)["model"]
+    assert all(torch.equal(saved[name], expected[name]) for name in expected)
+
+
 def test_a_validation_of_another_run_does_not_count(command, training, tmp_path):
     command(*training, *FLAGS, *ASGD, "--save-dir", tmp_path / "first", "--max-epoch", 2)
     more = ("--restore-file", tmp_path / "first" / "checkpoint2.pt", "--save-dir", tmp_path / "second")
