@@ -47,7 +47,11 @@ def main() -> None:
         "gives figures worth keeping."
     )
     parser.add_argument(
-        "--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS), help="on a CPU (default: all)"
+        "--sections",
+        nargs="*",
+        choices=SECTIONS,
+        default=list(SECTIONS),
+        help="which comparisons to run on the CPU (default: all)",
     )
     parser.add_argument("--families", nargs="+", choices=GATES, default=list(GATES), help="default: all")
     parser.add_argument(

@@ -13,6 +13,7 @@ from fairseq.data import Dictionary
 from tqdm import tqdm
 
 from benchmarks.layers import median_ratio
+from rnndrop_plugin.errors import failure
 from rnndrop_plugin.progress import progress_bar
 from rnndrop_plugin.training_log import entries
 
@@ -140,7 +141,7 @@ def prepare(data: Path | None, folder: Path) -> Path:
     command = [sys.executable, str(ROOT / "scripts" / script[0]), *script[1:], "--dest", str(prepared)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise ValueError(done.stderr.strip().splitlines()[-1])
+        raise failure(script[0], done.returncode, done.stderr)
     return prepared
 
 
@@ -168,7 +169,6 @@ def _train(arguments: list[str], log: Path, environment: dict[str, str]) -> floa
         command = [sys.executable, *arguments]
         done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
     if done.returncode:
-        lines = log.read_text(encoding="utf-8").strip().splitlines() or ["it printed nothing"]
-        raise ValueError(f"{' '.join(arguments)}: exit status {done.returncode}: {lines[-1]}")
+        raise failure(" ".join(arguments), done.returncode, log.read_text(encoding="utf-8"))
     speeds = [float(entry["wps"]) for entry in entries(log) if "wps" in entry]
     return median(speeds[1:])

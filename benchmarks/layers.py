@@ -230,7 +230,7 @@ def compare(
 
 
 def median_ratio(times: list[float], baseline: list[float]) -> float:
-    """That of repetitions which took turns."""
+    """The median ratio to the baseline, repetition by repetition."""
     return median(x / y for x, y in zip(times, baseline, strict=True))
 
 

@@ -12,6 +12,8 @@ from tqdm import tqdm
 from benchmarks.layers import Figure, Layer, Shape, make_step, median_ratio, ours, torchs
 from rnndrop_plugin.ops import Masks
 
+REPETITIONS = 2
+
 
 def memory_layers(family: str) -> list[Layer]:
     """What is compared in memory."""
@@ -42,14 +44,14 @@ def _status(field: str) -> int:
     raise ValueError(f"/proc/self/status: has no {field}")
 
 
-def memory(families: list[str], shapes: list[Shape], progress: tqdm, repetitions: int = 2) -> Iterator[Figure]:
+def memory(families: list[str], shapes: list[Shape], progress: tqdm) -> Iterator[Figure]:
     """The peak memory of a training step, each layer in fresh processes."""
     context = multiprocessing.get_context("spawn")
     for shape in shapes:
         for family in families:
             layers = memory_layers(family)
             used: list[list[float]] = [[] for _ in layers]
-            for _ in range(repetitions):
+            for _ in range(REPETITIONS):
                 for index in range(len(layers)):
                     receiver, sender = context.Pipe(duplex=False)
                     arguments = (index, family, shape, torch.get_num_threads(), sender)

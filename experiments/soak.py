@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.end_to_end import OURS, prepare
 from rnndrop_plugin.cli.arguments import positive
+from rnndrop_plugin.errors import failure
 from rnndrop_plugin.progress import progress_bar
 from rnndrop_plugin.training_log import entries
 
@@ -45,8 +46,7 @@ def end(process: subprocess.Popen, folder: Path) -> None:
         ValueError: it fails.
     """
     if process.wait():
-        last = (folder / "train.log").read_text(encoding="utf-8").strip().splitlines()[-1]
-        raise ValueError(f"fairseq-train: exit status {process.returncode}: {last}")
+        raise failure("fairseq-train", process.returncode, (folder / "train.log").read_text(encoding="utf-8"))
 
 
 def unfinished(folder: Path) -> set[tuple[str, int]]:

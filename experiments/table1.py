@@ -9,6 +9,7 @@ from statistics import mean
 from experiments.experiment import WHOSE, Experiment, common_flags, header, of_cell, row
 from experiments.origin import ROOT
 from experiments.runs import Run
+from rnndrop_plugin.errors import failure
 
 DATA_SEED = 1
 TRAIN = (
@@ -44,7 +45,7 @@ def prepare(args: argparse.Namespace) -> None:
             given = ["--length", str(length), "--seed", str(DATA_SEED), "--dest", str(dest)]
             done = subprocess.run([sys.executable, script, *given], capture_output=True, text=True)
             if done.returncode:
-                raise ValueError(done.stderr.strip().splitlines()[-1])
+                raise failure(Path(script).name, done.returncode, done.stderr)
 
 
 def is_solved(done: list[dict]) -> bool:

@@ -1,4 +1,4 @@
-"""Errors of the user's input."""
+"""Errors of the user's input and of processes."""
 
 import os
 
@@ -15,6 +15,12 @@ class InputError(_OneLine, ValueError):
 
     Under fairseq's commands the line is all that is printed, and the exit status is 2 (see compat/errors.py).
     """
+
+
+def failure(name: str, status: int, output: str) -> ValueError:
+    """The error of a process that has failed, by the last line that it printed."""
+    lines = output.strip().splitlines() or ["it printed nothing"]
+    return ValueError(f"{name}: exit status {status}: {lines[-1]}")
 
 
 def flag_of(setting: str) -> str:

@@ -16,12 +16,10 @@ PUBLISHED = {
 }
 
 
-def sentences(path: Path, level: str) -> list[Sentence]:
+def sentences(path: Path, lines: list[str], level: str) -> list[Sentence]:
     """One sentence a line: its words, or its characters without outer spaces and with ``_`` for each inner one."""
-    lines = enumerate(read_lines(path), 1)
-    if level == "word":
-        return [Sentence(f"{path}, line {number}", line.split()) for number, line in lines]
-    return [Sentence(f"{path}, line {number}", characters(line.strip())) for number, line in lines]
+    symbols = str.split if level == "word" else lambda line: characters(line.strip())
+    return [Sentence(f"{path}, line {number}", symbols(line)) for number, line in enumerate(lines, 1)]
 
 
 def compare_with_published(path: Path, counts: Counts, published: tuple[int, int]) -> str:
@@ -64,9 +62,10 @@ def main() -> None:
 
     paths = {split: find_file(args.source, (f"ptb.{split}.txt", f"{split}.txt")) for split in SPLITS}
     with destination(args.dest) as folder:
-        splits = {split: sentences(path, args.level) for split, path in paths.items()}
+        lines = {split: list(read_lines(path)) for split, path in paths.items()}
+        splits = {split: sentences(path, lines[split], args.level) for split, path in paths.items()}
         entries, counts = write_splits(folder, splits, min_count=args.min_count)
-        sizes = {split: text_sizes(line.strip() for line in read_lines(path)) for split, path in paths.items()}
+        sizes = {split: text_sizes(line.strip() for line in lines[split]) for split in SPLITS}
         Tokenization("characters" if args.level == "char" else None, splits=sizes).save(folder)
     for split, path in paths.items():
         comparison = compare_with_published(path, counts[split], PUBLISHED[args.level][split])

@@ -12,7 +12,7 @@ from rnndrop_plugin.cli.arguments import SHARE, add_split_arguments, check_split
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.splits import SPECIAL, SPLITS, UNK, Sentence, describe_dictionary, write_splits
 from rnndrop_plugin.data.text import lower_case, read_lines
-from rnndrop_plugin.data.tokenization import Tokenization, text_sizes
+from rnndrop_plugin.data.tokenization import FILE, Tokenization, text_sizes
 from rnndrop_plugin.progress import progress_bar
 
 MODEL = "sentencepiece.model"
@@ -181,8 +181,7 @@ def tokenization_of(args: argparse.Namespace) -> Tokenization:
         return Tokenization("moses", args.language or "en", args.lower)
     if args.language or args.lower or args.sentencepiece:
         raise ValueError(
-            f"{folder / 'tokenizer.json'} says how the text is cut: --language, --lower and --sentencepiece "
-            "do not go with it"
+            f"{folder / FILE} says how the text is cut: --language, --lower and --sentencepiece do not go with it"
         )
     return kept
 

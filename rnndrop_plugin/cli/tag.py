@@ -80,20 +80,20 @@ def conlleval(gold: list[list[str]], predicted: list[list[str]], span_tags: "Spa
     """
     from rnndrop_plugin.criterions.scores import ratio
 
-    correct, found, there = span_tags.count(zip(predicted, gold, strict=True))
+    correct, found, true = span_tags.count(zip(predicted, gold, strict=True))
 
-    def scores(correct: int, found: int, there: int) -> str:
-        precision, recall, f1 = ratio(correct, found), ratio(correct, there), ratio(2 * correct, found + there)
+    def scores(correct: int, found: int, true: int) -> str:
+        precision, recall, f1 = ratio(correct, found), ratio(correct, true), ratio(2 * correct, found + true)
         return f"precision: {precision:6.2f}%; recall: {recall:6.2f}%; FB1: {f1:6.2f}"
 
     words, percent = accuracy(gold, predicted)
     lines = [
-        f"processed {words} tokens with {there.total()} phrases; "
+        f"processed {words} tokens with {true.total()} phrases; "
         f"found: {found.total()} phrases; correct: {correct.total()}.",
-        f"accuracy: {percent:6.2f}%; {scores(correct.total(), found.total(), there.total())}",
+        f"accuracy: {percent:6.2f}%; {scores(correct.total(), found.total(), true.total())}",
     ]
-    for name in sorted(there | found):
-        lines.append(f"{name:>17}: {scores(correct[name], found[name], there[name])}  {found[name]}")
+    for name in sorted(true | found):
+        lines.append(f"{name:>17}: {scores(correct[name], found[name], true[name])}  {found[name]}")
     return "\n".join(lines)
 
 

@@ -2,9 +2,9 @@
 
 import functools
 import logging
-import math
 from collections import Counter
 
+from fairseq import utils
 from fairseq_cli import eval_lm as command
 
 logger = logging.getLogger("fairseq_cli.eval_lm")
@@ -30,10 +30,9 @@ def eval_lm(models, source_dictionary, batch_iterator, post_process=None, **kwar
     if post_process is None and counts["words"]:
         bits = float(results["loss"]) * counts["ntokens"]
         words, characters = round(counts["words"]), round(counts["characters"])
-        results["word_perplexity"] = math.pow(2, min(bits / words, 1000))
-        results["bits_per_character"] = bits / characters
+        perplexity = utils.get_perplexity(bits / words)
         logger.info(
-            f"Per word: perplexity {results['word_perplexity']:.2f}; per character: {bits / characters:.4f} bits "
+            f"Per word: perplexity {perplexity:.2f}; per character: {bits / characters:.4f} bits "
             f"({words:,} words and {characters:,} characters, each sentence's end among them)"
         )
     if hasattr(models[0], "evaluation"):

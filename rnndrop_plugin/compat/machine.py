@@ -76,7 +76,7 @@ def check_wrapped_optimizer(cfg) -> None:
 
 
 def check_graph(cfg) -> None:
-    """Of what :class:`rnndrop_plugin.tasks.training_graph.GraphedCriterion` serves.
+    """Check that the machine and the other flags allow --cuda-graph.
 
     Raises:
         InputError: --cuda-graph does not go with the machine or with other flags.

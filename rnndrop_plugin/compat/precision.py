@@ -51,7 +51,7 @@ def amp_state_dict(optimizer) -> dict:
 
 @functools.wraps(upstream_amp_load_state_dict)
 def load_amp_state_dict(optimizer, state_dict, *args, **kwargs):
-    """Take it from a checkpoint, where it has one."""
+    """Restore the loss scale, if the checkpoint has one."""
     upstream_amp_load_state_dict(optimizer, state_dict, *args, **kwargs)
     saved = state_dict.get("scaler", {})
     if all(name in saved for name in SCALE):
@@ -68,7 +68,7 @@ def half_state_dict(optimizer) -> dict:
 
 @functools.wraps(upstream_load_state_dict)
 def load_half_state_dict(optimizer, state_dict, *args, **kwargs):
-    """Take them from a checkpoint, where it has them."""
+    """Restore the float32 parameters, if the checkpoint has them."""
     upstream_load_state_dict(optimizer, state_dict, *args, **kwargs)
     own, saved = _single_precision(optimizer), state_dict.get("fp32_params", [])
     # Others are of a training without such copies, or of one that had them in one piece.
@@ -80,7 +80,7 @@ def load_half_state_dict(optimizer, state_dict, *args, **kwargs):
 
 @functools.wraps(upstream_memory_efficient_state_dict)
 def memory_efficient_state_dict(optimizer) -> dict:
-    """The parameters are in half precision alone here."""
+    """Add when the loss last overflowed. There are no float32 parameters to save."""
     return upstream_memory_efficient_state_dict(optimizer) | _overflows(optimizer)
 
 

@@ -11,7 +11,7 @@ from rnndrop_plugin.errors import InputError
 
 
 def check_task(task, attribute: str, name: str) -> None:
-    """Raise InputError unless ``task`` has ``attribute``, as the one of the criterion's ``name`` has."""
+    """Raise InputError unless ``task`` has ``attribute``, as the task that the criterion ``name`` is for has."""
     if not hasattr(task, attribute):
         raise InputError(f"--criterion {name} is for --task {name}, got the task {type(task).__name__}")
 

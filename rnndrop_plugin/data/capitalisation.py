@@ -1,4 +1,4 @@
-"""Features of words."""
+"""The capitalisation of a word, as a feature."""
 
 CAPITALISATIONS = ("lower", "upper", "title", "mixed", "none")
 

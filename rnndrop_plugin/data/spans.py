@@ -84,12 +84,12 @@ class SpanTags:
         Args:
             sentences: of each sentence the predicted and the true tags.
         """
-        correct, predicted, there = Counter(), Counter(), Counter()
-        for own, gold in sentences:
-            found, expected = self.spans(own), self.spans(gold)
-            for counter, some in ((correct, found & expected), (predicted, found), (there, expected)):
+        correct, predicted, gold = Counter(), Counter(), Counter()
+        for own, true in sentences:
+            found, expected = self.spans(own), self.spans(true)
+            for counter, some in ((correct, found & expected), (predicted, found), (gold, expected)):
                 counter.update(type for type, _, _ in some)
-        return correct, predicted, there
+        return correct, predicted, gold
 
     def _split(self, tag: str) -> tuple[str, str]:
         """The letter of a tag and its type."""

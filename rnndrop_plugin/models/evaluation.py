@@ -70,11 +70,8 @@ class EvaluationConfig(FairseqDataclass):
 class Evaluation:
     """A way of evaluating a language model.
 
-    Attributes:
-        incomplete: says which flag is missing for others to have an effect, empty if none is.
-
     Raises:
-        InputError: a number out of its range.
+        InputError: a number out of its range, or flags that have no effect without another one.
     """
 
     def __init__(self, cfg: EvaluationConfig):
@@ -99,11 +96,10 @@ class Evaluation:
         if cfg.neural_cache_size:
             self.cache = NeuralCache(cfg.neural_cache_size, cfg.neural_cache_theta, cfg.neural_cache_weight)
 
-        self.incomplete = ""
         if not self.rule and [self.lr, self.decay, self.epsilon] != [None, DECAY, EPSILON]:
-            self.incomplete = "--dynamic-evaluation-lr, -decay and -epsilon need --dynamic-evaluation"
-        elif self.cache is None and [cfg.neural_cache_theta, cfg.neural_cache_weight] != [THETA, WEIGHT]:
-            self.incomplete = "--neural-cache-theta and --neural-cache-weight need a --neural-cache-size"
+            raise InputError("--dynamic-evaluation-lr, -decay and -epsilon need --dynamic-evaluation")
+        if self.cache is None and [cfg.neural_cache_theta, cfg.neural_cache_weight] != [THETA, WEIGHT]:
+            raise InputError("--neural-cache-theta and --neural-cache-weight need a --neural-cache-size")
 
     @property
     def is_static(self) -> bool:
@@ -292,7 +288,7 @@ class DynamicBatches:
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Those that have gradients."""
+    """The parameters that are trained."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 

@@ -54,7 +54,7 @@ class Dropout(nn.Module):
         return dropout(x, self.rate, self.training, self.sampling, batch_first=True)
 
     def extra_repr(self) -> str:
-        """The rate, and for features how masks are drawn."""
+        """The rate, and whether a mask is drawn per step or per sequence."""
         return f"{self.rate} per {self.sampling}"
 
 

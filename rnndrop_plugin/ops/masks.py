@@ -152,8 +152,9 @@ def _draw(p: float, shape: tuple[int, ...], device, generator: torch.Generator |
 # arguments, whatever their tag says; it does not merge torch.empty, so ``place`` makes each call another one. Where
 # torch keeps the state of a random operator's generator, for checkpointing, it looks for the device among its keywords.
 LIBRARY = torch.library.Library("rnndrop", "FRAGMENT")
-SIGNATURE = "draw(float p, SymInt[] shape, Tensor place, *, Device device) -> Tensor"
-LIBRARY.define(SIGNATURE, tags=(torch.Tag.nondeterministic_seeded,))
+LIBRARY.define(
+    "draw(float p, SymInt[] shape, Tensor place, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,)
+)
 LIBRARY.impl("draw", lambda p, shape, place, *, device: _draw(p, tuple(shape), device), "CompositeExplicitAutograd")
 
 

@@ -152,9 +152,8 @@ class RnndropLanguageModelingTask(RnndropTask):
         return super().build_criterion(cfg, from_checkpoint)
 
     def _refuse_evaluation(self) -> None:
-        if not self.evaluation.is_static or self.evaluation.incomplete:
-            what = self.evaluation.incomplete or self.evaluation
-            raise InputError(f"the flags of an evaluation are for fairseq-eval-lm: {what}")
+        if not self.evaluation.is_static:
+            raise InputError(f"the flags of an evaluation are for fairseq-eval-lm: {self.evaluation}")
 
     def get_batch_iterator(self, dataset, max_sentences=None, num_shards=1, shard_id=0, epoch=1, **kwargs):
         """Batches of ``max_sentences`` rows (of this shard), in the order of the stream; prompts as fairseq does.
@@ -195,8 +194,6 @@ class RnndropLanguageModelingTask(RnndropTask):
         """
         if context_window:
             raise InputError("--context-window is not used: the carried state already holds all of the context")
-        if self.evaluation.incomplete:
-            raise InputError(self.evaluation.incomplete)
         shards = {name: kwargs[name] for name in ("num_shards", "shard_id")}
         if not 0 <= shards["shard_id"] < shards["num_shards"]:
             raise InputError(

@@ -19,7 +19,7 @@ from rnndrop_plugin.data.sequence_dataset import (
     batch_iterator,
     spellings,
 )
-from rnndrop_plugin.data.text import normalize, zero_digits
+from rnndrop_plugin.data.text import zero_digits
 from rnndrop_plugin.models.sequence_model import SequenceModel
 from rnndrop_plugin.ops.checks import ArgumentError
 from rnndrop_plugin.progress import progress_bar
@@ -101,7 +101,6 @@ def predict(
     if not places:
         return results
     pad = task.source_dictionary.pad()
-    sequences = [[normalize(word, keep_lone=True) for word in words] for words in sequences]
     if task.tokenization is not None and task.tokenization.zero_digits:
         sequences = [[zero_digits(word) for word in words] for words in sequences]
     words = [encode(sequences[i], task.source_dictionary) for i in places]

@@ -313,7 +313,7 @@ def test_flags_of_an_evaluation_that_would_have_no_effect(trained, refuse, strea
     assert "--dynamic-evaluation-lr, -decay and -epsilon need --dynamic-evaluation" in line
     line = refuse("eval_lm", *plain, "--neural-cache-weight", 0.2)
     assert "--neural-cache-theta and --neural-cache-weight need a --neural-cache-size" in line
-    for flags in (("--softmax-temperature", 2), ("--neural-cache-size", 10), ("--neural-cache-weight", 0.2)):
+    for flags in (("--softmax-temperature", 2), ("--neural-cache-size", 10)):
         assert "are for fairseq-eval-lm" in refuse("interactive", *plain, "--input", prompt, *flags)
 
 

@@ -59,14 +59,6 @@ def test_no_batch_is_larger_than_its_words_or_one_sequence(predict, monkeypatch)
             predict(model, sequences, batch_size=0)
 
 
-def test_words_are_normalised(predict):
-    """A decomposed accent and invisible characters do not make another word, nor other characters."""
-    spellings = ["é", "e\u0301", "cat", "ca\u200bt\ufeff", "\u200b"]
-    assert predict(Echo(), [spellings]) == [[5, 5, 6, 6, 3]]
-    (row,) = predict(Echo(), [["e\u0301", "\u200bcats"]], characters=True)
-    assert row == [8, 1, 1, 1, 4, 5, 6, 7]
-
-
 def test_digits_are_read_as_the_training_data_have_them(predict):
     zeros = Tokenization("moses", zero_digits=True)
     assert predict(Echo(), [["12-5", "00-0", "cat"]], tokenization=zeros) == [[7, 7, 6]]

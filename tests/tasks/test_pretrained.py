@@ -55,7 +55,8 @@ def sentences(folder, split):
 def test_a_list_of_tokens_is_normalised_as_a_text_is(language_model, tagger):
     for cls, folder in ((RecurrentLanguageModel, language_model), (RecurrentTagger, tagger)):
         words = cls.from_pretrained(folder).words
-        assert words(["e\u0301te\u0301", "w1\u200b"]) == words("e\u0301te\u0301 w1\u200b") == ["été", "w1"]
+        assert words(["e\u0301te\u0301", "w1\u200b\ufeff"]) == words("e\u0301te\u0301 w1\u200b\ufeff") == ["été", "w1"]
+        assert words(["w1", "\u200b"]) == ["w1", "\u200b"]  # as many words as are given
 
 
 def test_scores_of_a_stream_are_those_of_eval_lm(command, language_model, stream_data):
