@@ -64,8 +64,11 @@ def end_to_end(
         updates: of each run, at least twice INTERVAL; if None 50, and 400 on a GPU.
         threads: OMP_NUM_THREADS of the runs, None for what it is now.
 
+    Returns:
+        The speed of each model; of one that fails the error is printed, and it is left out.
+
     Raises:
-        OSError, ValueError: the folder cannot be used, or a run fails.
+        OSError, ValueError: the folder cannot be used, or a run of lstm_lm fails.
     """
     if updates is None:
         updates = 400 if torch.cuda.is_available() else 50
@@ -92,10 +95,20 @@ def end_to_end(
         operations = _operations(prepared, size)
         plan = [(name, model) for _ in range(repetitions) for name, model in models.items()]
         for name, model in progress_bar(plan, desc="fairseq-train", unit=" runs"):
+            if name not in runs:
+                continue
             command = ["-m", "fairseq_cli.train", str(prepared), *flags, *model]
-            runs[name].append(_train(command, Path(folder) / "train.log", environment))
+            try:
+                speed = _train(command, Path(folder) / "train.log", environment)
+            except ValueError as error:
+                if name == BASELINE:
+                    raise
+                del runs[name]  # the others are worth knowing all the same
+                tqdm.write(f"  {name}: {error}", file=sys.stdout)
+                continue
+            runs[name].append(speed)
             # now, for a benchmark that is cut short
-            tqdm.write(f"  {runs[name][-1]:9.0f} words/s  {name}", file=sys.stdout)
+            tqdm.write(f"  {speed:9.0f} words/s  {name}", file=sys.stdout)
     return [_speed(name, speeds, runs[BASELINE], operations) for name, speeds in runs.items()]
 
 

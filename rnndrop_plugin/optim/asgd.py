@@ -98,10 +98,15 @@ class AveragedSGD(FairseqOptimizer):
         super().zero_grad()
 
     def set_lr(self, lr: float) -> None:
-        """Set the learning rate. torch.optim.ASGD alone would use it one step late."""
-        super().set_lr(lr)
+        """Set the learning rate; schedules do so at every update, mostly to what it is."""
+        if lr != self.get_lr():
+            super().set_lr(lr)
+            self._take_lr()
+
+    def _take_lr(self) -> None:
+        """Have the next step use the learning rate. torch.optim.ASGD alone would use it one step late."""
         for state in self.optimizer.state.values():
-            state["eta"].fill_(lr)
+            state["eta"].fill_(self.get_lr())
 
     def state_dict(self) -> dict:
         state = {"validations": list(self.validations), "model_has_averages": self.model_has_averages}
@@ -111,5 +116,6 @@ class AveragedSGD(FairseqOptimizer):
         # The checkpoint may be of a training on another device.
         groups = [{**group, "capturable": self.capturable} for group in state_dict["param_groups"]]
         super().load_state_dict({**state_dict, "param_groups": groups}, optimizer_overrides)
+        self._take_lr()
         self.validations = list(state_dict["validations"])
         self.model_has_averages = state_dict["model_has_averages"]

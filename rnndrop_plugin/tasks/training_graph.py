@@ -6,6 +6,7 @@ has the same numbers for a replay as for the operations themselves.
 """
 
 import gc
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from torch.autograd.function import once_differentiable
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.ops import availability
 from rnndrop_plugin.ops.recurrence import triton
+
+logger = logging.getLogger(__name__)
 
 MOST = 64  # graphs; the windows of --variable-bptt are of some 30 sizes
 
@@ -59,12 +62,13 @@ class GraphedCriterion:
         self.pool = torch.cuda.graph_pool_handle() if next(model.parameters()).is_cuda else None
         self.seen: set[tuple] = set()  # the sizes of batches that were computed without a graph
         self.graphs: dict[tuple, _Graph] = {}
+        self.most = MOST
 
     def __call__(self, model: nn.Module, sample: dict) -> tuple[Tensor, int, dict]:
         """What the criterion returns for a batch of the stream."""
         inputs = sample["net_input"]
         size = (*sample["target"].shape, sample["ntokens"])
-        graphed = size in self.graphs or (size in self.seen and len(self.graphs) < MOST)
+        graphed = size in self.graphs or (size in self.seen and len(self.graphs) < self.most)
         watched = len(model._forward_hooks) > 0  # as fairseq does to find out where a NaN comes from
         if not graphed or watched or self.decoder.carried[True] is None:
             results = self.criterion(model, sample)
@@ -72,7 +76,12 @@ class GraphedCriterion:
             return results
         self._copy_state_in(inputs["starts_stream"])
         if size not in self.graphs:
-            self.graphs[size] = self._capture(sample)
+            try:
+                self.graphs[size] = self._capture(sample)
+            except torch.OutOfMemoryError:
+                self.most = len(self.graphs)
+                logger.warning(f"there is not enough memory for more than {self.most} CUDA graphs")
+                return self.criterion(model, sample)
         graph = self.graphs[size]
         if availability.obstacle(graph.tokens.device, torch.float32) is None:
             triton.raise_if_failed(graph.tokens.device)
@@ -100,6 +109,7 @@ class GraphedCriterion:
 
         Raises:
             InputError: something in the criterion waits for the GPU, say, which a graph cannot hold.
+            torch.OutOfMemoryError: there is no room for a graph.
         """
         tokens, target = sample["net_input"]["src_tokens"].clone(), sample["target"].clone()
         inputs = sample["net_input"] | {"src_tokens": tokens, "starts_stream": False}
@@ -109,6 +119,8 @@ class GraphedCriterion:
         except (RuntimeError, ValueError) as error:
             self.decoder.carried[True] = self.state  # for a checkpoint: that of the capture was never computed
             cause = error.__context__ or error  # the end of a capture has an error of its own, which says less
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
             line = str(cause).strip().splitlines()[0]
             raise InputError(f"--cuda-graph: the training cannot be captured ({line}); train without it") from error
         return _Graph(replay, tokens, target, *results)

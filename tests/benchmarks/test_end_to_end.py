@@ -75,6 +75,22 @@ def test_a_run_that_fails(monkeypatch, stream_data):
         end_to_end(stream_data)
 
 
+def test_the_speeds_of_the_others_are_kept(monkeypatch, fairseq_train, stream_data, capsys):
+    run = subprocess.run
+
+    def fails(command, stdout, stderr, env):
+        result = run(command, stdout, stderr, env)
+        return types.SimpleNamespace(returncode=-9) if "--update-dropout" in command else result
+
+    monkeypatch.setattr(subprocess, "run", fails)
+    speeds = end_to_end(stream_data, size=8, rows=2, steps=5, repetitions=2, threads=1)
+    assert [(speed.name, len(speed.repetitions)) for speed in speeds] == [
+        (BASELINE, 2),
+        ("lstm_rnndrop, no dropout", 2),
+    ]
+    assert "update dropout 0.25 per step: -m fairseq_cli.train" in capsys.readouterr().out
+
+
 def test_unusable_arguments(tmp_path):
     with pytest.raises(ValueError, match="at least 20 updates are needed, got 19"):
         end_to_end(updates=19)

@@ -43,6 +43,15 @@ def test_before_the_trigger_it_is_sgd_at_every_rate(parameter):
     assert torch.equal(parameter, values[-1])  # nothing has been averaged
 
 
+def test_the_rate_of_a_checkpoint_may_be_overridden(parameter):
+    optimizer, gradients = build([parameter]), torch.randn(2, 3, dtype=torch.float64)
+    (before,) = train(optimizer, parameter, gradients[:1])
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()), {"lr": 0.125})
+    optimizer.set_lr(0.125)
+    (after,) = train(optimizer, parameter, gradients[1:])
+    torch.testing.assert_close(after, before - 0.125 * gradients[1])
+
+
 def test_after_the_trigger_the_model_has_the_mean_in_validation_and_trains_without_it(parameter):
     gradients = torch.randn(7, 3, dtype=torch.float64)
     plain = torch.nn.Parameter(parameter.detach().clone())

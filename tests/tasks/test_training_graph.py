@@ -111,6 +111,29 @@ def test_a_batch_that_runs_out_of_memory_is_left_out(monkeypatch, command, strea
     assert len(replayed) > 10
 
 
+def test_without_memory_for_a_graph_the_training_goes_on(monkeypatch, command, stream_data, tmp_path, replayed):
+    """The state as it would be without graphs, also where the stream begins anew in the second epoch."""
+    command("train", stream_data, *LANGUAGE, *FLAGS, "--save-dir", tmp_path / "graphs")
+
+    def out_of_memory(*arguments, **keywords):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def capture(work, pool):
+        generator = torch.get_rng_state()
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.autograd, "grad", out_of_memory)  # after the forward pass, which has left a state
+            try:
+                work()
+            finally:
+                torch.set_rng_state(generator)
+
+    monkeypatch.setattr(training_graph, "capture", capture)
+    log = command("train", stream_data, *LANGUAGE, *FLAGS, "--save-dir", tmp_path / "none")
+    assert "not enough memory for more than 0 CUDA graphs" in log.text()
+    graphs, none = (parameters(tmp_path / name) for name in ("graphs", "none"))
+    assert all(torch.equal(graphs[name], none[name]) for name in graphs)
+
+
 def test_a_training_that_diverges_says_so(capsys, command, stream_data, tmp_path, replayed):
     flags = ("--variable-bptt", "--sentence-avg", "--lr", 1e38, "--clip-norm", 0, "--save-dir", tmp_path)
     with pytest.raises(SystemExit):

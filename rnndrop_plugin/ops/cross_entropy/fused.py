@@ -129,8 +129,9 @@ def linear_cross_entropy(
         for x in features.split(rows_at_a_time(target, classes)):
             logits = features.new_empty(len(x), stride)[:, :classes]
             torch.mm(x, weight.t(), out=logits)
-            arguments = logits, bias, target, losses, first, rows, classes, stride, ignore_index, smoothing, share
-            softmax_loss[(len(x),)](*arguments, **options)
+            softmax_loss[(len(x),)](
+                logits, bias, target, losses, first, rows, classes, stride, ignore_index, smoothing, share, **options
+            )
             first += len(x)
             if wanted[0]:
                 of_features.append(logits @ weight)

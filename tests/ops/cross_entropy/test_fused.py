@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -188,6 +189,20 @@ else:
             for function in (linear_cross_entropy, linear_cross_entropy_ref)
         )
         torch.testing.assert_close(found, expected)
+
+    def test_the_logits_of_one_chunk_are_kept_at_a_time(monkeypatch):
+        monkeypatch.setattr(chunked, "ROWS", 1)
+        monkeypatch.setattr(chunked, "CHUNK", 50)
+        made, alive, product = [], [], torch.mm
+
+        def watched(x, y, out):
+            alive.append(sum(logits() is not None for logits in made))
+            made.append(weakref.ref(out))
+            return product(x, y, out=out)
+
+        monkeypatch.setattr(torch, "mm", watched)
+        linear_cross_entropy(*problem(), PAD)
+        assert len(alive) > 1 and not any(alive)
 
     def test_memory_that_was_not_a_number(monkeypatch):
         """Rows of logits are padded, with what has been in that memory before."""
