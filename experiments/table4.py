@@ -18,6 +18,7 @@ from experiments.experiment import (
     spread,
 )
 from experiments.runs import Run
+from rnndrop_plugin.data.streams import TAG, WORD
 
 TRAIN = (
     "--arch lstm_rnndrop_tagger_conll2003 --decoder-freeze-embed --extract-length 15 --criterion rnndrop_tagging "
@@ -59,7 +60,7 @@ PAPER = {
 
 def prepare(args: argparse.Namespace) -> None:
     """Check that there are data."""
-    names = [*files_of("word", SPLITS), *files_of("tag", SPLITS), "vectors.txt"]
+    names = [*files_of(WORD, SPLITS), *files_of(TAG, SPLITS), "vectors.txt"]
     check_data(args, names, "rnndrop prepare conll", " with --vectors")
 
 

@@ -20,6 +20,7 @@ from experiments.experiment import (
     spread,
 )
 from experiments.runs import Run
+from rnndrop_plugin.data.streams import LABEL, WORD
 
 TRAIN = (
     "--criterion rnndrop_classification --f1-classes positive,negative "
@@ -55,7 +56,7 @@ PAPER = {
 
 def prepare(args: argparse.Namespace) -> None:
     """Check that there are data."""
-    names = [*files_of("word", SPLITS), *files_of("label", SPLITS), "weak/word/dict.txt", "vectors.txt"]
+    names = [*files_of(WORD, SPLITS), *files_of(LABEL, SPLITS), "weak/word/dict.txt", "vectors.txt"]
     check_data(args, names, "rnndrop prepare semeval", " with --weak and --vectors")
 
 

@@ -57,7 +57,7 @@ def test_what_is_checked():
 
 
 # Each folder of the package imports only from itself and from those before it.
-LAYERS = "errors files progress ops modules data optim models criterions tasks compat cli".split()
+LAYERS = "errors files progress ops modules data training_log optim models criterions tasks compat cli".split()
 SOURCES = [path for path in (ROOT / "rnndrop_plugin").rglob("*") if path.suffix in (".py", ".c", ".h")]
 
 

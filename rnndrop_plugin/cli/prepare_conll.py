@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rnndrop_plugin.cli.arguments import add_column_arguments, add_vectors_argument, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
-from rnndrop_plugin.cli.labelled import prepare_words
 from rnndrop_plugin.cli.splits import SPECIAL, SPLITS, UNK, Sentence, write_splits
-from rnndrop_plugin.data.capitalisation import CAPITALISATIONS, capitalisation
+from rnndrop_plugin.cli.vocabulary import prepare_words, word_streams
 from rnndrop_plugin.data.columns import read_sentences
 from rnndrop_plugin.data.entity_tags import Tagged, check_types, tag_scheme, to_iob2, to_iobes
+from rnndrop_plugin.data.streams import CHARACTERS, TAG
 from rnndrop_plugin.data.text import find_file, zero_digits
 from rnndrop_plugin.data.tokenization import Tokenization
 
@@ -112,11 +112,7 @@ def write(folder: Path, splits: dict[str, list[Tagged]], kept: set[str], tags: l
         kept: the dictionary's words; others become ``<unk>``.
         tags: all that there are, whether they occur or not.
     """
-    streams = {
-        "word": (lambda sentence: [word if word in kept else UNK for word in sentence.words], sorted(kept)),
-        "capitalisation": (lambda sentence: [capitalisation(word) for word in sentence.words], CAPITALISATIONS),
-        "tag": (lambda sentence: sentence.tags, tags),
-    }
+    streams = word_streams(kept) | {TAG: (lambda sentence: sentence.tags, tags)}
     entries = {}
     for stream, (symbols_of, symbols) in streams.items():
         parts = {
@@ -128,7 +124,7 @@ def write(folder: Path, splits: dict[str, list[Tagged]], kept: set[str], tags: l
         split: [Sentence(sentence.place(i), word) for sentence in part for i, word in enumerate(sentence.words)]
         for split, part in splits.items()
     }
-    entries["characters"], _ = write_splits(folder / "characters", parts, min_count=2)  # the others are <unk>
+    entries[CHARACTERS], _ = write_splits(folder / CHARACTERS, parts, min_count=2)  # the others are <unk>
     return entries
 
 

@@ -16,8 +16,9 @@ from rnndrop_plugin.cli.arguments import (
     positive,
 )
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
-from rnndrop_plugin.cli.labelled import prepare_words, write_streams
+from rnndrop_plugin.cli.labelled import write_streams
 from rnndrop_plugin.cli.splits import SPECIAL, SPLITS, UNK, describe_dictionary
+from rnndrop_plugin.cli.vocabulary import prepare_words
 from rnndrop_plugin.data.text import read_lines
 from rnndrop_plugin.data.tokenization import Tokenization, text_sizes
 from rnndrop_plugin.progress import progress_bar

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from rnndrop_plugin.cli.arguments import add_vectors_argument, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
-from rnndrop_plugin.cli.labelled import prepare_words, write_streams
+from rnndrop_plugin.cli.labelled import write_streams
 from rnndrop_plugin.cli.splits import UNK, describe_dictionary
+from rnndrop_plugin.cli.vocabulary import prepare_words
 from rnndrop_plugin.data.text import find_file, read_lines
 from rnndrop_plugin.data.tokenization import Tokenization, check_length
 from rnndrop_plugin.data.tweets import tokenize

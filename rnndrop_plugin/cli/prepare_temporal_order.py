@@ -6,6 +6,7 @@ import random
 from rnndrop_plugin.cli.arguments import positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.splits import Sentence, write_splits
+from rnndrop_plugin.data.streams import LABEL, WORD
 from rnndrop_plugin.data.tokenization import Tokenization
 
 SIZES = {
@@ -79,7 +80,7 @@ def main() -> None:
         words[split] = [Sentence(f"{split} {number}", symbols) for number, (symbols, _) in enumerate(drawn, 1)]
         labels[split] = [Sentence(f"{split} {number}", [label]) for number, (_, label) in enumerate(drawn, 1)]
     with destination(args.dest) as folder:
-        for stream, sentences in (("word", words), ("label", labels)):
+        for stream, sentences in ((WORD, words), (LABEL, labels)):
             write_splits(folder / stream, sentences)
         vectors = (f"{symbol} {' '.join(str(int(symbol == other)) for other in SYMBOLS)}\n" for symbol in SYMBOLS)
         Tokenization(None).save(folder)

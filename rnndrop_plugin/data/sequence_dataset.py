@@ -10,7 +10,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rnndrop_plugin.errors import InputError
 
-WORD, CAPITALISATION, CHARACTERS = "word", "capitalisation", "characters"  # folders of a data folder, and features
 NO_TARGET = -100  # where a batch of tags is padded; torch's cross entropy ignores it
 LONGEST_WORD = 32  # characters; what follows is not read, so that one endless word does not fill the memory
 

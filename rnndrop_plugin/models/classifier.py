@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rnndrop_plugin.data.sequence_dataset import WORD
+from rnndrop_plugin.data.streams import WORD
 from rnndrop_plugin.models.config import (
     NonlinearityChoice,
     RecurrentConfig,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rnndrop_plugin import modules
 from rnndrop_plugin.data.indexed import count_made_up, real_symbols
-from rnndrop_plugin.data.sequence_dataset import CAPITALISATION, CHARACTERS, WORD
+from rnndrop_plugin.data.streams import CAPITALISATION, CHARACTERS, WORD
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import RecurrentConfig, check_sizes, init_embeddings, init_uniform
 from rnndrop_plugin.models.loading import CheckedLoading, FromPretrained

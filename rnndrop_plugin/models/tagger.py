@@ -6,7 +6,8 @@ from fairseq.dataclass import ChoiceEnum
 from torch import Tensor, nn
 
 from rnndrop_plugin import modules
-from rnndrop_plugin.data.sequence_dataset import NO_TARGET, WORD
+from rnndrop_plugin.data.sequence_dataset import NO_TARGET
+from rnndrop_plugin.data.streams import WORD
 from rnndrop_plugin.models.config import (
     NonlinearityChoice,
     RecurrentConfig,

@@ -4,6 +4,7 @@ from fairseq.tasks import register_task
 from torch import Tensor
 
 from rnndrop_plugin.data.sequence_dataset import LabelledSequences
+from rnndrop_plugin.data.streams import LABEL
 from rnndrop_plugin.models.classifier import RecurrentClassifier
 from rnndrop_plugin.tasks.sequence_task import SequencesConfig, SequencesTask
 
@@ -12,7 +13,7 @@ from rnndrop_plugin.tasks.sequence_task import SequencesConfig, SequencesTask
 class RnndropClassificationTask(SequencesTask):
     """Train and evaluate recurrent classifiers of sequences (sections 4.1 and 4.5)."""
 
-    target_stream = "label"
+    target_stream = LABEL
     model_class = RecurrentClassifier
     model_kind = "a classifier"
     criterion = "rnndrop_classification"

@@ -11,14 +11,8 @@ from torch import Tensor, nn
 
 import rnndrop_plugin
 from rnndrop_plugin.data.capitalisation import capitalisation
-from rnndrop_plugin.data.sequence_dataset import (
-    CAPITALISATION,
-    CHARACTERS,
-    WORD,
-    Sequences,
-    batch_iterator,
-    spellings,
-)
+from rnndrop_plugin.data.sequence_dataset import Sequences, batch_iterator, spellings
+from rnndrop_plugin.data.streams import CAPITALISATION, CHARACTERS, WORD
 from rnndrop_plugin.data.text import zero_digits
 from rnndrop_plugin.models.sequence_model import SequenceModel
 from rnndrop_plugin.ops.checks import ArgumentError

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rnndrop_plugin.data.sequence_dataset import TaggedSentences
 from rnndrop_plugin.data.spans import SpanTags
+from rnndrop_plugin.data.streams import TAG
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.tagger import RecurrentTagger
 from rnndrop_plugin.tasks.sequence_task import SequencesConfig, SequencesTask
@@ -35,7 +36,7 @@ class RnndropTaggingTask(SequencesTask):
         span_tags: the spans that the tags mark, or None where they mark none.
     """
 
-    target_stream = "tag"
+    target_stream = TAG
     model_class = RecurrentTagger
     model_kind = "a tagger"
     criterion = "rnndrop_tagging"

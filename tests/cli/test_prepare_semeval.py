@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from rnndrop_plugin.cli import labelled, prepare_semeval
+from rnndrop_plugin.cli import labelled, prepare_semeval, vocabulary
 from rnndrop_plugin.data.text import read_lines
 from rnndrop_plugin.data.tweets import clean, tokenize
 from tests.cli.conftest import truncate
@@ -376,7 +376,7 @@ def test_any_text(fuzz, tmp_path, read_split):
         assert not any(re.search(r"\s|[\ud800-\udfff]", word) or not word for word in words)
         path.write_text("".join(f"1\tpositive\tx {text}\n" for text in texts), encoding="utf-8", newline="")
         messages = prepare_semeval.read_labelled(path)
-        known = labelled.choose_words(messages, [], {}, 1)
+        known = vocabulary.choose_words(messages, [], {}, 1)
         with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
             labelled.write_streams(Path(folder), {"train": messages}, known, messages, prepare_semeval.LABELS)
             for stream in ("word", "capitalisation"):
