@@ -23,6 +23,7 @@ class Experiment(NamedTuple):
         runs: its runs, given the command line. A run's name is its cell's and "/seedN".
         prepare: makes or checks the data, given the command line.
         markdown: the table, given the results by the runs' names.
+        takes: the flags of the command that are not for all: "data", "budget", "epochs".
         folder: of its runs below outputs, where it is not the experiment's own name.
         picture: draws a picture, given the results, of which there is one at least, and the folder of the runs.
     """
@@ -30,6 +31,7 @@ class Experiment(NamedTuple):
     runs: Callable[[argparse.Namespace], list[Run]]
     prepare: Callable[[argparse.Namespace], None]
     markdown: Callable[[dict[str, dict]], str]
+    takes: frozenset[str]
     folder: str | None = None
     picture: Callable[[dict[str, dict], Path], None] | None = None
 

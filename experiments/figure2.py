@@ -51,4 +51,4 @@ def markdown(results: dict[str, dict]) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-EXPERIMENT = Experiment(runs, prepare, markdown, folder="table2", picture=picture)
+EXPERIMENT = Experiment(runs, prepare, markdown, frozenset({"data", "epochs"}), folder="table2", picture=picture)

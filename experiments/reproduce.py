@@ -23,11 +23,6 @@ TABLES = {
 }
 
 BUDGET = 20
-TAKEN_BY = {  # the flags that are not for all
-    "data": {"table2", "table3", "table4", "table5", "figure2"},
-    "budget": {"table1"},
-    "epochs": {"table2", "table3", "figure2"},
-}
 
 
 def write(args: argparse.Namespace, runs: Runs) -> str:
@@ -90,8 +85,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at a time (default: 1)")
     parser.add_argument("--list", action="store_true", help="print the cells and do nothing else")
     args = parser.parse_args()
-    for flag, tables in TAKEN_BY.items():
-        if getattr(args, flag) is not None and args.table not in tables:
+    for flag in frozenset.union(*(experiment.takes for experiment in TABLES.values())):
+        if getattr(args, flag) is not None and flag not in TABLES[args.table].takes:
             parser.error(f"{args.table} does not take --{flag}")
     args.budget = args.budget or BUDGET
     args.out = (args.out or Path("outputs") / (TABLES[args.table].folder or args.table)).resolve()

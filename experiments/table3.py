@@ -58,4 +58,4 @@ TABLE = LanguageModels(
         "rows, are assumptions; they are those of its word models.",
     ],
 )
-EXPERIMENT = Experiment(TABLE.runs, TABLE.prepare, TABLE.markdown)
+EXPERIMENT = Experiment(TABLE.runs, TABLE.prepare, TABLE.markdown, frozenset({"data", "epochs"}))

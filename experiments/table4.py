@@ -105,4 +105,4 @@ def markdown(results: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-EXPERIMENT = Experiment(runs, prepare, markdown)
+EXPERIMENT = Experiment(runs, prepare, markdown, frozenset({"data"}))

@@ -17,12 +17,20 @@ class CharacterCNN(nn.Module):
         characters: how many there are in the dictionary.
         filters: the features it gives.
         padding_idx: what stands for no character, counted from the end if it is negative.
+        device, dtype: as in torch.nn.
     """
 
-    def __init__(self, characters: int, filters: int, padding_idx: int) -> None:
+    def __init__(
+        self,
+        characters: int,
+        filters: int,
+        padding_idx: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(characters, 30, padding_idx)
-        self.convolution = nn.Conv1d(30, filters, 3, padding=1)
+        self.embedding = nn.Embedding(characters, 30, padding_idx, device=device, dtype=dtype)
+        self.convolution = nn.Conv1d(30, filters, 3, padding=1, device=device, dtype=dtype)
 
     def forward(self, characters: Tensor) -> Tensor:
         """``(batch, time, characters)`` to ``(batch, time, filters)``, zeros for a word without characters.

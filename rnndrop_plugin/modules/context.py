@@ -26,16 +26,25 @@ class ConvContext(nn.Module):
         filters: the features it gives.
         width: the words it sees, 2w + 1.
         nonlinearity: ``"tanh"`` or ``"relu"``, the function phi.
+        device, dtype: as in torch.nn.
 
     Raises:
         ValueError: a width that is not odd, or an unknown nonlinearity.
     """
 
-    def __init__(self, input_size: int, filters: int, width: int = 5, nonlinearity: str = "relu") -> None:
+    def __init__(
+        self,
+        input_size: int,
+        filters: int,
+        width: int = 5,
+        nonlinearity: str = "relu",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         _check_width(width)
         check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
-        self.convolution = nn.Conv1d(input_size, filters, width, padding=width // 2)
+        self.convolution = nn.Conv1d(input_size, filters, width, padding=width // 2, device=device, dtype=dtype)
         self.nonlinearity = nonlinearity
         self.output_size = filters
 
@@ -43,6 +52,10 @@ class ConvContext(nn.Module):
         """``(batch, time, input_size)`` to ``(batch, time, filters)``; ValueError for another number of dimensions."""
         _check_input(x)
         return NONLINEARITIES[self.nonlinearity](self.convolution(x.transpose(1, 2)).transpose(1, 2))
+
+    def extra_repr(self) -> str:
+        """The nonlinearity."""
+        return f"nonlinearity={self.nonlinearity}"
 
 
 class ConcatContext(nn.Module):
@@ -70,3 +83,7 @@ class ConcatContext(nn.Module):
         time, side = x.size(1), self.width // 2
         padded = F.pad(x, (0, 0, side, side))
         return torch.cat([padded[:, i : i + time] for i in range(self.width)], dim=2)
+
+    def extra_repr(self) -> str:
+        """The number of words."""
+        return f"width={self.width}"

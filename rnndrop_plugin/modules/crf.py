@@ -11,13 +11,18 @@ class CRF(nn.Module):
 
     Args:
         tags: how many there are.
+        device, dtype: as in torch.nn.
     """
 
-    def __init__(self, tags: int) -> None:
+    def __init__(self, tags: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.transitions = nn.Parameter(torch.zeros(tags, tags))
-        self.start = nn.Parameter(torch.zeros(tags))
-        self.end = nn.Parameter(torch.zeros(tags))
+        self.transitions = nn.Parameter(torch.zeros(tags, tags, device=device, dtype=dtype))
+        self.start = nn.Parameter(torch.zeros(tags, device=device, dtype=dtype))
+        self.end = nn.Parameter(torch.zeros(tags, device=device, dtype=dtype))
+
+    def extra_repr(self) -> str:
+        """The number of tags."""
+        return str(len(self.start))
 
     def __prepare_scriptable__(self) -> None:
         raise RuntimeError("torch.jit.script cannot compile CRF: use torch.compile, torch.export or torch.jit.trace")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from rnndrop_plugin.modules import ConcatContext, ConvContext
+from rnndrop_plugin.modules import CRF, CharacterCNN, ConcatContext, ConvContext
 
 
 def neighbours(x: torch.Tensor, t: int, side: int) -> torch.Tensor:
@@ -47,3 +47,21 @@ def test_another_number_of_dimensions_is_refused(shape):
 def test_an_unknown_nonlinearity_is_refused():
     with pytest.raises(ValueError, match="nonlinearity must be one of .*, got 'gelu'"):
         ConvContext(3, 8, nonlinearity="gelu")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "shown"),
+    [
+        (ConvContext, (4, 6), "nonlinearity=relu"),
+        (CharacterCNN, (9, 5, 1), "Embedding(9, 30, padding_idx=1)"),
+        (CRF, (3,), "CRF(3)"),
+    ],
+)
+def test_they_are_built_and_shown_as_those_of_torch_nn(module, arguments, shown):
+    built = module(*arguments, device="meta", dtype=torch.float64)
+    assert all(parameter.is_meta and parameter.dtype == torch.float64 for parameter in built.parameters())
+    assert shown in repr(built)
+
+
+def test_the_words_of_a_concatenation_are_shown():
+    assert repr(ConcatContext(4, width=3)) == "ConcatContext(width=3)"

@@ -18,6 +18,7 @@ from rnndrop_plugin.ops.masks import Masks
 from rnndrop_plugin.ops.recurrence.autograd import Gradients, Options, Problem, Saved
 from rnndrop_plugin.ops.recurrence.reference import GATES, State, Weights
 from rnndrop_plugin.ops.recurrence.triton import loops, steps
+from rnndrop_plugin.ops.recurrence.triton.product import SPACING
 from rnndrop_plugin.ops.recurrence.triton.tiles import STAGES, WARPS, Tiles, chosen, precision, refuse
 from rnndrop_plugin.ops.sums import sum_of_rows
 
@@ -29,6 +30,11 @@ ALIGNMENT = 16  # bytes: of what is read in vectors
 COMPILATION = {"num_warps": WARPS, "num_stages": 1, "launch_cooperative_grid": True, "enable_fp_fusion": True}
 
 _launchers: dict[tuple, Callable] = {}
+
+
+def padded(hidden: int) -> int:
+    """The length of a row of h."""
+    return -(-hidden // PADDING) * PADDING
 
 
 @functools.cache
@@ -112,7 +118,7 @@ class _Call:
             "LENGTHS": self.lengths is not None,
             **modes,
             "H": self.hidden,
-            "LD": -(-self.hidden // PADDING) * PADDING,
+            "LD": padded(self.hidden),
         }
 
     def pointer(self, x: Tensor | None) -> Tensor:
@@ -128,7 +134,7 @@ class _Call:
             return False
         grid = tiles.grid(self.batch, self.hidden)
         barrier = {
-            "counters": torch.zeros(32 * grid[1], dtype=torch.int32, device=self.like.device),
+            "counters": torch.zeros(SPACING.value * grid[1], dtype=torch.int32, device=self.like.device),
             "failed": _failure_flag(self.like.device),
             "polls": POLLS,
         }
@@ -193,14 +199,14 @@ def forward(problem: Problem, save: bool) -> tuple[Tensor, State, Saved]:
 def saved_like(options: Options, input: Tensor, hidden: int) -> list[Tensor]:
     """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`; :func:`_named` has the names."""
     time, batch, _ = input.shape
-    padded = -(-hidden // PADDING) * PADDING
-    saved = [input.new_empty(time, batch, GATES[options.cell] * hidden), input.new_empty(time + 1, batch, padded)]
+    row = padded(hidden)
+    saved = [input.new_empty(time, batch, GATES[options.cell] * hidden), input.new_empty(time + 1, batch, row)]
     if not options.masks.hidden.is_identity:
         saved.append(torch.empty_like(saved[1]))
     if options.cell == "lstm":
         saved.append(input.new_empty(time + 1, batch, hidden))
     elif options.cell != "rnn":
-        saved.append(input.new_empty(time, batch, padded if options.cell == "gru" else hidden))
+        saved.append(input.new_empty(time, batch, row if options.cell == "gru" else hidden))
     return saved
 
 

@@ -18,6 +18,7 @@ from rnndrop_plugin.ops.recurrence.triton.cells import (
     phi_slope,
 )
 from rnndrop_plugin.ops.recurrence.triton.product import (
+    SPACING,
     arrive,
     drop,
     four_gates,
@@ -80,7 +81,7 @@ def forward(
     G: tl.constexpr = 3 if CELL == "gru" else FIRST
     b, n = tl.program_id(1) * BB, tl.program_id(0) * BH
     blocks = tl.num_programs(0)
-    counter = counters + tl.program_id(1) * 32
+    counter = counters + tl.program_id(1) * SPACING
     kept = kept_weights(u, n, H, H, FIRST, COLUMNS, BH, SPLIT, KC, KEEP, True)
     kept_n = ()
     if CELL == "gru":
@@ -234,7 +235,7 @@ def backward(
     WHOLE: tl.constexpr = G if CELL == "lstm" or CELL == "rnn" else 2  # gates in one product, of a GRU r and z
     b, n = tl.program_id(1) * BB, tl.program_id(0) * BH
     blocks = tl.num_programs(0)
-    counter = counters + tl.program_id(1) * 32
+    counter = counters + tl.program_id(1) * SPACING
     kept = kept_weights(u, n, WHOLE * H, H, 1, 1, BH, SPLIT, KC, KEEP, False)
     kept_n = ()
     if WHOLE < G:

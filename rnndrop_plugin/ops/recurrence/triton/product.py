@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+SPACING = tl.constexpr(32)  # from one barrier's counter to the next: no two are in one line of the cache
+
 
 @triton.jit
 def drop(keep, at, ok, scale, MODE: tl.constexpr):

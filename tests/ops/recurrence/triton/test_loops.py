@@ -100,8 +100,7 @@ def constants(direction, cell, hidden, *, modes=(2, 0, 0), **flags) -> dict:
     if direction == "backward":
         del names["BIAS"]
     modes = (0, modes[1] or 2 * any(modes), 0) if cell == "rnn" else modes
-    padded = -(-hidden // backend.PADDING) * backend.PADDING
-    return {**names, **dict(zip(("MU", "MH", "MC"), modes, strict=True)), "H": hidden, "LD": padded}
+    return {**names, **dict(zip(("MU", "MH", "MC"), modes, strict=True)), "H": hidden, "LD": backend.padded(hidden)}
 
 
 def check_loop(path, direction, cell, batch, hidden, precision, capability, **flags):
