@@ -100,6 +100,12 @@ def forward(
     return fed, scores.squeeze(2), final, cells, outputs
 
 
+def per_layer(tensors: Sequence[Tensor | None], layers: int) -> list[tuple[Tensor | None, ...]]:
+    """The tensors of each layer, which has as many as any other, from those of all in a row."""
+    size = len(tensors) // layers
+    return [tuple(tensors[k * size : (k + 1) * size]) for k in range(layers)]
+
+
 class InputFeeding(torch.autograd.Function):
     """:func:`forward` with its gradient.
 
@@ -136,8 +142,7 @@ class InputFeeding(torch.autograd.Function):
         (time, _, features), h_size = input.shape, feed.size(1)
         steps, cells = settings.cells(time, weights)
         dh: list[Tensor] = []
-        for k, (cell, size) in enumerate(zip(cells, ctx.sizes, strict=True)):
-            h, *others = grad_final[k * len(grad_final) // layers : (k + 1) * len(grad_final) // layers]
+        for cell, size, (h, *others) in zip(cells, ctx.sizes, per_layer(grad_final, layers), strict=True):
             dh.append(h)
             cell.start_backward(tuple(saved[:size]), tuple(others))
             saved = saved[size:]
@@ -162,11 +167,10 @@ class InputFeeding(torch.autograd.Function):
                     d_below = settings.dropout_between[k - 1].at(t)(cells[k].d_ih[t] @ weights[k].ih)
             d_feed = cells[0].d_ih[t] @ by_feed
 
-        h = steps.written(cells[-1].hs).transpose(0, 1)
-        d_sums_by_row = d_sums.transpose(0, 1)
-        d_keys = torch.bmm(d_logits.permute(1, 2, 0), h)
-        d_values = torch.bmm(scores.permute(1, 2, 0), d_sums_by_row)
-        d_weight = d_sums.flatten(0, 1).t() @ h.transpose(0, 1).flatten(0, 1)
+        h = steps.written(cells[-1].hs)
+        d_keys = torch.bmm(d_logits.permute(1, 2, 0), h.transpose(0, 1))
+        d_values = torch.bmm(scores.permute(1, 2, 0), d_sums.transpose(0, 1))
+        d_weight = d_sums.flatten(0, 1).t() @ h.flatten(0, 1)
         grad_states, grad_weights = [], []
         for k, cell in enumerate(cells):
             flat = cell.d_ih.flatten(0, 1)
@@ -200,8 +204,6 @@ def _unflatten(settings: Settings, tensors: Sequence[Tensor | None]):
     """The arguments of :func:`forward` from the flat sequence that ``apply`` takes."""
     input, feed, keys, values, weight, *others = tensors
     layers = len(settings.masks)
-    size = len(others) // layers - len(Weights._fields)
-    states = [tuple(others[k * size : (k + 1) * size]) for k in range(layers)]
-    parameters = others[layers * size :]
-    weights = [Weights(*parameters[4 * k : 4 * k + 4]) for k in range(layers)]
+    first = len(others) - layers * len(Weights._fields)
+    states, weights = per_layer(others[:first], layers), [Weights(*w) for w in per_layer(others[first:], layers)]
     return input, feed, states, weights, Attention(keys, values, settings.padding, weight)

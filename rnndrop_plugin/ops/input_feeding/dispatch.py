@@ -94,5 +94,4 @@ def input_feeding(
             *(s for state in states for s in state),
             *(w for layer in weights for w in layer),
         )
-    size = len(states[0])
-    return output, scores, [tuple(final[k * size : (k + 1) * size]) for k in range(len(states))]
+    return output, scores, bptt.per_layer(final, len(states))
