@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at a time (default: 1)")
     parser.add_argument("--list", action="store_true", help="print the cells and do nothing else")
     args = parser.parse_args()
-    for flag in frozenset.union(*(experiment.takes for experiment in TABLES.values())):
+    for flag in sorted(frozenset.union(*(experiment.takes for experiment in TABLES.values()))):
         if getattr(args, flag) is not None and flag not in TABLES[args.table].takes:
             parser.error(f"{args.table} does not take --{flag}")
     args.budget = args.budget or BUDGET
