@@ -1,6 +1,8 @@
+import itertools
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,55 @@ def test_a_step_trains_or_evaluates(monkeypatch):
     layers.make_step(layer, TINY, training=True)()
     ((output, leaves, gradient),) = calls
     assert output.shape == gradient.shape == (3, 2, 5) and len(leaves) == 5
+
+
+class Mode(torch.nn.Module):
+    """Notes whether it is trained or evaluated."""
+
+    seen: list[bool] = []
+
+    def forward(self, input):
+        self.seen.append(self.training)
+        return input, None
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_layer_drops_in_training_alone(training):
+    layer = layers.Layer("a layer", "LSTM", "torch.nn", lambda features, hidden: Mode())
+    Mode.seen.clear()
+    layers.make_step(layer, layers.Shape(3, 2, 4, 4), training)()
+    assert Mode.seen == [training]
+
+
+def test_the_figure_of_a_layer_is_that_of_its_median():
+    """The ratio is taken in each repetition."""
+    layer = layers.torchs("LSTM")
+    figure = layers.timing("training", TINY, layer, [0.004, 0.002, 0.009], [0.002, 0.002, 0.003], True, rate=1e6)
+    assert (figure.ratio, figure.value, figure.unit) == (2, 4, "ms")
+    assert figure.repetitions == pytest.approx([4, 2, 9])
+    assert figure.share == pytest.approx(layers.operations("LSTM", TINY, True) / 1e6 / 0.004)
+
+
+def test_layers_are_compared_with_torchs_and_growth_with_the_layer_itself(monkeypatch):
+    monkeypatch.setattr(layers, "compare", lambda compared, *_: [[float(n)] for n in range(1, len(compared) + 1)])
+    found = layers.measure("training", TINY, [layers.torchs("RNN"), layers.ours("RNN")], True, 1.0, 1e6, None)
+    assert [figure.ratio for figure in found] == [1, 2]
+    ratios = {figure.shape: figure.ratio for figure in layers.growth(["RNN"], TINY, 1.0, 1e6, None)}
+    assert ratios == {(6, 2, 4, 5): 2, (3, 4, 4, 5): 3, (3, 2, 4, 10): 4}
+
+
+def test_the_rate_of_the_products_is_the_best_one(monkeypatch):
+    """By a clock on which each product takes a second."""
+    monkeypatch.setattr(layers, "clock_of_work", lambda: itertools.count().__next__)
+    monkeypatch.setattr(torch, "mm", lambda *_, out: out)
+    assert layers.product_rate(2) == 2 * 2048**3
+
+
+def test_the_time_of_other_programs_counts_where_there_are_threads():
+    """The clock of one thread would leave out what the others do."""
+    for threads, clock in ((1, time.thread_time), (2, time.perf_counter)):
+        torch.set_num_threads(threads)
+        assert layers.clock_of_work() is clock
 
 
 def test_operations():
