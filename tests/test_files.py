@@ -1,0 +1,32 @@
+"""Files that appear whole or not at all."""
+
+import pytest
+
+from rnndrop_plugin.files import atomic_write, write_text
+
+
+def test_a_file_that_cannot_be_written_stays_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "table.md"
+    write_text(path, "whole")
+
+    def fail():
+        with atomic_write(path) as new:
+            new.write_text("half")
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011 - the one above
+        fail()
+    assert path.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        write_text(tmp_path / "absent" / "table.md", "whole")
+    assert error.value.filename == str(tmp_path / "absent" / "table.md")
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as error, atomic_write(tmp_path / "table.md"):
+        (tmp_path / "absent").read_text()
+    assert error.value.filename == str(tmp_path / "absent")
