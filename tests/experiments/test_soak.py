@@ -26,9 +26,24 @@ def test_difference(tmp_path):
     assert "losses" in soak.difference(whole, write_run(tmp_path / "loss", loss="2.51"))
     changed = {**STATE, "model": {"weight": torch.tensor([1.0, 1 + 2**-23])}}
     assert soak.difference(whole, write_run(tmp_path / "model", state=changed)) == "checkpoint_last.pt: model"
+    stepped = {**STATE, "last_optimizer_state": {"step": torch.tensor(4)}}
+    assert soak.difference(whole, write_run(tmp_path / "step", state=stepped)) == (
+        "checkpoint_last.pt: last_optimizer_state"
+    )
     more = write_run(tmp_path / "more")
     (more / "checkpoints" / "checkpoint1.pt").write_bytes(b"")
     assert soak.difference(whole, more) == "files: checkpoint1.pt"
+
+
+@pytest.mark.parametrize(
+    "line", ['{"num_updates": "10", "loss": "2.51"}', '{"valid_num_updates": "10", "valid_loss": "2.5"}']
+)
+def test_a_loss_that_the_uninterrupted_run_does_not_have(tmp_path, line):
+    """An update that was made again after a kill with another loss, or another validation."""
+    whole, killed = write_run(tmp_path / "whole"), write_run(tmp_path / "killed")
+    with (killed / "train.log").open("a") as log:
+        log.write(f"| INFO | a tag | {line}\n")
+    assert "losses" in soak.difference(whole, killed)
 
 
 def test_kill(tmp_path):
@@ -43,6 +58,14 @@ def test_kill(tmp_path):
     writes = "from pathlib import Path; import sys, time; Path(sys.argv[1]).write_bytes(b'half'); time.sleep(600)"
     path = tmp_path / "checkpoints" / "checkpoint_last.pt.tmp"
     assert soak.kill(subprocess.Popen([sys.executable, "-c", writes, path]), tmp_path, 0, aim=True) is True
+
+
+def test_a_training_that_something_else_kills_has_failed(tmp_path):
+    (tmp_path / "train.log").write_text("its last line\n")
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    process.kill()
+    with pytest.raises(ValueError, match="fairseq-train: exit status -9: its last line"):
+        soak.end(process, tmp_path)
 
 
 @pytest.mark.parametrize(
