@@ -1,12 +1,14 @@
 """Stands in for fairseq-train and fairseq-validate in test_reproduce.py: their arguments, logs and checkpoints.
 
 ARGUMENT 1, plan.json, has for each epoch by cell ("*" for the others) the training accuracy, or the validation loss and
-the learning rate; the last goes on for ever; "fail", "refuse" and "hang" do that. A checkpoint holds the number of its
-epoch, which is also its test accuracy and perplexity. checkpoint_best.pt is that of the last epoch but of a loss, if it
-is no better.
+the learning rate; the last goes on for ever; "fail", "refuse", "die" and "hang" do that. A checkpoint holds the number
+of its epoch, which is also its test accuracy and perplexity. checkpoint_best.pt is that of the last epoch but of a
+loss, if it is no better.
 """
 
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -29,6 +31,7 @@ last = folder / "checkpoint_last.pt"
 start = epoch = int(last.read_text()) if last.exists() else 0
 best = None
 print(f"starts from epoch {epoch}; finetune {value('--finetune-from-model')}", flush=True)
+print(f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}", flush=True)
 while epoch < int(value("--max-epoch", 10**9)) and 200 * epoch < int(value("--max-update", 10**9)):
     epoch += 1
     accuracy = plan[min(epoch, len(plan)) - 1]
@@ -38,8 +41,11 @@ while epoch < int(value("--max-epoch", 10**9)) and 200 * epoch < int(value("--ma
     if accuracy == "refuse":
         print("error: no such flag\nwarning: a worker is left", flush=True)
         sys.exit(2)
+    if accuracy == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
     if accuracy == "hang":
-        (folder / "hangs").touch()
+        (folder / "pid").write_text(str(os.getpid()))
+        (folder / "pid").rename(folder / "hangs")
         time.sleep(60)
     loss, rate = accuracy if isinstance(accuracy, list) else (-epoch, 1)
     names = [f"checkpoint{epoch}.pt", "checkpoint_last.pt"]

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 import subprocess
 
 import pytest
@@ -68,6 +69,24 @@ def test_table2(plan, run_table, tmp_path):
     plan({"*": ["fail"]})
     status, out, _ = run_table("table2", *cells)  # which are finished
     assert status == 0
+
+
+def test_the_ratios_are_those_of_the_papers_metric():
+    """The mean over the batches, of each split."""
+    tests = {"valid": {"ppl": 1.0, "ppl_batch_mean": 130.0}, "test": {"ppl": 2.0, "ppl_batch_mean": 250.4}}
+    finished = {"train": ["--max-epoch", "100"], "solved": True, "epochs": 8, "updates": 1600, "seconds": 16.0}
+    finished |= {"commits": [], "devices": [], "tests": {"checkpoint_best.pt": tests, "checkpoint_last.pt": tests}}
+    table = table2.TABLE.markdown({"none/seed1": finished})
+    row = "| none |  |  | best | 1.00 | 2.00 | 130.00 | 250.40 | 130.0 / 125.2 | 1.000 / 2.000 | 1 |"
+    assert row in table
+
+
+def test_a_run_is_the_same_one_whatever_the_spelling_of_its_data(plan, run_table, stream_data, monkeypatch):
+    plan({"*": [[9, 1]]})
+    assert run_table("table2", "--cells", "none", "--epochs", "1")[0] == 0
+    monkeypatch.chdir(stream_data.parent)
+    status, _, err = run_table("table2", "--cells", "none", "--epochs", "1", "--data", stream_data.name)
+    assert (status, err) == (0, "")
 
 
 def test_seeds_and_shortened(plan, run_table, tmp_path):
@@ -150,6 +169,25 @@ def test_figure2(plan, run_table, tmp_path, monkeypatch):
     assert output == tmp_path / "out" / "figure2.png"
 
 
+def test_figure2_looks_for_the_runs_where_table2_leaves_them(plan, call, stream_data, tmp_path, monkeypatch):
+    plan({"*": [[9, 1]]})
+    monkeypatch.chdir(tmp_path)
+    arguments = ("--data", stream_data, "--cells", "none", "--epochs", "1")
+    assert call(reproduce, "table2", *arguments)[0] == 0
+    plan({"*": ["fail"]})
+    assert call(reproduce, "figure2", *arguments)[0] == 0
+    assert (tmp_path / "outputs" / "table2" / "figure2.png").exists()
+
+
+def test_there_is_no_picture_of_no_runs(plan, run_table, tmp_path):
+    plan({"*": ["fail"]})
+    status, _, err = run_table("figure2", "--cells", "none")
+    assert status == 1
+    assert "train.log: the command failed (3)" in err
+    assert not (tmp_path / "out" / "figure2.png").exists()
+    assert "figure2.png" not in (tmp_path / "out" / "figure2.md").read_text()
+
+
 def test_picture(plan, run_table, tmp_path):
     """A picture of what there is, in the folder of Table 2."""
     plan({"*": [[9, 1], [1, 1]]})
@@ -167,6 +205,16 @@ def test_cells(table):
     assert names[13:] == ["forward", *(f"forward-{name}" for name in upper[1:])]
     assert len({experiment.split_name(name) for name in upper}) == 13
     assert experiment.dropout_flags("none") == []
+
+
+def test_data_of_the_tables_own_level(plan, run_table, stream_data, tmp_path):
+    plan({"*": [[9, 1]]})
+    for table, tokenizer in (("table2", "moses"), ("table3", "characters")):
+        folder = tmp_path / tokenizer
+        shutil.copytree(stream_data, folder)
+        Tokenization(tokenizer).save(folder)
+        args = ("--cells", "none", "--epochs", "1", "--data", folder, "--out", tmp_path / table)
+        assert run_table(table, *args)[0] == 0
 
 
 def test_bad_data(call, tmp_path, stream_data):
@@ -187,6 +235,10 @@ def test_bad_data(call, tmp_path, stream_data):
     status, _, err = call(reproduce, "table2", "--out", out, "--data", characters)
     assert (status, err.count("\n")) == (2, 1)
     assert "its tokens are not those of rnndrop prepare ptb --level word, which table2 needs" in err
+    Tokenization("moses").save(characters)
+    status, _, err = call(reproduce, "table3", "--out", out, "--data", characters)
+    assert status == 2
+    assert "its tokens are not those of rnndrop prepare ptb --level char, which table3 needs" in err
     assert not out.exists()
 
 

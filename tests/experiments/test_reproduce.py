@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import signal
 import subprocess
@@ -7,8 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from experiments import experiment, reproduce, table1, table4, table5
+from experiments import experiment, reproduce, runs, table1, table4, table5
 
 FAKE = Path(__file__).with_name("fake_fairseq.py")
 
@@ -62,6 +64,38 @@ def test_finished_runs_are_kept(plan, run_table1, tmp_path):
     assert status == 0
     assert out.count("ended after 400 updates") == 3
     assert starts(tmp_path, "15-update-step-expected/seed1") == ["0"]
+
+
+def test_a_finished_run_is_neither_trained_nor_tested_again(plan, run_table1, tmp_path, monkeypatch):
+    """Neither one that was given up, nor one that was solved under another limit."""
+    plan({"15-none": [99.5], "*": [50]})
+    cells = ("--cells", "15-hidden-step-expected", "--budget", "2")
+    assert run_table1(*cells)[0] == 0
+    table = (tmp_path / "out" / "table1.md").read_text()
+    monkeypatch.setattr(runs, "TRAIN", ["false"])
+    monkeypatch.setattr(runs, "VALIDATE", ["false"])
+    monkeypatch.setattr(table1, "LIMIT", 2 * table1.LIMIT)
+    assert run_table1(*cells)[0] == 0
+    assert (tmp_path / "out" / "table1.md").read_text() == table
+
+
+def test_a_run_whose_test_failed_is_not_trained_again(plan, run_table1, result, tmp_path, monkeypatch):
+    """Neither one that was solved, nor one that has made all its updates."""
+    plan({"15-none": [99.5], "*": [50]})
+    test = runs.VALIDATE
+    for name in ("15-none", "15-cell-step-expected"):
+        monkeypatch.setattr(runs, "VALIDATE", ["false"])
+        assert run_table1("--cells", name, "--budget", "2")[0] == 1
+        monkeypatch.setattr(runs, "VALIDATE", test)
+        assert run_table1("--cells", name, "--budget", "2")[0] == 0
+        assert starts(tmp_path, f"{name}/seed1") == ["0"]
+    assert [result(f"{name}/seed1")["solved"] for name in ("15-none", "15-cell-step-expected")] == [True, False]
+
+
+def test_solved_in_the_last_epoch_of_all(plan, run_table1, result):
+    plan({"15-none": [99.5], "*": [50, 99.5]})
+    assert run_table1("--cells", "15-cell-step-expected", "--budget", "1.5")[0] == 0
+    assert result("15-cell-step-expected/seed1")["solved"] is True
 
 
 def test_earlier_results_are_in_the_table(plan, run_table1, tmp_path, monkeypatch):
@@ -143,6 +177,22 @@ def test_failure(plan, run_table1, tmp_path):
     assert starts(tmp_path, "15-cell-step-expected/seed1") == ["0", "1"]
 
 
+def test_a_training_that_was_killed_has_failed(plan, run_table1, tmp_path):
+    """Its epochs are not taken for all that there are."""
+    plan({"15-none": [40, "die"]})
+    status, _, err = run_table1("--cells", "15-none")
+    assert status == 1
+    assert "train.log: the command failed (-9). It ends with" in err
+
+
+def test_each_training_has_one_thread(plan, run_table1, tmp_path, monkeypatch):
+    """Those of several at a time would be in each other's way."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    plan({"*": [99.5]})
+    assert run_table1("--cells", "15-none")[0] == 0
+    assert "OMP_NUM_THREADS=1\n" in (tmp_path / "out" / "15-none" / "seed1" / "train.log").read_text()
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {root!r})
@@ -155,25 +205,44 @@ run(reproduce.main)
 """
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted(plan, run_table1, result, tmp_path, signum):
-    """The trainings end with the script, another script is kept out meanwhile, and later they go on."""
+@pytest.fixture
+def hanging(plan, run_table1, tmp_path):
+    """A process of the script, whose two trainings hang, and the files that have their process ids."""
     plan({"15-none": [40, 50, "hang"], "30-none": [40, "hang"]})
     root = str(Path(reproduce.__file__).parents[1])
     code = SCRIPT.format(root=root, fake=str(FAKE), plan=str(tmp_path / "plan.json"))
     command = [sys.executable, "-c", code, "table1", "--out", str(tmp_path / "out"), "--cells", "*-none", "--jobs", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    files = [tmp_path / "out" / f"{length}-none" / "seed1" / "hangs" for length in (15, 30)]
+    while not all(path.exists() for path in files) and process.poll() is None:
+        time.sleep(0.05)
+    yield process, files
+    process.kill()
+    process.communicate()
+
+
+def test_trainings_that_outlive_their_script_keep_others_out(hanging, run_table1):
+    process, files = hanging
+    process.kill()
+    process.wait()
     try:
-        hanging = [tmp_path / "out" / f"{length}-none" / "seed1" / "hangs" for length in (15, 30)]
-        while not all(path.exists() for path in hanging) and process.poll() is None:
-            time.sleep(0.05)
         status, _, err = run_table1("--cells", "15-none")
-        assert (status, err.count("\n")) == (2, 1)
+        assert status == 2
         assert "out: this script, or a training that it left, is running in it" in err
-        process.send_signal(signum)
-        _, err = process.communicate(timeout=120)
     finally:
-        process.kill()
+        for file in files:
+            os.kill(int(file.read_text()), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(plan, hanging, run_table1, result, tmp_path, signum):
+    """The trainings end with the script, another script is kept out meanwhile, and later they go on."""
+    process, _ = hanging
+    status, _, err = run_table1("--cells", "15-none")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "out: this script, or a training that it left, is running in it" in err
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[signum]
     assert "Traceback" not in err
 
@@ -186,16 +255,31 @@ def test_interrupted(plan, run_table1, result, tmp_path, signum):
 
 def test_seeds(plan, run_table1, tmp_path):
     plan({"15-none": [99, 99.5, 100], "*": [100]})
+    (tmp_path / "out" / "15-none" / "seed3 (old)").mkdir(parents=True)  # which is none
     assert run_table1("--cells", "15-none", "--seeds", "1", "7")[0] == 0
     assert "| none |  |  | 100.0 / 3.0 |" in (tmp_path / "out" / "table1.md").read_text()
     assert "| 15-none/seed7 | yes | 600 |" in (tmp_path / "out" / "table1.md").read_text()
 
 
 def test_some_seeds_not_solved():
-    solved = {"solved": True, "training": 100.0, "updates": 600, "test": {"test": 99.0}}
+    solved = {"solved": True, "training": 100.0, "updates": 6000, "test": {"test": 99.0}}
     given_up = {"solved": False, "training": 30.0, "updates": 4000, "test": {"test": 25.0}}
     text = "65.0 / 62.0 (not solved after 4,000 updates in 1 of 2 runs)"
     assert table1.accuracies([solved, given_up]) == text
+
+
+def test_table1_tells_scalings_and_seeds_apart():
+    def run(updates: int, accuracy: float) -> dict:
+        figures = {"training": accuracy, "test": {"test": accuracy}}
+        return {"solved": True, "updates": updates, "seconds": 1.0, **figures}
+
+    results = {"15-none/seed1": run(1000, 99), "15-none/seed2": run(500, 99)}
+    results |= {"15-update-step-expected/seed2": run(1000, 98), "15-update-step-inverted/seed2": run(1500, 97)}
+    table = table1.markdown(results)
+    expected, inverted = table.split("## Inverted scaling")
+    assert "| update (the paper's) | per step | 100 / 100 | 98.0 / 98.0 | 100 / 100 |  |" in expected
+    assert "| update (the paper's) | per step | 97.0 / 97.0 |  |" in inverted
+    assert "| 15-update-step-inverted/seed2 | yes | 1,500 | 3.0 |" in inverted  # of the same seed's
 
 
 def test_damaged_result(plan, run_table1, tmp_path):
@@ -338,6 +422,8 @@ def test_table4(call, plan, tmp_path, result):
     assert "--cell-dropout 0.5 --recurrent-dropout-sampling sequence --seed 1" in cell
     assert "data/vectors.txt --decoder-embed-dim 4" in cell
     assert "--decoder-dropout-in" not in cell and "dropout" not in none
+    rates = "--optimizer adam --lr 0.001 --lr-scheduler fixed --force-anneal 11 --lr-shrink 0.95 --max-epoch 50 "
+    assert rates in none and "--extract-length 15 " in none  # section 4.4
     assert result("none/seed1")["training"] is None
     assert "none/seed1: trained after 10,000 updates in 100 s, valid 50.00, test 50.00" in out
     table = (tmp_path / "out" / "table4.md").read_text()
@@ -346,6 +432,17 @@ def test_table4(call, plan, tmp_path, result):
     assert "| none |  |  | 88.56 | 50.00 ± 0.00 | 84.46 | 50.00 ± 0.00 | 2 |" in table
     assert "| hidden (Gal) | per sequence | 0.5 | 90.76 |  | 86.68 |  | 0 |" in table
     assert len(table4.PAPER) == 26
+
+
+def test_a_gpu_is_used_where_there_is_one(monkeypatch):
+    for available, flags in ((True, ["--distributed-world-size", "1"]), (False, ["--cpu"])):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert experiment.device_flags() == flags
+
+
+def test_table4_has_each_splits_figures_in_its_column():
+    table = table4.markdown({"none/seed1": {"test": {"valid": 90.0, "test": 80.0}}})
+    assert "| none |  |  | 88.56 | 90.00 | 84.46 | 80.00 | 1 |" in table
 
 
 def test_spread():
