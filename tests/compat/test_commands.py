@@ -102,6 +102,14 @@ def test_any_other_error_keeps_its_traceback(monkeypatch, error):
         distributed_utils.call_main(CFG, fail(error))
 
 
+def test_a_job_of_hydra_goes_on_to_the_next_one_with_the_line(monkeypatch):
+    """hydra prints an InputError alone without its traceback."""
+    monkeypatch.setattr(errors.HydraConfig, "initialized", lambda: True)
+    with pytest.raises(InputError) as error:
+        errors.run(fail(AssertionError("Must specify batch size")), CFG)
+    assert str(error.value) == f"Must specify batch size{HINT}"
+
+
 @pytest.mark.parametrize("status", [1, 2])
 def test_a_process_of_several_has_said_why_it_ended(monkeypatch, status):
     """What a process raises, errors.run has printed; torch's error of the process would follow it."""

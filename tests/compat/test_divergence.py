@@ -1,9 +1,11 @@
+import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 from fairseq.trainer import Trainer
 
-from rnndrop_plugin.compat.divergence import LossWatch
+from rnndrop_plugin.compat.divergence import LossWatch, watch
 
 
 def test_fairseq_goes_on_with_any_loss(command, training, tmp_path, unpatch):
@@ -42,6 +44,26 @@ def test_the_losses_of_a_long_interval_are_not_kept():
     assert not any(watch.update(13.3, at_interval=False) for _ in range(1000))
     assert watch.update(100_000.0, at_interval=True).startswith("the loss is 113.2 bits, it began with 13.3")
     assert all(not hasattr(value, "__len__") for value in vars(watch).values())
+
+
+@pytest.mark.parametrize(
+    ("losses", "sentence_avg", "warned"),
+    [({"loss": 30.0}, False, True), ({"loss": 30.0}, True, False), ({"loss": 3.0, "nll_loss": 30.0}, True, True)],
+)
+def test_a_loss_of_whole_sentences_is_not_in_bits_of_a_symbol(caplog, losses, sentence_avg, warned):
+    updates = itertools.count(1)
+    cfg = {"optimization": SimpleNamespace(sentence_avg=sentence_avg), "common": SimpleNamespace(log_interval=1)}
+    trainer = SimpleNamespace(task=SimpleNamespace(target_dictionary=range(100)), cfg=SimpleNamespace(**cfg))
+    trainer.is_data_parallel_master, trainer.get_num_updates = True, lambda: next(updates)
+    for n in range(40):
+        watch(trainer, {name: 1.0 for name in losses} if n == 0 else losses)
+    assert ("the loss is" in caplog.text) is warned
+
+
+def test_few_classes_are_taken_for_sixteen():
+    for loss, warned in ((7.9, False), (8.5, True)):
+        watch = LossWatch(2)
+        assert any([watch.update(x, at_interval=True) for x in [loss / 4, *[loss] * 400]]) is warned
 
 
 def test_single_batches_of_few_classes_are_no_reason():
