@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -146,6 +147,27 @@ def test_a_run_ends_with_one_of_its_processes_and_all_end_with_it(stream_data, t
     assert process.returncode == (1 if how == "a process dies" else 130)
     assert ("train_cpu.py: error: process 1 terminated with signal SIGKILL" in stderr) == (how == "a process dies")
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, "1"), (6, "3"), (7, "3")])
+def test_the_processes_share_the_cores(call, monkeypatch, cores, threads):
+    """And use no GPU, nor more than the threads that are asked for."""
+    for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "GLOO_SOCKET_IFNAME"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    found = []
+
+    def spawn(*args, **kwargs):
+        found.append((os.environ["OMP_NUM_THREADS"], os.environ["CUDA_VISIBLE_DEVICES"]))
+        return SimpleNamespace(join=lambda grace_period: True, processes=[])
+
+    monkeypatch.setattr(torch.multiprocessing, "spawn", spawn)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    flags = ("--processes", 2, "data", "--arch", "lstm_rnndrop")
+    assert call(train_cpu, *flags)[0] == 0
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert call(train_cpu, *flags)[0] == 0
+    assert found == [(threads, ""), ("5", "")]
 
 
 @pytest.mark.parametrize("processes", ["0", "-1", "two", ""])

@@ -31,6 +31,14 @@ def test_fairseq_has_no_words_for_precisions_that_the_machine_lacks(
             command(*arguments)
 
 
+@pytest.mark.parametrize(("gpu", "cpu", "told"), [(False, False, True), (True, True, True), (True, False, False)])
+def test_mixed_precision_that_has_no_effect_is_told(monkeypatch, caplog, gpu, cpu, told):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    common = {"tpu": False, "cpu": cpu, "fp16": False, "amp": True}
+    machine.check_device(OmegaConf.create({"common": common, "model": {}}))
+    assert ("--amp has no effect without a GPU" in caplog.text) is told
+
+
 @pytest.mark.parametrize(
     ("backend", "gpu", "cpu", "line"),
     [

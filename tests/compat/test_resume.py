@@ -188,6 +188,21 @@ def test_a_fine_tuned_run_goes_on_from_the_newest_checkpoint_that_loads(tmp_path
     assert (cfg.restore_file, cfg.finetune_from_model) == (LAST, "other.pt")  # which checkpoints keep
 
 
+def test_a_damaged_checkpoint_that_was_asked_for_is_not_replaced_by_another(tmp_path):
+    for name in ("asked.pt", "checkpoint1.pt"):
+        (tmp_path / name).touch()
+    cfg = OmegaConf.structured(CheckpointConfig(save_dir=str(tmp_path), restore_file=str(tmp_path / "asked.pt")))
+    tried = []
+
+    def load(cfg, trainer):
+        tried.append(cfg.restore_file)
+        raise DamagedCheckpoint("damaged")
+
+    with pytest.raises(DamagedCheckpoint):
+        load_newest_undamaged(load, cfg, types.SimpleNamespace(checkpoint_suffix=""), find_source(cfg, ""))
+    assert tried == [str(tmp_path / "asked.pt")]
+
+
 def test_a_checkpoint_of_the_runs_own_by_another_spelling_of_its_folder(tmp_path):
     for folder in ("run", "other"):
         (tmp_path / folder).mkdir()
