@@ -40,6 +40,14 @@ def test_the_flags_of_an_evaluation(help_of):
     assert "--task" in help_of("eval_lm", *PLUGIN, "-h")
 
 
+def test_a_default_is_a_value_and_said_once(help_of):
+    """fairseq's own help says some; ??? and ${...} stand for what is set elsewhere."""
+    text = help_of("train", *PLUGIN, "--task", "rnndrop_tagging", "--arch", "transformer_lm", "--help")
+    assert "(default: <save-dir>/checkpoint_last.pt --continue-once" in text
+    assert "--decoder-layers DECODER_LAYERS num decoder layers (default: 6)" in text
+    assert "???" not in text and "${" not in text
+
+
 def test_models_of_fairseq(help_of):
     text = help_of("train", *PLUGIN, "--task", "translation", "--arch", "lstm", "--help")
     assert "--source-lang" in text.partition("--task translation: ")[2].partition("--arch lstm: ")[0]

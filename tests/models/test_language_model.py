@@ -182,6 +182,21 @@ def test_forward_dropout_of_a_sequence_is_the_same_at_all_steps():
     assert model.decoder.rnn.dropout_sampling == "sequence"
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_forward_dropout_of_the_outputs_is_between_the_layers_too(layers):
+    rnn = build(decoder_layers=layers, decoder_dropout_out=0.5).train().decoder.rnn
+    x = torch.randn(5, 3, 6)
+    assert torch.equal(rnn(x)[0], rnn(x)[0]) == (layers == 1)
+
+
+@pytest.mark.parametrize("kind", ["update", "hidden", "cell"])
+def test_each_kind_of_dropout_has_its_own_flags(kind):
+    rnn = build(**{f"{kind}_dropout": 0.5, f"{kind}_dropout_sampling": "sequence"}).decoder.rnn
+    for name in ("update", "hidden", "cell"):
+        found = getattr(rnn, f"{name}_dropout"), getattr(rnn, f"{name}_sampling")
+        assert found == ((0.5, "sequence") if name == kind else (0.0, "step"))
+
+
 def test_dropped_words_have_no_embedding_and_weights_are_dropped_in_the_recurrence():
     model = build(decoder_embed_dropout=0.5, weight_dropout=0.25).train()
     inputs = []
