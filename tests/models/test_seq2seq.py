@@ -107,6 +107,18 @@ def test_masks_are_those_of_the_flags():
             assert not dropped(model.eval()).any()
 
 
+@pytest.mark.parametrize(("own", "others"), [("sequence", "step"), ("step", "sequence")])
+def test_the_encoder_draws_forward_dropout_by_its_own_flag(own, others):
+    flags = {"encoder_layers": 2, "encoder_embed_dim": 40, "encoder_hidden_size": 40, "encoder_dropout_out": 0.5}
+    samplings = {"encoder_dropout_sampling": own, "decoder_dropout_sampling": others}
+    model = build("lstm", encoder_dropout_in=0.5, decoder_layers=2, **flags, **samplings)
+    assert (model.encoder.rnn.dropout_sampling, model.decoder.rnn.dropout_sampling) == (own, others)
+    dropped = []
+    model.encoder.dropout_in.register_forward_hook(lambda module, inputs, output: dropped.append(output[0].eq(0)))
+    model.encoder(*SOURCE)
+    assert (dropped[0][:1] == dropped[0]).all() == (own == "sequence")
+
+
 def test_update_and_weight_dropout_change_training_alone():
     for flags in ({"update_dropout": 0.5}, {"hidden_dropout": 0.5}, {"weight_dropout": 0.5}, {"dropout": 0.5}):
         model = build("gru", **flags)

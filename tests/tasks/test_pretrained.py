@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -161,6 +162,17 @@ def test_without_a_word_of_the_data_the_checkpoint_says_how_texts_are_cut(langua
     torch.save(state, tmp_path / "checkpoint_best.pt")
     model = RecurrentLanguageModel.from_pretrained(tmp_path)
     assert model.score(["W1, w2"])[0].tokens == ["w1", "<unk>", "w2", "</s>"]
+
+
+def test_data_that_were_given_by_a_relative_path_are_found_from_another_folder(
+    command, stream_data, tmp_path, monkeypatch
+):
+    plugin = Path("rnndrop_plugin").absolute()
+    monkeypatch.chdir(stream_data.parent)
+    flags = ("--tokens-per-sample", 10, "--max-update", 1, "--user-dir", plugin)
+    folder = train(command, stream_data.name, tmp_path / "model", "", *flags)
+    monkeypatch.chdir(tmp_path)
+    assert RecurrentLanguageModel.from_pretrained(folder).score(["w1"])
 
 
 def test_where_the_dictionaries_are_found(language_model, stream_data, tmp_path):
