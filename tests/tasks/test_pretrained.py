@@ -115,7 +115,9 @@ def test_symbols_that_stand_for_no_word_are_never_drawn(language_model, monkeypa
     monkeypatch.setattr(model, "_log_probs", lambda tokens, **state: log_probs.expand(len(tokens), -1))
     others = [i for i in range(dictionary.nspecial, len(dictionary) - 1) if i != word]
     log_probs[others] = -60.0
-    assert model.sample("w2", max_tokens=20, seed=1).split() == ["w2", *["w1"] * 20]
+    for temperature in (1, 1e-320):  # which the logits are divided by
+        sample = model.sample("w2", max_tokens=20, temperature=temperature, seed=1)
+        assert sample.split() == ["w2", *["w1"] * 20]
 
 
 def test_a_single_text_is_refused(language_model):
@@ -154,6 +156,13 @@ def test_the_data_say_how_texts_are_cut(command, language_model, stream_data, tm
     Tokenization("moses", lower=True).save(data)
     model = RecurrentLanguageModel.from_pretrained(language_model, data=data)
     assert model.score(["W1, w2"])[0].tokens == ["w1", "<unk>", "w2", "</s>"]
+
+
+def test_without_a_word_of_the_data_texts_are_cut_as_those_of_the_task_are(language_model, tagger, classifier):
+    text = "@you it's"
+    assert RecurrentLanguageModel.from_pretrained(language_model).words(text) == ["@you", "it's"]
+    assert RecurrentTagger.from_pretrained(tagger).words(text) == ["@", "you", "it", "'s"]
+    assert RecurrentClassifier.from_pretrained(classifier).words(text) == ["<user>", "it", "'s"]
 
 
 def test_without_a_word_of_the_data_the_checkpoint_says_how_texts_are_cut(language_model, tmp_path):
