@@ -1,6 +1,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -21,6 +23,13 @@ def test_a_signal_that_ends_a_command_lets_it_clean_up(number):
         run(lambda: os.kill(os.getpid(), number))
     finally:
         signal.signal(number, before)
+
+
+def test_a_reader_that_stops_early_ends_a_command_without_a_word():
+    code = "from rnndrop_plugin.cli.trained_model import write; write('O\\n' * 10**6)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b"", -signal.SIGPIPE)
 
 
 HINT = " (RNNDROP_TRACEBACK=1 shows where)"

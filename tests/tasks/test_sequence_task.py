@@ -197,6 +197,7 @@ def test_classes_that_only_the_validation_lacks_are_trained(command, own_data, t
     write_ids(stream / "valid", [[dictionary.nspecial, *label[1:]] for label in labels])
     log = command("train", *flags("classification", own_data, tmp_path / "part", *ignore))
     assert "valid does not have the label" in log.text() and "train does not have" not in log.text()
+    assert "a model cannot learn it" not in log.text()
     whole, part = (parameters(tmp_path / name / "checkpoint_last.pt") for name in ("whole", "part"))
     assert all(torch.equal(whole[name], part[name]) for name in whole)
 
@@ -209,6 +210,17 @@ def test_a_tag_that_the_training_does_not_have_is_refused(refuse, own_data, tmp_
     write_ids(own_data / "tag" / "valid", sequences)
     line = refuse("train", *flags("tagging", own_data, tmp_path / "run"))
     assert "tag/valid.bin: sequence 7 has a tag that dict.txt does not have (<unk>)" in line
+
+
+def test_a_sentence_without_words_is_refused(refuse, own_data, tmp_path):
+    for stream in ("capitalisation", "characters"):
+        shutil.rmtree(own_data / stream)
+    for stream in ("word", "tag"):
+        dictionary = Dictionary.load(str(own_data / stream / "dict.txt"))
+        sequences = [s.tolist() for s in load_split(str(own_data / stream), "valid", dictionary)]
+        write_ids(own_data / stream / "valid", [*sequences[:6], [dictionary.eos()], *sequences[7:]])
+    line = refuse("train", *flags("tagging", own_data, tmp_path / "run"))
+    assert "word/valid.bin: sequence 7 has 0 symbols, expected 1" in line
 
 
 def test_tags_that_mark_no_spans(command, own_data, tmp_path):
