@@ -130,6 +130,7 @@ def test_several_files_one_of_them_compressed(call, checkpoint, classify_texts, 
         ("a\n" + "b" * 10_001, (), "<stdin>, line 2: a text of 10,001 characters, expected at most 10,000"),
         ("a", ("--tokenize", "letters"), "invalid choice: 'letters'"),
         ("a", ("--data", "absent"), "absent: no such folder"),
+        ("a", ("--user-dir", "absent"), "--user-dir absent: no such folder"),
     ],
 )
 def test_input_that_cannot_be_used(classify_texts, text, args, message):

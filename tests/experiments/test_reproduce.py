@@ -221,10 +221,11 @@ def hanging(plan, run_table1, tmp_path):
     process.communicate()
 
 
-def test_trainings_that_outlive_their_script_keep_others_out(hanging, run_table1):
+def test_trainings_that_outlive_their_script_keep_others_out(plan, hanging, run_table1):
     process, files = hanging
     process.kill()
     process.wait()
+    plan({"*": [99.5]})
     try:
         status, _, err = run_table1("--cells", "15-none")
         assert status == 2
