@@ -50,7 +50,9 @@ def test_fairseq_finds_the_norm_of_each_parameter_by_itself(dtype, limit, parame
 def test_fairseq_leaves_the_norm_where_it_is():
     on_the_host = torch.tensor(3.0)
     norm = SimpleNamespace(cpu=lambda: on_the_host)
-    optimizer = SimpleNamespace(clip_grad_norm=lambda *_, **__: norm)
+    limits = []
+    optimizer = SimpleNamespace(clip_grad_norm=lambda limit, *_, **__: limits.append(limit) or norm)
     stub = SimpleNamespace(optimizer=optimizer, is_fsdp=False)
     assert unpatched(trainer).Trainer.clip_grad_norm(stub, 5.0) is norm
     assert trainer.Trainer.clip_grad_norm(stub, 5.0) is on_the_host
+    assert limits == [5.0, 5.0]

@@ -56,6 +56,16 @@ def test_a_backend_of_another_device_is_refused(monkeypatch, backend, gpu, cpu, 
 
 
 @pytest.mark.parametrize(
+    ("backend", "gpu", "cpu"),
+    [("triton", True, False), ("cpu", False, False), ("cpu", True, True), ("torch", True, False)],
+)
+def test_a_backend_of_the_device_is_not_refused(monkeypatch, backend, gpu, cpu):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    common = {"tpu": False, "cpu": cpu, "fp16": False, "amp": False}
+    machine.check_device(OmegaConf.create({"common": common, "model": {"recurrent_backend": backend}}))
+
+
+@pytest.mark.parametrize(
     ("gpus", "launched", "flags", "line"),
     [
         (0, 2, (), "there is no GPU: use rnndrop train-cpu --processes 2"),
@@ -90,13 +100,22 @@ def test_processes_that_would_not_train_together(training, tmp_path, monkeypatch
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("crf", [True, False])
-def test_unused_parameters_are_not_looked_for_where_a_crf_has_the_loss(monkeypatch, crf):
+def test_the_size_of_a_world_alone_launches_no_processes(monkeypatch):
+    """As a cluster may set it; fairseq asks for a rank, too."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    alone = {"distributed_world_size": 1, "distributed_no_spawn": False, "ddp_backend": "pytorch_ddp"}
+    machine.check_processes(OmegaConf.create({"criterion": None, "distributed_training": alone}))
+
+
+@pytest.mark.parametrize(("crf", "backend"), [(True, "pytorch_ddp"), (False, "pytorch_ddp"), (True, "legacy_ddp")])
+def test_unused_parameters_are_not_looked_for_where_a_crf_has_the_loss(monkeypatch, crf, backend):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    together = {"distributed_world_size": 2, "ddp_backend": "pytorch_ddp", "find_unused_parameters": True}
+    together = {"distributed_world_size": 2, "ddp_backend": backend, "find_unused_parameters": True}
     cfg = {"criterion": {"_name": "rnndrop_tagging"}, "model": {"crf": crf}}
     cfg = OmegaConf.create({**cfg, "distributed_training": {**together, "distributed_no_spawn": False}})
-    if crf:
+    if crf and backend == "pytorch_ddp":
         with pytest.raises(InputError, match="does not go with rnndrop_cross_entropy and --crf"):
             machine.check_processes(cfg)
     else:
