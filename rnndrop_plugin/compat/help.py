@@ -17,8 +17,8 @@ FLAGS = ("-h", "--help")
 class _WithDefaults(argparse.HelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""
-        unsaid = action.default in (None, False, "", MISSING, argparse.SUPPRESS) or "default" in text
-        return text if unsaid else f"{text} (default: %(default)s)".lstrip()
+        unsaid = action.default is False or action.default in (None, "", MISSING, argparse.SUPPRESS)  # 0 == False
+        return text if unsaid or "default" in text else f"{text} (default: %(default)s)".lstrip()
 
 
 def print_help(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:

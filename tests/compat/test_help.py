@@ -45,7 +45,9 @@ def test_a_default_is_a_value_and_said_once(help_of):
     text = help_of("train", *PLUGIN, "--task", "rnndrop_tagging", "--arch", "transformer_lm", "--help")
     assert "(default: <save-dir>/checkpoint_last.pt --continue-once" in text
     assert "--decoder-layers DECODER_LAYERS num decoder layers (default: 6)" in text
-    assert "???" not in text and "${" not in text
+    assert "clip threshold of gradients (default: 0.0)" in text
+    assert "--sentence-avg normalize gradients by the number of sentences in a batch (default is" in text
+    assert "(default: False)" not in text and "???" not in text and "${" not in text
 
 
 def test_models_of_fairseq(help_of):
