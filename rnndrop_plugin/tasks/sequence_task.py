@@ -12,12 +12,7 @@ from omegaconf import II, MISSING
 from torch import Tensor
 
 from rnndrop_plugin.data.indexed import load_split, real_symbols
-from rnndrop_plugin.data.sequence_dataset import (
-    Sequences,
-    batch_iterator,
-    is_filler,
-    spellings,
-)
+from rnndrop_plugin.data.sequence_dataset import Sequences, batch_iterator, is_filler, spellings
 from rnndrop_plugin.data.streams import CAPITALISATION, CHARACTERS, WORD
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -22,3 +23,20 @@ def load(monkeypatch) -> Callable[[str], ModuleType]:
         return module
 
     return load
+
+
+class Mode(torch.nn.Module):
+    """A layer that notes whether it is trained or evaluated."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[bool] = []
+
+    def forward(self, input):
+        self.seen.append(self.training)
+        return input, None
+
+
+@pytest.fixture
+def mode() -> Mode:
+    return Mode()

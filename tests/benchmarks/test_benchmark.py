@@ -80,22 +80,11 @@ def test_a_step_trains_or_evaluates(monkeypatch):
     assert output.shape == gradient.shape == (3, 2, 5) and len(leaves) == 5
 
 
-class Mode(torch.nn.Module):
-    """Notes whether it is trained or evaluated."""
-
-    seen: list[bool] = []
-
-    def forward(self, input):
-        self.seen.append(self.training)
-        return input, None
-
-
 @pytest.mark.parametrize("training", [True, False])
-def test_a_layer_drops_in_training_alone(training):
-    layer = layers.Layer("a layer", "LSTM", "torch.nn", lambda features, hidden: Mode())
-    Mode.seen.clear()
+def test_a_layer_drops_in_training_alone(mode, training):
+    layer = layers.Layer("a layer", "LSTM", "torch.nn", lambda features, hidden: mode)
     layers.make_step(layer, layers.Shape(3, 2, 4, 4), training)()
-    assert Mode.seen == [training]
+    assert mode.seen == [training]
 
 
 def test_the_figure_of_a_layer_is_that_of_its_median():

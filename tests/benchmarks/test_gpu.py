@@ -94,18 +94,11 @@ def test_a_figure_is_of_medians_and_beside_the_first_case(gpu, monkeypatch):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_layer_drops_in_training_alone(gpu, monkeypatch, training):
-    seen = []
-
-    class Mode(torch.nn.Module):
-        def forward(self, input):
-            seen.append(self.training)
-            return input, None
-
+def test_a_layer_drops_in_training_alone(gpu, mode, monkeypatch, training):
     monkeypatch.setattr(gpu, "DEVICE", "cpu")
-    monkeypatch.setattr(gpu.modules, "LSTM", lambda *_, **__: Mode())
+    monkeypatch.setattr(gpu.modules, "LSTM", lambda *_, **__: mode)
     gpu.Case("LSTM", {"update_dropout": 0.25}, (3, 2, 4, 4), "float32", training).step()()
-    assert seen == [training]
+    assert mode.seen == [training]
 
 
 @pytest.fixture
