@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from fairseq import utils
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
@@ -30,6 +31,12 @@ class RnndropCrossEntropyConfig(FairseqDataclass):
         default=0.0,
         metadata={"help": "weight of the mean square of what these outputs, before forward dropout, change in a step"},
     )
+    teacher_weight: float = field(
+        default=0.5,
+        metadata={
+            "help": "with --teachers: the probability, in [0, 1], taken from the target and given to what they expect"
+        },
+    )
     sentence_avg: bool = II("optimization.sentence_avg")
 
 
@@ -41,17 +48,19 @@ class RnndropCrossEntropy(FairseqCriterion):
     without keeping the logits (:func:`rnndrop_plugin.ops.linear_cross_entropy`); any other model as fairseq does.
 
     In training, where --activation-regularization is alpha and --temporal-activation-regularization is beta, the loss
-    per target has :func:`activation_penalty` added to it.
+    per target has :func:`activation_penalty` added to it. With --teachers, which have drawn words for each target,
+    these words take --teacher-weight of the target's probability, in equal shares (knowledge distillation; Hinton et
+    al. 2015, "Distilling the knowledge in a neural network", section 2).
 
-    Logged: ``loss`` (base 2, per target, or per sentence with --sentence-avg), ``nll_loss`` (bits per target,
-    without smoothing and regularisation), ``ppl`` (of nll_loss, over all targets) and ``ppl_batch_mean``, the
+    Logged: ``loss`` (base 2, per target, or per sentence with --sentence-avg), ``nll_loss`` (bits per target, without
+    smoothing, regularisation and teachers), ``ppl`` (of nll_loss, over all targets) and ``ppl_batch_mean``, the
     arithmetic mean over batches of exp(negative log-likelihood per target), which is what Semeniuta et al. (2016)
     report (Table 2); for batches of one size it is at least ``ppl``. A batch is what all processes read at a time (in
     training with several processes and --update-freq: for an update); the last one counts as much as the others,
     though it may be shorter.
 
     Raises:
-        InputError: the smoothing is not in [0, 1), or a weight is negative.
+        InputError: the smoothing or a weight is out of its range.
     """
 
     def __init__(
@@ -61,10 +70,17 @@ class RnndropCrossEntropy(FairseqCriterion):
         label_smoothing: float = 0.0,
         activation_regularization: float = 0.0,
         temporal_activation_regularization: float = 0.0,
+        teacher_weight: float = 0.5,
     ):
         super().__init__(task)
         if not 0 <= label_smoothing < 1:
             raise InputError(f"--label-smoothing must be in [0, 1), got {label_smoothing}")
+        if not 0 <= teacher_weight <= 1:
+            raise InputError(f"--teacher-weight must be in [0, 1], got {teacher_weight}")
+        if getattr(task.cfg, "teachers", None) is not None and label_smoothing + teacher_weight > 1:
+            raise InputError(
+                f"--label-smoothing {label_smoothing} and --teacher-weight {teacher_weight} are more than 1 together"
+            )
         self.alpha, self.beta = activation_regularization, temporal_activation_regularization
         for flag, weight in (
             ("--activation-regularization", self.alpha),
@@ -74,6 +90,7 @@ class RnndropCrossEntropy(FairseqCriterion):
                 raise InputError(f"{flag} must be a number of at least 0, got {weight}")
         self.sentence_avg = sentence_avg
         self.label_smoothing = label_smoothing
+        self.teacher_weight = teacher_weight
 
     def forward(self, model, sample):
         """The summed loss, what to divide its gradient by, and the sums to log."""
@@ -96,6 +113,7 @@ class RnndropCrossEntropy(FairseqCriterion):
             InputError: the model has an adaptive softmax, or it gives no outputs to regularise.
         """
         decoder = getattr(model, "decoder", None)
+        words = sample.get("teacher_words") if model.training else None
         if getattr(decoder, "adaptive_softmax", None) is not None:
             raise InputError("the model has an adaptive softmax: use --criterion adaptive_loss")
         if getattr(decoder, "is_linear", False):
@@ -103,6 +121,8 @@ class RnndropCrossEntropy(FairseqCriterion):
             weight, bias = decoder.output_weights()
             target = sample["target"]
             loss, nll = linear_cross_entropy(features, weight, bias, target, self.padding_idx, self.label_smoothing)
+            if words is not None:
+                preferred = linear_preference(features, weight, bias, target, words)
         else:
             net_output = model(**sample["net_input"])
             extra = net_output[1] if isinstance(net_output, tuple) else None
@@ -111,6 +131,11 @@ class RnndropCrossEntropy(FairseqCriterion):
             loss, nll = label_smoothed_nll_loss(
                 log_probs.flatten(0, -2), target.flatten(), self.label_smoothing, ignore_index=self.padding_idx
             )
+            if words is not None:
+                of_words = log_probs.gather(2, words.long()).mean(2)
+                preferred = log_probs.gather(2, target.unsqueeze(2)).squeeze(2) - of_words
+        if words is not None:
+            loss = loss + self.teacher_weight * (preferred * (target != self.padding_idx)).sum()
         if model.training and (self.alpha > 0 or self.beta > 0):
             if not isinstance(extra, dict) or "dropped_outputs" not in extra:
                 raise InputError(
@@ -139,6 +164,29 @@ class RnndropCrossEntropy(FairseqCriterion):
     def logging_outputs_can_be_summed() -> bool:
         """Yes: across processes the outputs are sums."""
         return True
+
+
+def linear_preference(features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, words: Tensor) -> Tensor:
+    """How much higher the logit of each target is than the mean of those of other words, which costs no further logits.
+
+    The normalisation of the softmax is the same for both, so this is the difference of their log-probabilities, too.
+
+    Args:
+        features: ``(batch, time, features)``.
+        weight, bias: of the output layer, ``(vocabulary, features)`` and ``(vocabulary,)``.
+        target: ``(batch, time)``.
+        words: ``(batch, time, words)``.
+
+    Returns:
+        ``(batch, time)``, float32.
+    """
+    weight = weight.float()
+    of_words = F.embedding_bag(words.flatten(0, 1), weight, mode="mean").view(*target.shape, -1)
+    difference = (features.float() * (F.embedding(target, weight) - of_words)).sum(2)
+    if bias is not None:
+        bias = bias.float()
+        difference = difference + bias[target] - bias[words].mean(2)
+    return difference
 
 
 def activation_penalty(outputs: Tensor, dropped: Tensor, scored: Tensor, alpha: float, beta: float) -> Tensor:

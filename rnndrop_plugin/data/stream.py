@@ -43,6 +43,9 @@ class ContiguousWindows(FairseqDataset):
             ``steps`` each.
         units: the words and characters of the stream, of which each item has a share in proportion to its tokens.
 
+    Attributes:
+        teacher_words: ``(rows, length, words)``, what teachers expect of each target, which items have then; or None.
+
     Raises:
         InputError: there are no rows, or more than tokens.
     """
@@ -75,6 +78,7 @@ class ContiguousWindows(FairseqDataset):
         block = slice(rows // num_shards * shard, rows // num_shards * (shard + 1))
         self.source, self.target = source.view(rows, length)[block], target.view(rows, length)[block]
         self.row_ids = torch.arange(rows)[block]
+        self.teacher_words: Tensor | None = None
         self.set_epoch(1)
 
     def set_epoch(self, epoch: int) -> None:
@@ -92,6 +96,7 @@ class ContiguousWindows(FairseqDataset):
         window = slice(self.ends[index - 1] if index else 0, self.ends[index])
         target = self.target[:, window].contiguous()
         ntokens = int((target != self.pad).sum())
+        taught = {} if self.teacher_words is None else {"teacher_words": self.teacher_words[:, window].contiguous()}
         return {
             "id": self.row_ids,
             "nsentences": len(self.row_ids),
@@ -99,6 +104,7 @@ class ContiguousWindows(FairseqDataset):
             **{name: n * ntokens for name, n in self.units_per_token.items()},
             "net_input": {"src_tokens": self.source[:, window].contiguous(), "starts_stream": index == 0},
             "target": target,
+            **taught,
         }
 
     def collater(self, samples: list[dict]) -> dict:

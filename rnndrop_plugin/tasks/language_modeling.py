@@ -30,6 +30,7 @@ from rnndrop_plugin.data.units import Units, units_of_pieces
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.evaluation import Evaluation, EvaluationConfig
 from rnndrop_plugin.models.language_model import RecurrentLanguageModel
+from rnndrop_plugin.tasks import teachers
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 from rnndrop_plugin.tasks.training_graph import GraphedCriterion
 
@@ -51,6 +52,13 @@ class RnndropLanguageModelingConfig(EvaluationConfig):
         metadata={
             "help": "draw the steps of each training window anew, around --tokens-per-sample (Merity et al. 2018); "
             "use it with --sentence-avg, whose gradient grows with the steps as their learning rate does"
+        },
+    )
+    teachers: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "checkpoints of language models, with colons between them, from whose mean predictions of the "
+            "training text the model learns as well (knowledge distillation)"
         },
     )
     cuda_graph: bool = field(
@@ -91,6 +99,7 @@ class RnndropLanguageModelingTask(RnndropTask):
         self.train_rows: Tensor | None = None  # those of this process
         self.gathered: list[Tensor] | None = None  # the state of all processes' rows, see gather_state
         self.graphed_criterion: GraphedCriterion | None = None
+        self.teacher_words: Tensor | None = None  # for the rows of this process
 
     @classmethod
     def setup_task(cls, cfg: RnndropLanguageModelingConfig, **kwargs):
@@ -149,6 +158,10 @@ class RnndropLanguageModelingTask(RnndropTask):
             raise InputError("--cuda-graph cannot hold fairseq's adaptive softmax, which waits for the GPU")
         if adaptive and cfg._name != "adaptive_loss":
             raise InputError("the model has an adaptive softmax: use --criterion adaptive_loss")
+        if self.cfg.teachers is not None and cfg._name != "rnndrop_cross_entropy":
+            raise InputError("--teachers needs --criterion rnndrop_cross_entropy")
+        if self.cfg.teachers is not None and self.cfg.cuda_graph:
+            raise InputError("--cuda-graph does not hold the words of --teachers: train without it")
         return super().build_criterion(cfg, from_checkpoint)
 
     def _refuse_evaluation(self) -> None:
@@ -172,13 +185,17 @@ class RnndropLanguageModelingTask(RnndropTask):
         split = next(name for name, stream in self.datasets.items() if stream is dataset)
         rows, steps = max_sentences * num_shards, self.cfg.tokens_per_sample
         seed = self.cfg.seed if self.cfg.variable_bptt and self.trains(kwargs) else None
+        stream = (dataset.tokens, self.dictionary, rows, steps, num_shards, shard_id)
         try:
-            windows = ContiguousWindows(
-                dataset.tokens, self.dictionary, rows, steps, num_shards, shard_id, seed, dataset.units
-            )
+            windows = ContiguousWindows(*stream, seed, dataset.units)
         except InputError as error:
             raise InputError(f"{split}: {error}") from error
         if self.trains(kwargs):
+            if self.cfg.teachers is not None and self.teacher_words is None:
+                device = next(self.model.parameters()).device
+                models = teachers.load(self.cfg.teachers, self.cfg.data, RnndropLanguageModelingTask, device)
+                self.teacher_words = teachers.draw_words(models, ContiguousWindows(*stream), self.cfg.seed)
+            windows.teacher_words = self.teacher_words
             self.train_layout = {"rows": rows, "steps": steps, "tokens": len(dataset)}
             if seed is not None:
                 self.train_layout["seed"] = seed
