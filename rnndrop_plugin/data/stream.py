@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from fairseq.data import Dictionary, FairseqDataset, iterators
 from torch import Tensor
 
@@ -42,9 +43,7 @@ class ContiguousWindows(FairseqDataset):
         seed: draw the steps of each window anew in each epoch, see :func:`draw_window_lengths`; None for windows of
             ``steps`` each.
         units: the words and characters of the stream, of which each item has a share in proportion to its tokens.
-
-    Attributes:
-        teacher_words: ``(rows, length, words)``, what teachers expect of each target, which items have then; or None.
+        teacher_words: ``(tokens, words)``, what teachers expect in the place of each token; items have them, if given.
 
     Raises:
         InputError: there are no rows, or more than tokens.
@@ -60,6 +59,7 @@ class ContiguousWindows(FairseqDataset):
         shard: int = 0,
         seed: int | None = None,
         units: Units | None = None,
+        teacher_words: Tensor | None = None,
     ):
         if rows < 1:
             raise InputError(f"--batch-size and --batch-size-valid must be at least 1, got {rows // num_shards}")
@@ -78,7 +78,10 @@ class ContiguousWindows(FairseqDataset):
         block = slice(rows // num_shards * shard, rows // num_shards * (shard + 1))
         self.source, self.target = source.view(rows, length)[block], target.view(rows, length)[block]
         self.row_ids = torch.arange(rows)[block]
-        self.teacher_words: Tensor | None = None
+        self.teacher_words = None
+        if teacher_words is not None:
+            filled = F.pad(teacher_words, (0, 0, 0, len(padding)))
+            self.teacher_words = filled.view(rows, length, -1)[block]
         self.set_epoch(1)
 
     def set_epoch(self, epoch: int) -> None:

@@ -30,8 +30,8 @@ from rnndrop_plugin.data.units import Units, units_of_pieces
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.evaluation import Evaluation, EvaluationConfig
 from rnndrop_plugin.models.language_model import RecurrentLanguageModel
-from rnndrop_plugin.tasks import teachers
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
+from rnndrop_plugin.tasks.teachers import Teachers
 from rnndrop_plugin.tasks.training_graph import GraphedCriterion
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,10 @@ class RnndropLanguageModelingConfig(EvaluationConfig):
             "help": "checkpoints of language models, with colons between them, from whose mean predictions of the "
             "training text the model learns as well (knowledge distillation)"
         },
+    )
+    teacher_text: int = field(
+        default=0,
+        metadata={"help": "with --teachers: tokens of a text that they write, to train on after the training text"},
     )
     cuda_graph: bool = field(
         default=False,
@@ -99,7 +103,7 @@ class RnndropLanguageModelingTask(RnndropTask):
         self.train_rows: Tensor | None = None  # those of this process
         self.gathered: list[Tensor] | None = None  # the state of all processes' rows, see gather_state
         self.graphed_criterion: GraphedCriterion | None = None
-        self.teacher_words: Tensor | None = None  # for the rows of this process
+        self.lesson: tuple[Tensor, Tensor] | None = None  # the text that the teachers have read, see _learn
 
     @classmethod
     def setup_task(cls, cfg: RnndropLanguageModelingConfig, **kwargs):
@@ -160,6 +164,10 @@ class RnndropLanguageModelingTask(RnndropTask):
             raise InputError("the model has an adaptive softmax: use --criterion adaptive_loss")
         if self.cfg.teachers is not None and cfg._name != "rnndrop_cross_entropy":
             raise InputError("--teachers needs --criterion rnndrop_cross_entropy")
+        if self.cfg.teacher_text < 0 or (self.cfg.teacher_text and self.cfg.teachers is None):
+            raise InputError(
+                f"--teacher-text must be a number of tokens, and needs --teachers, got {self.cfg.teacher_text}"
+            )
         if self.cfg.teachers is not None and self.cfg.cuda_graph:
             raise InputError("--cuda-graph does not hold the words of --teachers: train without it")
         return super().build_criterion(cfg, from_checkpoint)
@@ -185,23 +193,36 @@ class RnndropLanguageModelingTask(RnndropTask):
         split = next(name for name, stream in self.datasets.items() if stream is dataset)
         rows, steps = max_sentences * num_shards, self.cfg.tokens_per_sample
         seed = self.cfg.seed if self.cfg.variable_bptt and self.trains(kwargs) else None
-        stream = (dataset.tokens, self.dictionary, rows, steps, num_shards, shard_id)
+        tokens, words = dataset.tokens, None
+        if self.trains(kwargs) and self.cfg.teachers is not None:
+            tokens, words = self._learn(dataset.tokens)
         try:
-            windows = ContiguousWindows(*stream, seed, dataset.units)
+            windows = ContiguousWindows(
+                tokens, self.dictionary, rows, steps, num_shards, shard_id, seed, dataset.units, words
+            )
         except InputError as error:
             raise InputError(f"{split}: {error}") from error
         if self.trains(kwargs):
-            if self.cfg.teachers is not None and self.teacher_words is None:
-                device = next(self.model.parameters()).device
-                models = teachers.load(self.cfg.teachers, self.cfg.data, RnndropLanguageModelingTask, device)
-                self.teacher_words = teachers.draw_words(models, ContiguousWindows(*stream), self.cfg.seed)
-            windows.teacher_words = self.teacher_words
-            self.train_layout = {"rows": rows, "steps": steps, "tokens": len(dataset)}
+            self.train_layout = {"rows": rows, "steps": steps, "tokens": len(tokens)}
             if seed is not None:
                 self.train_layout["seed"] = seed
             self.train_rows = windows.row_ids
-        logger.info(f"{split}: {len(dataset):,} tokens in {rows} row{'s' if rows > 1 else ''}, each from a zero state")
+        logger.info(f"{split}: {len(tokens):,} tokens in {rows} row{'s' if rows > 1 else ''}, each from a zero state")
         return WindowIterator(windows, epoch)
+
+    def _learn(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The training text with what its teachers have written, and what they expect in the place of each token."""
+        if self.lesson is None:
+            device = next(self.model.parameters()).device
+            teachers = Teachers(
+                self.cfg.teachers, self.cfg.data, RnndropLanguageModelingTask, device, seed=self.cfg.seed
+            )
+            words = teachers.read(tokens)
+            if self.cfg.teacher_text:
+                written, words_of_written = teachers.write(self.cfg.teacher_text)
+                tokens, words = torch.cat([tokens, written]), torch.cat([words, words_of_written])
+            self.lesson = tokens, words
+        return self.lesson
 
     def eval_lm_dataloader(self, dataset: TokenStream, batch_size=None, context_window=0, **kwargs):
         """Batches for fairseq-eval-lm: one row unless --batch-size says otherwise.

@@ -1,11 +1,12 @@
 """Trained language models from whose predictions another one learns (knowledge distillation, Hinton et al. 2015)."""
 
 import logging
-from collections.abc import Sequence
 
 import torch
+from fairseq.data import Dictionary
 from torch import Tensor, nn
 
+from rnndrop_plugin.data.indexed import count_made_up
 from rnndrop_plugin.data.stream import ContiguousWindows
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.progress import progress_bar
@@ -14,50 +15,86 @@ from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 
 logger = logging.getLogger(__name__)
 
-#: Words drawn for each token of the training text.
-WORDS = 50
+WORDS = 50  # drawn for each token
+ROWS, STEPS = 100, 10  # that are read at a time
 
 
-def load(paths: str, data: str, expected: type[RnndropTask], device: torch.device) -> list[nn.Module]:
-    """The models of checkpoints, in evaluation.
-
-    Args:
-        paths: of the checkpoints, with colons between them, as fairseq has them.
-        data: the data folder, whose dictionary must be theirs.
-        expected: the task that they must be of.
-
-    Raises:
-        InputError: one of them is missing, cannot be loaded, is of another task or of another dictionary.
-    """
-    models = []
-    for path in paths.split(":"):
-        try:
-            _, model = prediction.load(path, data, expected)
-        except (OSError, ValueError) as error:
-            raise InputError(f"--teachers: {error}") from error
-        models.append(model.to(device))
-    return models
-
-
-@torch.no_grad()
-def draw_words(models: Sequence[nn.Module], windows: ContiguousWindows, seed: int) -> Tensor:
-    """Draw what may follow each token of ``windows``, which the models read in order, from a zero state.
+class Teachers:
+    """Language models whose probabilities are averaged.
 
     A teacher's whole distributions would take the vocabulary's size for each token. Words drawn from them are an
     unbiased estimate of these, as the most probable words are not (Anshumann et al. 2025, "Sparse logit sampling").
 
     Args:
-        models: teachers, in evaluation; the words come from the mean of their probabilities.
+        paths: of the checkpoints, with colons between them, as fairseq has them.
+        data: the data folder, whose dictionary must be theirs.
+        expected: the task that they must be of.
+        device: where they are computed.
+        seed: of all that is drawn.
 
-    Returns:
-        ``(rows, length, WORDS)`` on the CPU, the same for the same seed.
+    Raises:
+        InputError: one of them is missing, cannot be loaded, is of another task or of another dictionary.
     """
-    logger.info(f"the teachers draw {WORDS} words for each token of the training text")
-    device = next(models[0].parameters()).device
-    generator, drawn = torch.Generator(device).manual_seed(seed), []
-    for window in progress_bar(windows, desc="teachers", unit=" windows"):
-        inputs = {**window["net_input"], "src_tokens": window["net_input"]["src_tokens"].to(device)}
-        probs = sum(model.get_normalized_probs(model(**inputs), log_probs=False) for model in models)
-        words = torch.multinomial(probs.flatten(0, 1), WORDS, replacement=True, generator=generator)
-        drawn.append(words.view(*window["target"].shape, WORDS).int().cpu())
-    return torch.cat(drawn, dim=1)
+
+    def __init__(self, paths: str, data: str, expected: type[RnndropTask], device: torch.device, seed: int):
+        self.models: list[nn.Module] = []
+        for path in paths.split(":"):
+            try:
+                task, model = prediction.load(path, data, expected)
+            except (OSError, ValueError) as error:
+                raise InputError(f"--teachers: {error}") from error
+            self.models.append(model.to(device))
+        self.dictionary: Dictionary = task.target_dictionary
+        self.device = device
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    @torch.no_grad()
+    def read(self, tokens: Tensor) -> Tensor:
+        """Draw what may stand in the place of each token of a text, after those before it.
+
+        The text is read in ``ROWS`` rows, each from a zero state.
+
+        Args:
+            tokens: ``(tokens,)``.
+
+        Returns:
+            ``(tokens, WORDS)``, on the CPU.
+        """
+        windows = ContiguousWindows(tokens, self.dictionary, min(ROWS, len(tokens)), STEPS)
+        logger.info(f"the teachers read {len(tokens):,} tokens")
+        drawn = [
+            self._draw(window["net_input"]["src_tokens"], window["net_input"]["starts_stream"], WORDS)
+            for window in progress_bar(windows, desc="teachers read", unit=" windows")
+        ]
+        return torch.cat(drawn, dim=1).flatten(0, 1)[: len(tokens)]
+
+    @torch.no_grad()
+    def write(self, count: int) -> tuple[Tensor, Tensor]:
+        """Draw a text of ``count`` tokens, and what may stand in the place of each of them.
+
+        It has up to ``ROWS`` parts one after the other, each of which begins as a stream does.
+
+        Returns:
+            ``(count,)`` and ``(count, WORDS)``, on the CPU.
+        """
+        logger.info(f"the teachers write {count:,} tokens")
+        rows, drawn = min(ROWS, count), []
+        tokens = torch.full((rows, 1), self.dictionary.eos())
+        never = [self.dictionary.bos(), self.dictionary.pad()]
+        never += range(len(self.dictionary) - count_made_up(self.dictionary), len(self.dictionary))
+        for step in progress_bar(range(-(-count // rows)), desc="teachers write", unit=" steps"):
+            drawn.append(self._draw(tokens, step == 0, 1 + WORDS, never))
+            tokens = drawn[-1][:, :, 0].long()
+        text = torch.cat(drawn, dim=1).flatten(0, 1)[:count]
+        return text[:, 0].long(), text[:, 1:].contiguous()
+
+    def _draw(self, tokens: Tensor, starts_stream: bool, count: int, never: list[int] | None = None) -> Tensor:
+        """``(rows, steps, count)`` words after each of ``tokens``, ``(rows, steps)``; int32, on the CPU."""
+        tokens = tokens.to(self.device)
+        outputs = [model(tokens, starts_stream=starts_stream) for model in self.models]
+        pairs = zip(self.models, outputs, strict=True)
+        probs = sum(model.get_normalized_probs(output, log_probs=False).float() for model, output in pairs)
+        if never:
+            probs[:, :, never] = 0
+        words = torch.multinomial(probs.flatten(0, 1), count, replacement=True, generator=self.generator)
+        return words.view(*tokens.shape, count).int().cpu()

@@ -9,9 +9,10 @@ from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from torch.nn.functional import one_hot
 
-from rnndrop_plugin.data.stream import ContiguousWindows
 from rnndrop_plugin.models.language_model import RecurrentDecoder, RecurrentLanguageModel
 from rnndrop_plugin.tasks import teachers
+from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingTask
+from rnndrop_plugin.tasks.teachers import Teachers
 
 FLAGS = (
     "--user-dir rnndrop_plugin --task rnndrop_language_modeling --cpu --batch-size 4 --tokens-per-sample 6 "
@@ -54,36 +55,84 @@ def build(data, *flags):
     return task, model, criterion, batches
 
 
-def test_the_words_are_drawn_from_the_mean_of_the_teachers_at_each_token(stream_data, trained, monkeypatch):
+@pytest.fixture
+def make_teachers(stream_data, trained):
+    def make(seed=1):
+        return Teachers(
+            ":".join(trained), str(stream_data), RnndropLanguageModelingTask, torch.device("cpu"), seed=seed
+        )
+
+    return make
+
+
+def mean_probs(models, tokens):
+    """The mean of the models' probabilities after each of ``tokens``, each row read at once, from a zero state."""
+    outputs = [model.get_normalized_probs(model(tokens), log_probs=False) for model in models]
+    return sum(outputs).detach() / len(models)
+
+
+def shares(words, types=24):
+    return one_hot(words.long(), types).double().mean(-2)
+
+
+def test_a_text_is_read_with_the_mean_of_the_teachers(make_teachers, monkeypatch):
     monkeypatch.setattr(teachers, "WORDS", 20_000)
-    task, *_ = build(stream_data)
-    models = teachers.load(":".join(trained), str(stream_data), type(task), torch.device("cpu"))
-    tokens = task.datasets["train"].tokens[:50]
-    windows = ContiguousWindows(tokens, task.dictionary, rows=4, steps=5)
-    drawn = teachers.draw_words(models, windows, seed=1)
-    assert drawn.shape == (4, 13, 20_000)
-    probs = 0
-    for model in models:
-        model.decoder.carried[False] = None
-        probs = probs + model.get_normalized_probs(model(windows.source), log_probs=False) / 2  # each row as a whole
-    counts = one_hot(drawn.long(), len(task.dictionary)).sum(2)
-    torch.testing.assert_close(counts / 20_000, probs, rtol=0, atol=0.02)
-    assert probs.std(1).max() > 0.1  # they differ from token to token by more than that
-    again = teachers.draw_words(models, windows, seed=1)
-    assert torch.equal(drawn, again) and not torch.equal(drawn, teachers.draw_words(models, windows, seed=2))
-    shard = ContiguousWindows(tokens, task.dictionary, rows=4, steps=5, num_shards=2, shard=1)
-    counts = one_hot(teachers.draw_words(models, shard, seed=1).long(), len(task.dictionary)).sum(2)
-    torch.testing.assert_close(counts / 20_000, probs[2:], rtol=0, atol=0.02)
+    monkeypatch.setattr(teachers, "ROWS", 4)
+    monkeypatch.setattr(teachers, "STEPS", 5)
+    own = make_teachers()
+    text = torch.randint(4, 24, (50,), generator=torch.Generator().manual_seed(1))
+    words = own.read(text)
+    assert words.shape == (50, 20_000)
+    before = torch.cat([torch.tensor([2]), text[:-1], torch.tensor([1, 1])]).view(4, 13)
+    expected = mean_probs(own.models, before).flatten(0, 1)[:50]
+    torch.testing.assert_close(shares(words), expected.double(), rtol=0, atol=0.02)
+    assert expected.std(0).max() > 0.1  # they differ from token to token by more than that
+    assert torch.equal(words, make_teachers().read(text))
+    assert not torch.equal(words, make_teachers(seed=2).read(text))
 
 
-def test_each_window_has_its_words(stream_data, trained):
-    task, _, _, batches = build(stream_data, "--teachers", trained[0], "--variable-bptt")
-    assert task.teacher_words.shape[:2] == batches.dataset.target.shape
+def test_a_text_is_written_by_the_mean_of_the_teachers(make_teachers, monkeypatch):
+    monkeypatch.setattr(teachers, "ROWS", 3000)
+    own = make_teachers()
+    text, words = own.write(6000)  # two tokens in each row
+    assert text.shape == (6000,) and words.shape == (6000, 50)
+    rows, words = text.view(3000, 2), words.view(3000, 2, 50)
+    assert not set(text.tolist()) & {0, 1}  # neither <s> nor padding
+    allowed = torch.ones(24).index_fill(0, torch.tensor([0, 1]), 0)
+    first = mean_probs(own.models, torch.tensor([[2]]))[0, 0] * allowed
+    first = (first / first.sum()).double()
+    torch.testing.assert_close(shares(rows[:, 0]), first, rtol=0, atol=0.04)
+    torch.testing.assert_close(shares(words[:, 0]).mean(0), first, rtol=0, atol=0.01)
+    likeliest = int(first.argmax())
+    chosen = rows[:, 0] == likeliest
+    assert chosen.sum() > 200
+    second = mean_probs(own.models, torch.tensor([[2, likeliest]]))[0, 1] * allowed
+    second = (second / second.sum()).double()
+    torch.testing.assert_close(shares(rows[chosen, 1]), second, rtol=0, atol=0.1)
+    torch.testing.assert_close(shares(words[chosen, 1]).mean(0), second, rtol=0, atol=0.02)
+    assert torch.equal(text, make_teachers().write(6000)[0])
+
+
+def test_each_window_has_the_words_of_its_tokens(stream_data, trained):
+    task, _, _, batches = build(stream_data, "--teachers", trained[0], "--variable-bptt", "--teacher-text", 31)
+    text, words = task.lesson
+    tokens = task.datasets["train"].tokens
+    assert len(text) == len(words) == len(tokens) + 31 and torch.equal(text[: len(tokens)], tokens)
     for _ in (1, 2):
-        words = [batch["teacher_words"] for batch in batches.next_epoch_itr()]
-        assert torch.equal(torch.cat(words, 1), task.teacher_words)
+        read = list(batches.next_epoch_itr())
+        for name, expected in (("target", text), ("teacher_words", words)):
+            stream = torch.cat([batch[name] for batch in read], 1).flatten(0, 1)
+            assert torch.equal(stream[: len(text)], expected)
+    shards = [
+        task.get_batch_iterator(
+            task.datasets["train"], max_sentences=2, num_shards=2, shard_id=shard, update_epoch_batch_itr=False
+        ).next_epoch_itr()
+        for shard in (0, 1)
+    ]
+    rows = [torch.cat([batch["teacher_words"] for batch in batches], 1) for batches in shards]
+    assert torch.equal(torch.cat(rows).flatten(0, 1)[: len(text)], words)
     validation = task.get_batch_iterator(task.datasets["train"], max_sentences=4)
-    assert "teacher_words" not in validation.first_batch
+    assert "teacher_words" not in validation.first_batch and validation.dataset.target.numel() < len(text)
 
 
 class Own(RecurrentDecoder):
@@ -124,9 +173,10 @@ def test_the_loss_is_the_cross_entropy_with_the_words_and_the_target(stream_data
 
 
 def test_a_run_that_is_killed_ends_like_an_uninterrupted_one(train, tmp_path):
-    train("whole")
-    train("killed", "--max-update", 7)
-    train("killed")
+    flags = ("--teacher-text", 100, "--max-epoch", 2)
+    train("whole", *flags)
+    train("killed", *flags, "--max-update", 7)
+    train("killed", *flags)
     whole, killed = (
         torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True) for name in ("whole", "killed")
     )
@@ -171,6 +221,7 @@ def test_a_teacher_of_another_dictionary_or_task_is_refused(
         (("--criterion", "cross_entropy"), "--teachers needs --criterion rnndrop_cross_entropy"),
         (("--teachers", "missing.pt"), "--teachers: missing.pt"),
         (("--teachers", ""), "--teachers: "),
+        (("--teacher-text", -1), "--teacher-text must be a number of tokens"),
     ],
 )
 def test_what_cannot_teach_is_refused(refuse, stream_data, trained, tmp_path, flags, words):
@@ -179,3 +230,8 @@ def test_what_cannot_teach_is_refused(refuse, stream_data, trained, tmp_path, fl
     )
     assert words in line
     assert not list(tmp_path.iterdir())
+
+
+def test_a_text_needs_teachers(refuse, stream_data, tmp_path):
+    flags = (*FLAGS, "--arch", "lstm_rnndrop", "--teacher-text", 100, "--save-dir", tmp_path)
+    assert "needs --teachers" in refuse("train", stream_data, *flags)
