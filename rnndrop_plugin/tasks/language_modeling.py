@@ -24,6 +24,7 @@ from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 from torch import Tensor
 
+from rnndrop_plugin.criterions.graphed import GraphedCriterion
 from rnndrop_plugin.data.indexed import load_split
 from rnndrop_plugin.data.stream import ContiguousWindows, TokenStream, WindowIterator
 from rnndrop_plugin.data.units import Units, units_of_pieces
@@ -32,7 +33,6 @@ from rnndrop_plugin.models.evaluation import Evaluation, EvaluationConfig
 from rnndrop_plugin.models.language_model import RecurrentLanguageModel
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 from rnndrop_plugin.tasks.teachers import Teachers
-from rnndrop_plugin.tasks.training_graph import GraphedCriterion
 
 logger = logging.getLogger(__name__)
 

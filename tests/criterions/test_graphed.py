@@ -1,11 +1,11 @@
-"""--cuda-graph, with a stand-in for CUDA's graphs; on a GPU see test_gpu.py."""
+"""--cuda-graph, with a stand-in for CUDA's graphs; on a GPU see tests/tasks/test_gpu.py."""
 
 import pytest
 import torch
 
+from rnndrop_plugin.criterions import graphed
 from rnndrop_plugin.criterions.cross_entropy import RnndropCrossEntropy
 from rnndrop_plugin.errors import InputError
-from rnndrop_plugin.tasks import training_graph
 from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingTask
 
 LANGUAGE = ("--user-dir", "rnndrop_plugin", "--task", "rnndrop_language_modeling", "--arch", "lstm_rnndrop")
@@ -20,7 +20,7 @@ FLAGS = (
 def replayed(monkeypatch):
     """CUDA's graphs on a CPU: the work is done again at each replay. Counts the replays."""
     graphs, replays = [], []
-    build = training_graph.GraphedCriterion.__init__
+    build = graphed.GraphedCriterion.__init__
 
     def capture(work, pool):
         if graphs[-1].model._forward_hooks:  # fairseq's, that read values to find a NaN
@@ -45,8 +45,8 @@ def replayed(monkeypatch):
         graphs.append(graph)
         build(graph, *arguments)
 
-    monkeypatch.setattr(training_graph, "capture", capture)
-    monkeypatch.setattr(training_graph.GraphedCriterion, "__init__", init)
+    monkeypatch.setattr(graphed, "capture", capture)
+    monkeypatch.setattr(graphed.GraphedCriterion, "__init__", init)
     monkeypatch.setattr(RnndropLanguageModelingTask, "begin_epoch", begin_epoch)
     return replays
 
@@ -127,7 +127,7 @@ def test_without_memory_for_a_graph_the_training_goes_on(monkeypatch, command, s
             finally:
                 torch.set_rng_state(generator)
 
-    monkeypatch.setattr(training_graph, "capture", capture)
+    monkeypatch.setattr(graphed, "capture", capture)
     log = command("train", stream_data, *LANGUAGE, *FLAGS, "--save-dir", tmp_path / "none")
     assert "not enough memory for more than 0 CUDA graphs" in log.text()
     graphs, none = (parameters(tmp_path / name) for name in ("graphs", "none"))
@@ -145,7 +145,7 @@ def test_what_cannot_be_captured_ends_in_one_line(monkeypatch, capsys, command, 
     def capture(work, pool):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
-    monkeypatch.setattr(training_graph, "capture", capture)
+    monkeypatch.setattr(graphed, "capture", capture)
     with pytest.raises(SystemExit) as end:
         command("train", stream_data, *LANGUAGE, *FLAGS, "--save-dir", tmp_path)
     assert end.value.code == 2
