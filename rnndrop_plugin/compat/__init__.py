@@ -5,6 +5,7 @@ Each patch names the place upstream that it mends; ``tests/compat`` shows for ea
 """
 
 import sys
+from types import SimpleNamespace
 
 from fairseq import checkpoint_utils, options, utils
 from fairseq.data import bucket_pad_length_dataset
@@ -73,6 +74,7 @@ def apply() -> None:
     distributed_utils.call_main = commands.call_main
     generate.main = commands.generate_main
     eval_lm.eval_lm = evaluation.eval_lm
+    eval_lm.checkpoint_utils = SimpleNamespace(load_model_ensemble_and_task=evaluation.load_models)
 
     Trainer.__init__ = machine.init_trainer
     Trainer.begin_epoch = training_step.begin_epoch

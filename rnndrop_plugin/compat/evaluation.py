@@ -4,12 +4,29 @@ import functools
 import logging
 from collections import Counter
 
-from fairseq import utils
+from fairseq import checkpoint_utils, utils
 from fairseq_cli import eval_lm as command
+
+from rnndrop_plugin.errors import InputError
 
 logger = logging.getLogger("fairseq_cli.eval_lm")
 
 upstream_eval_lm = command.eval_lm
+
+
+def load_models(filenames: list[str], **kwargs):
+    """fairseq_cli/eval_lm.py takes --path for the name of one file, where fairseq's other commands take it for several
+    with colons between them. An ensemble's probabilities are the mean of its models'.
+
+    Raises:
+        InputError: an ensemble is to be evaluated in a way that is for one model.
+    """
+    paths = [path for filename in filenames for path in utils.split_paths(filename)]
+    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(paths, **kwargs)
+    evaluation = getattr(task, "evaluation", None)
+    if len(models) > 1 and evaluation is not None and not evaluation.is_static:
+        raise InputError(f"--path: several models have a static evaluation only, not this one: {evaluation}")
+    return models, cfg, task
 
 
 @functools.wraps(upstream_eval_lm)
@@ -36,7 +53,9 @@ def eval_lm(models, source_dictionary, batch_iterator, post_process=None, **kwar
             f"({words:,} words and {characters:,} characters, each sentence's end among them)"
         )
     if hasattr(models[0], "evaluation"):
-        logger.addFilter(_NameEvaluation(str(models[0].evaluation or "static evaluation")))
+        name = str(models[0].evaluation or "static evaluation")
+        several = f" of the mean of {len(models)} models" if len(models) > 1 else ""
+        logger.addFilter(_NameEvaluation(name + several))
     return results
 
 

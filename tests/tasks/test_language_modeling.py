@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from fairseq import checkpoint_utils
 from fairseq.data import Dictionary, data_utils
 from fairseq.trainer import Trainer
+from fairseq_cli import eval_lm
 from omegaconf import OmegaConf
 
 from rnndrop_plugin.errors import InputError
@@ -212,6 +214,29 @@ def test_eval_lm_gives_the_perplexity_of_the_whole_text_unrolled(trained, evalua
     logged, perplexity = evaluate(stream_data, path, "--batch-size", 3, "--softmax-batch", 10)
     assert f"{len(text)} tokens in 3 rows" in logged.text()
     assert perplexity != pytest.approx(expected, rel=1e-6)
+
+
+def test_several_models_are_evaluated_by_the_mean_of_their_probabilities(
+    train, trained, evaluate, refuse, stream_data, tmp_path, monkeypatch
+):
+    train("other", "--max-epoch", 1, "--arch", "gru_rnndrop", "--seed", 2, "--init-range", 1)
+    paths = [trained[0], tmp_path / "other" / "checkpoint1.pt"]
+    together = ":".join(map(str, paths))
+    logged, perplexity = evaluate(stream_data, together)
+    assert "static evaluation of the mean of 2 models: Loss (base 2)" in logged.text()
+    text, probs = read_text(stream_data, "test"), []
+    for path in paths:
+        (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(path)])
+        logits = model.eval()(torch.cat([torch.tensor([2]), text[:-1]]).unsqueeze(0))[0]
+        probs.append(logits.softmax(2)[0].gather(1, text.unsqueeze(1)).double())
+    expected = (sum(probs) / 2).log().mean().neg().exp().item()
+    assert perplexity == pytest.approx(expected, rel=1e-5)
+    assert abs(perplexity / evaluate(stream_data, paths[0])[1] - 1) > 0.01
+    for flags in (("--softmax-temperature", 1.1), ("--neural-cache-size", 5)):
+        line = refuse("eval_lm", stream_data, *TASK, "--path", together, *flags)
+        assert "several models have a static evaluation only" in line
+    monkeypatch.setattr(eval_lm, "checkpoint_utils", checkpoint_utils)
+    assert "Model file not found" in refuse("eval_lm", stream_data, *TASK, "--path", together)  # fairseq without us
 
 
 def bits(perplexity: float) -> str:
