@@ -71,6 +71,15 @@ def test_a_training_from_cuda_graphs_is_the_same(monkeypatch, language_model, fl
         assert graphs == pytest.approx(plain, rel=5e-3 if half else 1e-3)
 
 
+def test_a_model_learns_from_teachers(language_model, single_precision):
+    """In half precision from the same words as in float32; on a CPU from others."""
+    path = single_precision[0] / "checkpoint_last.pt"
+    flags = ("--criterion", "rnndrop_cross_entropy", "--teachers", path, "--teacher-text", 200)
+    logs = [language_model(*flags, *device)[1] for device in ((), ("--bf16",), ("--cpu",))]
+    single, half, cpu = (float(log.metrics("loss", "valid")[-1]) for log in logs)
+    assert half == pytest.approx(single, rel=0.01) and cpu == pytest.approx(single, rel=0.05)
+
+
 def test_eval_lm_on_a_gpu_is_eval_lm_on_a_cpu(command, single_precision, stream_data):
     """Which is the whole text unrolled, see test_language_modeling.py; with expected scaling kernels of ours run."""
     folder, _ = single_precision
