@@ -48,7 +48,6 @@ class Teachers:
         self.device = device
         self.generator = torch.Generator(device).manual_seed(seed)
 
-    @torch.no_grad()
     def read(self, tokens: Tensor) -> Tensor:
         """Draw what may stand in the place of each token of a text, after those before it.
 
@@ -68,26 +67,25 @@ class Teachers:
         ]
         return torch.cat(drawn, dim=1).flatten(0, 1)[: len(tokens)]
 
-    @torch.no_grad()
     def write(self, count: int) -> tuple[Tensor, Tensor]:
         """Draw a text of ``count`` tokens, and what may stand in the place of each of them.
 
-        It has up to ``ROWS`` parts one after the other, each of which begins as a stream does.
+        It has ``ROWS`` parts one after the other, each of which begins as a stream does.
 
         Returns:
             ``(count,)`` and ``(count, WORDS)``, on the CPU.
         """
         logger.info(f"the teachers write {count:,} tokens")
-        rows, drawn = min(ROWS, count), []
-        tokens = torch.full((rows, 1), self.dictionary.eos())
+        tokens, drawn = torch.full((ROWS, 1), self.dictionary.eos()), []
         never = [self.dictionary.bos(), self.dictionary.pad()]
         never += range(len(self.dictionary) - count_made_up(self.dictionary), len(self.dictionary))
-        for step in progress_bar(range(-(-count // rows)), desc="teachers write", unit=" steps"):
+        for step in progress_bar(range(-(-count // ROWS)), desc="teachers write", unit=" steps"):
             drawn.append(self._draw(tokens, step == 0, 1 + WORDS, never))
             tokens = drawn[-1][:, :, 0].long()
         text = torch.cat(drawn, dim=1).flatten(0, 1)[:count]
         return text[:, 0].long(), text[:, 1:].contiguous()
 
+    @torch.no_grad()
     def _draw(self, tokens: Tensor, starts_stream: bool, count: int, never: list[int] | None = None) -> Tensor:
         """``(rows, steps, count)`` words after each of ``tokens``, ``(rows, steps)``; int32, on the CPU."""
         tokens = tokens.to(self.device)

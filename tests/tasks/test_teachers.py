@@ -87,6 +87,7 @@ def test_a_text_is_read_with_the_mean_of_the_teachers(make_teachers, monkeypatch
     expected = mean_probs(own.models, before).flatten(0, 1)[:50]
     torch.testing.assert_close(shares(words), expected.double(), rtol=0, atol=0.02)
     assert expected.std(0).max() > 0.1  # they differ from token to token by more than that
+    assert own.read(text[:3]).shape == (3, 20_000)  # fewer tokens than rows
     assert torch.equal(words, make_teachers().read(text))
     assert not torch.equal(words, make_teachers(seed=2).read(text))
 
@@ -110,13 +111,20 @@ def test_a_text_is_written_by_the_mean_of_the_teachers(make_teachers, monkeypatc
     second = (second / second.sum()).double()
     torch.testing.assert_close(shares(rows[chosen, 1]), second, rtol=0, atol=0.1)
     torch.testing.assert_close(shares(words[chosen, 1]).mean(0), second, rtol=0, atol=0.02)
+    agree = (text == words.flatten(0, 1)[:, 0]).float().mean()  # a token is none of its own words but by chance
+    assert 0.05 < agree < 0.5
     assert torch.equal(text, make_teachers().write(6000)[0])
+    monkeypatch.setattr(teachers, "count_made_up", lambda dictionary: 3)  # such as fill its end
+    text, _ = own.write(6001)
+    assert len(text) == 6001 and int(text.max()) == 20
 
 
 def test_each_window_has_the_words_of_its_tokens(stream_data, trained):
     task, _, _, batches = build(stream_data, "--teachers", trained[0], "--variable-bptt", "--teacher-text", 31)
     text, words = task.lesson
     tokens = task.datasets["train"].tokens
+    task_of_another_seed = build(stream_data, "--teachers", trained[0], "--teacher-text", 31, "--seed", 2)[0]
+    assert not torch.equal(words, task_of_another_seed.lesson[1])
     assert len(text) == len(words) == len(tokens) + 31 and torch.equal(text[: len(tokens)], tokens)
     for _ in (1, 2):
         read = list(batches.next_epoch_itr())
@@ -131,6 +139,7 @@ def test_each_window_has_the_words_of_its_tokens(stream_data, trained):
     ]
     rows = [torch.cat([batch["teacher_words"] for batch in batches], 1) for batches in shards]
     assert torch.equal(torch.cat(rows).flatten(0, 1)[: len(text)], words)
+    assert task.lesson[0] is text  # read and written once
     validation = task.get_batch_iterator(task.datasets["train"], max_sentences=4)
     assert "teacher_words" not in validation.first_batch and validation.dataset.target.numel() < len(text)
 
