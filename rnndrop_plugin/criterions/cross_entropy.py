@@ -182,7 +182,7 @@ def linear_preference(features: Tensor, weight: Tensor, bias: Tensor | None, tar
     """
     weight = weight.float()
     of_words = F.embedding_bag(words.flatten(0, 1), weight, mode="mean").view(*target.shape, -1)
-    difference = (features.float() * (F.embedding(target, weight) - of_words)).sum(2)
+    difference = (features * (F.embedding(target, weight) - of_words)).sum(2)
     if bias is not None:
         bias = bias.float()
         difference = difference + bias[target] - bias[words].mean(2)

@@ -9,7 +9,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from fairseq.logging import metrics
 
 from rnndrop_plugin.criterions import RnndropCrossEntropy
-from rnndrop_plugin.criterions.cross_entropy import activation_penalty
+from rnndrop_plugin.criterions.cross_entropy import activation_penalty, linear_preference
 from rnndrop_plugin.models.language_model import RecurrentDecoder, RecurrentLanguageModel
 from rnndrop_plugin.ops.cross_entropy import chunked, dispatch
 
@@ -228,6 +228,21 @@ def test_a_decoder_of_ones_own_trains_by_its_own_probabilities(stream_data, monk
     torch.testing.assert_close((loss, nll), (expected, expected))
     model.decoder.__class__ = RecurrentDecoder
     assert abs(criterion.compute_loss(model, sample)[1] - expected) > 0.1
+
+
+# Teachers, see tests/tasks/test_teachers.py
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_teachers_prefer_is_computed_in_float32(dtype):
+    torch.manual_seed(1)
+    features, weight, bias = (torch.randn(*shape).to(dtype) for shape in ((2, 3, 64), (20, 64), (20,)))
+    target, words = torch.randint(20, (2, 3)), torch.randint(20, (2, 3, 7), dtype=torch.int32)
+    logits = features.double() @ weight.double().T + bias.double()
+    expected = logits.gather(2, target.unsqueeze(2)).squeeze(2) - logits.gather(2, words.long()).mean(2)
+    found = linear_preference(features, weight, bias, target, words)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 # Regularisation of the activations

@@ -123,6 +123,8 @@ def test_each_window_has_the_words_of_its_tokens(stream_data, trained):
     task, _, _, batches = build(stream_data, "--teachers", trained[0], "--variable-bptt", "--teacher-text", 31)
     text, words = task.lesson
     tokens = task.datasets["train"].tokens
+    reader = Teachers(trained[0], str(stream_data), type(task), torch.device("cpu"), seed=1)
+    assert torch.equal(words[: len(tokens)], reader.read(tokens)) and task.train_layout["tokens"] == len(text)
     task_of_another_seed = build(stream_data, "--teachers", trained[0], "--teacher-text", 31, "--seed", 2)[0]
     assert not torch.equal(words, task_of_another_seed.lesson[1])
     assert len(text) == len(words) == len(tokens) + 31 and torch.equal(text[: len(tokens)], tokens)
