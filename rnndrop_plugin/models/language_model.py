@@ -233,7 +233,7 @@ class PTBCharConfig(LanguageModelConfig):
 
 @dataclass
 class PTBWord256Config(LanguageModelConfig):
-    """A stronger model of 256 units for Table 2's text, 3.1 million parameters: see docs/language_modelling.md."""
+    """A stronger model of 256 units for Table 2's text, 3.1 million parameters: see examples/ptb_word/recipe.md."""
 
     decoder_embed_dim: int = 256
     decoder_hidden_size: int = 256
