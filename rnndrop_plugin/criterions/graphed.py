@@ -27,7 +27,8 @@ class _Graph(NamedTuple):
     """A captured pass.
 
     Attributes:
-        replay: reads ``tokens`` and ``target``, and writes ``figures`` and the gradients.
+        replay: reads ``tokens`` and ``expected``, and writes ``figures`` and the gradients.
+        expected: what the loss reads of a batch beside the model's outputs, by name.
         figures: the loss, and the tensors among what is logged.
         gradients: of the parameters, None for those that have none; all graphs write to the same memory.
         sample_size, logging_output: what the criterion returned, the same for all batches of this size; an entry that
@@ -36,7 +37,7 @@ class _Graph(NamedTuple):
 
     replay: Callable[[], None]
     tokens: Tensor
-    target: Tensor
+    expected: dict[str, Tensor]
     figures: Tensor
     gradients: tuple[Tensor | None, ...]
     sample_size: int
@@ -86,7 +87,8 @@ class GraphedCriterion:
         if availability.obstacle(graph.tokens.device, torch.float32) is None:
             triton.raise_if_failed(graph.tokens.device)
         graph.tokens.copy_(inputs["src_tokens"])
-        graph.target.copy_(sample["target"])
+        for name, own in graph.expected.items():
+            own.copy_(sample[name])
         loss, figures = _Replay.apply(graph, *self.parameters)
         logged = iter(figures.unbind())
         log = {name: next(logged) if value is None else value for name, value in graph.logging_output.items()}
@@ -111,9 +113,10 @@ class GraphedCriterion:
             InputError: something in the criterion waits for the GPU, say, which a graph cannot hold.
             torch.OutOfMemoryError: there is no room for a graph.
         """
-        tokens, target = sample["net_input"]["src_tokens"].clone(), sample["target"].clone()
-        inputs = sample["net_input"] | {"src_tokens": tokens, "starts_stream": False}
-        batch = sample | {"net_input": inputs, "target": target}
+        tokens = sample["net_input"]["src_tokens"].clone()
+        expected = {name: sample[name].clone() for name in ("target", "teacher_words") if name in sample}
+        batch = sample | expected
+        batch["net_input"] = sample["net_input"] | {"src_tokens": tokens, "starts_stream": False}
         try:
             replay, results = capture(lambda: self._pass(batch), self.pool)
         except (RuntimeError, ValueError) as error:
@@ -123,7 +126,7 @@ class GraphedCriterion:
                 raise cause from None
             line = str(cause).strip().splitlines()[0]
             raise InputError(f"--cuda-graph: the training cannot be captured ({line}); train without it") from error
-        return _Graph(replay, tokens, target, *results)
+        return _Graph(replay, tokens, expected, *results)
 
     def _pass(self, sample: dict) -> tuple[Tensor, tuple[Tensor | None, ...], int, dict[str, Any]]:
         loss, sample_size, log = self.criterion(self.model, sample)

@@ -168,8 +168,6 @@ class RnndropLanguageModelingTask(RnndropTask):
             raise InputError(
                 f"--teacher-text must be a number of tokens, and needs --teachers, got {self.cfg.teacher_text}"
             )
-        if self.cfg.teachers is not None and self.cfg.cuda_graph:
-            raise InputError("--cuda-graph does not hold the words of --teachers: train without it")
         return super().build_criterion(cfg, from_checkpoint)
 
     def _refuse_evaluation(self) -> None:

@@ -79,6 +79,17 @@ def test_a_training_from_graphs_is_the_same(command, stream_data, tmp_path, requ
     assert all(torch.equal(plain[name], graphs[name]) for name in plain)
 
 
+def test_a_training_from_graphs_has_teachers(command, stream_data, tmp_path, request):
+    command("train", stream_data, *LANGUAGE, *FLAGS, "--init-range", 2, "--max-update", 1, "--save-dir", tmp_path)
+    taught = ("--teachers", tmp_path / "checkpoint_last.pt", "--teacher-weight", 0.9, "--teacher-text", 300)
+    for name in ("plain", "graphs"):
+        replays = request.getfixturevalue("replayed") if name == "graphs" else []
+        command("train", stream_data, *LANGUAGE, *FLAGS, *taught, "--save-dir", tmp_path / name)
+    assert len(replays) > 10
+    plain, graphs = (parameters(tmp_path / name) for name in ("plain", "graphs"))
+    assert all(torch.equal(plain[name], graphs[name]) for name in plain)
+
+
 def test_an_adaptive_softmax_is_refused(command, capsys, stream_data, tmp_path):
     flags = ("--cuda-graph", "--adaptive-softmax-cutoff", 6, "--criterion", "adaptive_loss", "--save-dir", tmp_path)
     with pytest.raises(SystemExit) as end:

@@ -72,11 +72,12 @@ def test_a_training_from_cuda_graphs_is_the_same(monkeypatch, language_model, fl
 
 
 def test_a_model_learns_from_teachers(language_model, single_precision):
-    """In half precision from the same words as in float32; on a CPU from others."""
+    """In half precision and from a CUDA graph from the same words as in float32; on a CPU from others."""
     path = single_precision[0] / "checkpoint_last.pt"
     flags = ("--criterion", "rnndrop_cross_entropy", "--teachers", path, "--teacher-text", 200)
-    logs = [language_model(*flags, *device)[1] for device in ((), ("--bf16",), ("--cpu",))]
-    single, half, cpu = (float(log.metrics("loss", "valid")[-1]) for log in logs)
+    logs = [language_model(*flags, *how)[1] for how in ((), ("--cuda-graph",), ("--bf16",), ("--cpu",))]
+    single, graphs, half, cpu = (float(log.metrics("loss", "valid")[-1]) for log in logs)
+    assert graphs == pytest.approx(single, rel=1e-3)
     assert half == pytest.approx(single, rel=0.01) and cpu == pytest.approx(single, rel=0.05)
 
 
