@@ -73,7 +73,8 @@ def main() -> None:
         const=True,
         metavar="DATA",
         help="also compare fairseq-train's words per second, and without a GPU those of two processes of one thread "
-        "with one's, on a prepared folder or the Penn Treebank's, without DATA on Python's reference manual",
+        "with one's, on a prepared folder or the Penn Treebank's, without DATA on Python's reference manual; on a "
+        "folder that prepare_conll.py has made those of taggers",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the training ratios (.png, .svg)")
@@ -109,20 +110,23 @@ def main() -> None:
     speeds = []
     if args.end_to_end:
         sys.modules.pop("fairseq", None)  # this part needs the real one
-        from benchmarks.end_to_end import end_to_end, scaling
+        from benchmarks.end_to_end import end_to_end, is_tagged, scaling, taggers
 
         data = None if args.end_to_end is True else args.end_to_end
         on_gpu = torch.cuda.is_available()
-        parts = [
-            ("fairseq-train: words per second / those of fairseq's lstm_lm", end_to_end, {"threads": args.threads})
-        ]
-        if not on_gpu:
-            parts += [("train_cpu.py, update dropout: words per second / those of one process", scaling, {})]
+        threads = {"threads": args.threads}
+        if data is not None and is_tagged(data):
+            parts = [("fairseq-train: words per second / those of a tagger without dropout", taggers, threads)]
+        else:
+            parts = [("fairseq-train: words per second / those of fairseq's lstm_lm", end_to_end, threads)]
+            if not on_gpu:
+                parts += [("train_cpu.py, update dropout: words per second / those of one process", scaling, {})]
         for title, measure, options in parts:
             found = measure(data, **options)
             print(f"\n{title}\n")
             for speed in found:
-                share = "" if on_gpu else f"{speed.words_per_second * speed.operations / rate:7.0%}"  # a CPU's rate
+                counted = speed.operations is not None and not on_gpu  # the rate is a CPU's
+                share = f"{speed.words_per_second * speed.operations / rate:7.0%}" if counted else ""
                 print(f"  {speed.ratio:6.2f} {speed.words_per_second:9.0f} words/s {share}  {speed.name}")
             speeds += found
     if args.json:

@@ -1,4 +1,5 @@
-"""Words per second of fairseq-train: lstm_rnndrop against fairseq's own lstm_lm (for benchmark.py --end-to-end)."""
+"""Words per second of fairseq-train (for benchmark.py --end-to-end): lstm_rnndrop against fairseq's own lstm_lm, and
+taggers against one that drops nothing."""
 
 import os
 import subprocess
@@ -19,8 +20,14 @@ from rnndrop_plugin.training_log import entries
 
 ROOT = Path(__file__).parents[1]
 BASELINE = "fairseq's lstm_lm, no dropout"
-OURS = ["--user-dir", str(ROOT / "rnndrop_plugin")]  # a path that may have blanks
-OURS += "--task rnndrop_language_modeling --arch lstm_rnndrop --criterion rnndrop_cross_entropy".split()
+PLUGIN = ["--user-dir", str(ROOT / "rnndrop_plugin")]  # a path that may have blanks
+OURS = [
+    *PLUGIN,
+    *"--task rnndrop_language_modeling --arch lstm_rnndrop --criterion rnndrop_cross_entropy".split(),
+]
+PLAIN_TAGGER = "lstm_rnndrop_tagger with CRF, no dropout"
+TAGGER = [*PLUGIN, *"--task rnndrop_tagging --arch lstm_rnndrop_tagger --criterion rnndrop_tagging".split()]
+TAGGER += "--bidirectional --character-filters 50 --decoder-embed-dim 50 --optimizer adam --lr 0.001".split()
 UPDATE_DROPOUT = ["--update-dropout", "0.25"]
 INTERVAL = 10  # updates that one figure of the log is the mean of; the first interval is not counted
 
@@ -31,14 +38,15 @@ class Speed(NamedTuple):
     Attributes:
         words_per_second: median over the repetitions of each run's median.
         ratio: that of the runs to the baseline's run of the same repetition, median; above 1 is faster.
-        operations: multiplications and additions of the products that a word takes, forward and backward.
+        operations: multiplications and additions of the products that a word takes, forward and backward; None where
+            they are not counted.
         repetitions: each run's median.
     """
 
     name: str
     words_per_second: float
     ratio: float
-    operations: int
+    operations: int | None
     repetitions: list[float]
 
 
@@ -70,15 +78,6 @@ def end_to_end(
     Raises:
         OSError, ValueError: the folder cannot be used, or a run of lstm_lm fails.
     """
-    if updates is None:
-        updates = 400 if torch.cuda.is_available() else 50
-    if updates < 2 * INTERVAL:
-        raise ValueError(f"at least {2 * INTERVAL} updates are needed, got {updates}")
-    environment = dict(os.environ)
-    if threads is not None:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    where = ["--distributed-world-size", "1"] if torch.cuda.is_available() else ["--cpu"]
-    flags = _flags(size, rows, steps, updates) + where
     models = {
         BASELINE: (
             f"--task language_modeling --arch lstm_lm --decoder-out-embed-dim {size} --dropout 0 --criterion "
@@ -89,27 +88,43 @@ def end_to_end(
     }
     if torch.cuda.is_available():
         models["the same from a CUDA graph"] = [*OURS, *UPDATE_DROPOUT, "--cuda-graph"]
-    runs: dict[str, list[float]] = {name: [] for name in models}
+    flags = ["--tokens-per-sample", str(steps), *_flags(size, rows, _updates(updates))]
     with tempfile.TemporaryDirectory() as folder:
         prepared = prepare(data, Path(folder))
-        operations = _operations(prepared, size)
-        plan = [(name, model) for _ in range(repetitions) for name, model in models.items()]
-        for name, model in progress_bar(plan, desc="fairseq-train", unit=" runs"):
-            if name not in runs:
-                continue
-            command = ["-m", "fairseq_cli.train", str(prepared), *flags, *model]
-            try:
-                speed = _train(command, Path(folder) / "train.log", environment)
-            except ValueError as error:
-                if name == BASELINE:
-                    raise
-                del runs[name]  # the others are worth knowing all the same
-                tqdm.write(f"  {name}: {error}", file=sys.stdout)
-                continue
-            runs[name].append(speed)
-            # now, for a benchmark that is cut short
-            tqdm.write(f"  {speed:9.0f} words/s  {name}", file=sys.stdout)
-    return [_speed(name, speeds, runs[BASELINE], operations) for name, speeds in runs.items()]
+        return _compare(prepared, flags, models, repetitions, threads, _operations(prepared, size))
+
+
+def taggers(
+    data: Path,
+    *,
+    size: int = 256,
+    rows: int = 32,
+    updates: int | None = None,
+    repetitions: int = 3,
+    threads: int | None = None,
+) -> list[Speed]:
+    """Train bidirectional taggers with character features by Adam for some updates each, as :func:`end_to_end` does.
+
+    Args:
+        data: a folder made by prepare_conll.py; the embeddings are of 50 numbers and trained.
+        size: units of each direction.
+
+    The other arguments are those of :func:`end_to_end`.
+
+    Raises:
+        ValueError: a run of the tagger that drops nothing fails.
+    """
+    models = {
+        PLAIN_TAGGER: [*TAGGER, "--crf"],
+        "the same, update dropout 0.25 per step": [*TAGGER, "--crf", *UPDATE_DROPOUT],
+        "the same without CRF": [*TAGGER, *UPDATE_DROPOUT],
+    }
+    return _compare(data, _flags(size, rows, _updates(updates)), models, repetitions, threads)
+
+
+def is_tagged(data: Path) -> bool:
+    """Whether a folder has data for a tagger."""
+    return (data / "tag" / "dict.txt").is_file()
 
 
 def scaling(data: Path | None = None, *, size=256, rows=32, steps=35, updates=50, repetitions=3) -> list[Speed]:
@@ -121,7 +136,7 @@ def scaling(data: Path | None = None, *, size=256, rows=32, steps=35, updates=50
     Raises:
         OSError, ValueError: the folder cannot be used, or a run fails.
     """
-    flags = _flags(size, rows, steps, updates) + OURS + UPDATE_DROPOUT
+    flags = ["--tokens-per-sample", str(steps), *_flags(size, rows, updates), *OURS, *UPDATE_DROPOUT]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     runs: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
@@ -158,10 +173,53 @@ def prepare(data: Path | None, folder: Path) -> Path:
     return prepared
 
 
-def _flags(size: int, rows: int, steps: int, updates: int) -> list[str]:
+def _updates(updates: int | None) -> int:
+    if updates is None:
+        return 400 if torch.cuda.is_available() else 50
+    if updates < 2 * INTERVAL:
+        raise ValueError(f"at least {2 * INTERVAL} updates are needed, got {updates}")
+    return updates
+
+
+def _compare(
+    data: Path,
+    flags: list[str],
+    models: dict[str, list[str]],
+    repetitions: int,
+    threads: int | None,
+    operations: int | None = None,
+) -> list[Speed]:
+    """Train the models by turns; the first one is the baseline."""
+    environment = dict(os.environ)
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    where = ["--distributed-world-size", "1"] if torch.cuda.is_available() else ["--cpu"]
+    baseline = next(iter(models))
+    runs: dict[str, list[float]] = {name: [] for name in models}
+    plan = [(name, model) for _ in range(repetitions) for name, model in models.items()]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, model in progress_bar(plan, desc="fairseq-train", unit=" runs"):
+            if name not in runs:
+                continue
+            command = ["-m", "fairseq_cli.train", str(data), *flags, *where, *model]
+            try:
+                speed = _train(command, Path(folder) / "train.log", environment)
+            except ValueError as error:
+                if name == baseline:
+                    raise
+                del runs[name]  # the others are worth knowing all the same
+                tqdm.write(f"  {name}: {error}", file=sys.stdout)
+                continue
+            runs[name].append(speed)
+            # now, for a benchmark that is cut short
+            tqdm.write(f"  {speed:9.0f} words/s  {name}", file=sys.stdout)
+    return [_speed(name, speeds, runs[baseline], operations) for name, speeds in runs.items()]
+
+
+def _flags(size: int, rows: int, updates: int) -> list[str]:
     """What all runs have in common."""
     return (
-        f"--tokens-per-sample {steps} --batch-size {rows} --required-batch-size-multiple 1 --sentence-avg --optimizer "
+        f"--batch-size {rows} --required-batch-size-multiple 1 --sentence-avg --optimizer "
         f"sgd --lr 0.1 --clip-norm 10 --max-update {updates} --disable-validation --no-save --seed 1 --log-format json "
         f"--log-interval {INTERVAL} --decoder-embed-dim {size} --decoder-hidden-size {size}"
     ).split()
@@ -172,7 +230,7 @@ def _operations(data: Path, size: int) -> int:
     return 3 * 2 * size * (4 * 2 * size + vocabulary)
 
 
-def _speed(name: str, speeds: list[float], baselines: list[float], operations: int) -> Speed:
+def _speed(name: str, speeds: list[float], baselines: list[float], operations: int | None) -> Speed:
     return Speed(name, median(speeds), median_ratio(speeds, baselines), operations, speeds)
 
 

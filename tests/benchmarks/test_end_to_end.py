@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from benchmarks.end_to_end import BASELINE, end_to_end, prepare, scaling
+from benchmarks.end_to_end import BASELINE, PLAIN_TAGGER, end_to_end, is_tagged, prepare, scaling, taggers
 
 
 def argument(command, flag):
@@ -46,6 +46,19 @@ def test_speeds_and_ratios(fairseq_train, stream_data):
         for flag, value in (("--decoder-hidden-size", "8"), ("--batch-size", "2"), ("--tokens-per-sample", "5")):
             assert argument(command, flag) == value
     assert argument(commands[0], "--dropout") == "0"
+
+
+def test_taggers(fairseq_train, tagging_data, stream_data):
+    assert is_tagged(tagging_data) and not is_tagged(stream_data)
+    plain, update, _ = taggers(tagging_data, size=8, rows=2, repetitions=2, threads=1)
+    assert (plain.name, plain.ratio, plain.operations) == (PLAIN_TAGGER, 1, None)
+    assert (update.words_per_second, update.ratio) == (400, 4 / 3)
+    commands = [command for command, _ in fairseq_train]
+    assert [("--crf" in command, "--update-dropout" in command) for command in commands] == [
+        (True, False),
+        (True, True),
+        (False, True),
+    ] * 2
 
 
 def test_scaling(monkeypatch, stream_data):
@@ -103,6 +116,12 @@ def test_real_runs(stream_data):
     speeds = end_to_end(stream_data, size=4, rows=2, steps=5, updates=20, repetitions=1)
     assert len(speeds) == 3 and speeds[0].ratio == 1
     assert all(speed.words_per_second > 0 and speed.repetitions == [speed.words_per_second] for speed in speeds)
+
+
+@pytest.mark.slow
+def test_real_runs_of_taggers(tagging_data):
+    speeds = taggers(tagging_data, size=4, rows=2, updates=20, repetitions=1)
+    assert [speed.repetitions == [speed.words_per_second] for speed in speeds] == [True] * 3
 
 
 @pytest.mark.slow
