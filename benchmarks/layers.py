@@ -82,11 +82,11 @@ def ours(
     kind: str = "",
     sampling: str = "step",
     backend: str = "auto",
-    batch: int = 32,
+    time: int | None = None,
     training: bool = True,
     **options,
 ) -> Layer:
-    """Our layer with one kind of dropout, none if ``kind`` is empty; ``batch`` is what it will run on."""
+    """Our layer with one kind of dropout, none if ``kind`` is empty; ``time`` is how many steps it will run."""
     cell = "gru_reset_after" if options.get("reset_after") else family.lower()
     scaling = options.get("scaling", "inverted")
     masks = Masks()
@@ -94,7 +94,7 @@ def ours(
         options.update({f"{kind}_dropout": RATE, "sampling": sampling})
         masks = Masks(**{kind: draw_mask(RATE, 1, 1, 1, sampling=sampling, scaling=scaling, training=training)})
     name = {"gru": "GRU (paper's)", "gru_reset_after": "GRU (reset_after)"}.get(cell, family)
-    chosen = choose_backend(cell, masks, backend=backend, batch=batch, training=training)
+    chosen = choose_backend(cell, masks, backend=backend, time=time, training=training)
     return Layer(
         f"{'a plain step loop of the' if chosen == 'reference' else 'rnndrop'} {name}, "
         + (f"{kind} dropout per {sampling}" if kind else "no dropout"),
@@ -127,12 +127,12 @@ def keras_lstm() -> list[Layer]:
     return [Layer(f"Keras {keras.__version__} LSTM, recurrent_dropout", "LSTM", "Keras on torch", KerasLSTM)]
 
 
-def training_layers(family: str, batch: int = 32) -> list[Layer]:
+def training_layers(family: str, time: int | None = None) -> list[Layer]:
     """What is compared in training, torch.nn's own layer first."""
     if family == "RNN":
         return [
             torchs("RNN"),
-            ours("RNN", batch=batch),
+            ours("RNN", time=time),
             ours("RNN", "hidden"),
             ours("RNN", "hidden", "sequence"),
             ours("RNN", "hidden", backend="reference"),
@@ -141,14 +141,14 @@ def training_layers(family: str, batch: int = 32) -> list[Layer]:
     if family == "LSTM":
         return [
             torchs("LSTM"),
-            ours("LSTM", batch=batch),
+            ours("LSTM", time=time),
             *(ours("LSTM", kind, sampling) for kind, sampling in every),
             ours("LSTM", "update", backend="reference"),
             *keras_lstm(),
         ]
     return [
         torchs("GRU"),
-        ours("GRU", reset_after=True, batch=batch),
+        ours("GRU", reset_after=True, time=time),
         ours("GRU", "update", reset_after=True),
         ours("GRU", "hidden", reset_after=True),
         ours("GRU", "cell", reset_after=True),
@@ -160,11 +160,11 @@ def training_layers(family: str, batch: int = 32) -> list[Layer]:
     ]
 
 
-def evaluation_layers(family: str) -> list[Layer]:
+def evaluation_layers(family: str, time: int | None = None) -> list[Layer]:
     """What is compared in evaluation. Inverted scaling drops and scales nothing then, expected scaling does."""
     layers = [torchs(family)]
     for scaling in ("inverted", "expected"):
-        layer = ours(family, KINDS[family], training=False, scaling=scaling, **TORCHS_FORM[family])
+        layer = ours(family, KINDS[family], time=time, training=False, scaling=scaling, **TORCHS_FORM[family])
         layers.append(layer._replace(name=f"{layer.name}, {scaling} scaling"))
     return layers
 
@@ -262,7 +262,7 @@ def timings(
     training = section == "training"
     for shape in shapes:
         for family in families:
-            layers = training_layers(family, shape.batch) if training else evaluation_layers(family)
+            layers = (training_layers if training else evaluation_layers)(family, shape.time)
             yield from measure(section, shape, layers, training, seconds, rate, progress)
 
 
@@ -270,8 +270,8 @@ def rows(families: list[str], shapes: list[Shape], seconds: float, rate: float, 
     """Few rows, in training and in evaluation with either scaling, at each shape's other sizes."""
     for shape in dict.fromkeys(shape._replace(batch=batch) for shape in shapes for batch in ROWS):
         for family in families:
-            training = [torchs(family), ours(family, KINDS[family], batch=shape.batch, **TORCHS_FORM[family])]
-            for in_training, layers in ((True, training), (False, evaluation_layers(family))):
+            training = [torchs(family), ours(family, KINDS[family], **TORCHS_FORM[family])]
+            for in_training, layers in ((True, training), (False, evaluation_layers(family, shape.time))):
                 mode = "training" if in_training else "evaluation"
                 layers = [layer._replace(name=f"{mode}: {layer.name}") for layer in layers]
                 yield from measure("rows", shape, layers, in_training, seconds, rate, progress)

@@ -190,20 +190,25 @@ class _Layer(RecurrentDropout, nn.RNNBase):
 
     def _plan(self, input: Tensor | PackedSequence) -> str:
         """The backend that runs a call that drops nothing."""
-        packed = isinstance(input, PackedSequence)
-        data = input.data if packed else input
-        known = not packed and input.dim() == 3  # a packed batch has fewer rows at later steps
-        batch_dim = 0 if self.batch_first else 1
+        data, packed = input, isinstance(input, PackedSequence)
+        if packed:
+            data = input.data
+            time, batch = len(input.batch_sizes), None  # fewer rows at later steps
+        elif input.dim() == 3:
+            time, batch = input.shape[:2][:: -1 if self.batch_first else 1]
+        else:
+            time, batch = len(input), None
         return choose_backend(
             self.cell,
             nonlinearity=self.nonlinearity,
             device=data.device,
             dtype=computed_dtype(data),
             backend=self.backend,
-            time=data.size(1 - batch_dim) if known else None,
-            batch=data.size(batch_dim) if known else None,
+            time=time,
+            batch=batch,
             hidden=self.hidden_size,
-            training=gradient_is_wanted((data, *self._flat_weights)),
+            lengths=packed,
+            training=self.training and gradient_is_wanted((data, *self._flat_weights)),
         )
 
     def _unpack(self, input, hx) -> tuple[Tensor, Tensor | None, State]:

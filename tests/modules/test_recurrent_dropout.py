@@ -119,7 +119,7 @@ def test_kinds_are_sampled_on_their_own(drawn):
 @pytest.mark.parametrize(("module", "options", "kind"), CASES)
 def test_in_evaluation_inverted_scaling_is_no_dropout(module, options, kind):
     dropped = module(3, 8, 2, dropout=0.3, **options, **{f"{kind}_dropout": 0.5}).eval()
-    plain = module(3, 8, 2, **options)
+    plain = module(3, 8, 2, **options).eval()
     plain.load_state_dict(dropped.state_dict())
     x, before = torch.randn(5, 4, 3), torch.get_rng_state()
     assert torch.equal(dropped(x)[0], plain(x)[0])

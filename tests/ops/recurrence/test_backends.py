@@ -327,15 +327,16 @@ def test_choice(monkeypatch, fast):
     assert choose_backend("rnn", nonlinearity="relu", device="cuda") == "vendor"
 
 
-def test_the_plan_knows_the_batch():
-    """What drops nothing is torch.nn's but in training on full vectors; a step of few rows is not worth the kernel."""
+def test_the_plan_knows_what_is_faster():
+    """What drops nothing is torch.nn's in half types, for a few steps, and in an LSTM's evaluation on oneDNN."""
     compiled = c_library.unavailable() is None
-    full = "cpu" if compiled and c_library.instructions() != "plain" else "vendor"
-    assert choose_backend("lstm") == choose_backend("lstm", batch=32) == "vendor"
-    assert choose_backend("lstm", batch=32, training=True) == full
-    assert choose_backend("lstm", batch=31, training=True) == choose_backend("lstm", training=True) == "vendor"
-    assert choose_backend("lstm", batch=32, training=True, dtype=torch.bfloat16) == "vendor"
-    assert choose_backend("rnn", Masks(hidden=Mask(None, 0.5)), batch=1) == "vendor"
+    fast = "cpu" if compiled and c_library.instructions() != "plain" else "vendor"
+    assert choose_backend("rnn") == choose_backend("gru_reset_after", time=5) == fast
+    assert choose_backend("rnn", Masks(hidden=Mask(None, 0.5))) == choose_backend("lstm", lengths=True) == fast
+    assert choose_backend("lstm", training=True, time=2) == choose_backend("lstm", dtype=torch.float64) == fast
+    assert choose_backend("lstm") == choose_backend("gru_reset_after", time=4) == "vendor"
+    assert choose_backend("lstm", time=4, dtype=torch.float64, training=True) == "vendor"
+    assert choose_backend("lstm", dtype=torch.bfloat16, training=True) == "vendor"
     assert choose_backend("gru", batch=32) == ("cpu" if compiled else "torch")
     if compiled:
         assert choose_backend("gru", time=1, batch=4) == "reference"
