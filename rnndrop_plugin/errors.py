@@ -5,7 +5,10 @@ import os
 try:
     from hydra.errors import CompactHydraException as _OneLine  # which hydra prints without a traceback
 except ImportError:
-    _OneLine = Exception
+
+    class _OneLine(Exception):
+        pass
+
 
 TRACEBACK = "RNNDROP_TRACEBACK"
 

@@ -52,3 +52,12 @@ def test_the_line_of_an_error_leads_to_its_traceback(tmp_path, capsys, monkeypat
         assert bool(traceback) == (wanted == "1") and ("Traceback (most recent call last):" in traceback) == bool(
             traceback
         )
+
+
+def test_bad_input_is_one_line_where_fairseq_and_hydra_are_not_installed(tmp_path):
+    (tmp_path / "log").write_text("no statistics\n")
+    code = "import sys; sys.modules.update(fairseq=None, hydra=None); from rnndrop_plugin.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "plot", "log", "--output", "curve.png"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("rnndrop plot: error: log: has neither train_ppl nor valid_ppl")
