@@ -123,10 +123,12 @@ class RecurrentDecoder(Decoder):
             The logits ``(batch, time, vocabulary)``, or the features ``(batch, time, out_embed_dim)`` where
             only they are asked for or the softmax is adaptive; and what :meth:`extract_features` returns with them.
         """
-        features, extra = self.extract_features(prev_output_tokens, incremental_state, starts_stream)
+        features, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state, starts_stream)
         return features if features_only else self.output_layer(features), extra
 
-    def extract_features(self, prev_output_tokens: Tensor, incremental_state=None, starts_stream: bool | None = None):
+    def extract_features(
+        self, prev_output_tokens: Tensor, encoder_out=None, incremental_state=None, starts_stream: bool | None = None
+    ):
         """The inputs of the output layer.
 
         Returns:

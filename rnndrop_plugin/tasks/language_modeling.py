@@ -174,7 +174,7 @@ class RnndropLanguageModelingTask(RnndropTask):
         if not self.evaluation.is_static:
             raise InputError(f"the flags of an evaluation are for fairseq-eval-lm: {self.evaluation}")
 
-    def get_batch_iterator(self, dataset, max_sentences=None, num_shards=1, shard_id=0, epoch=1, **kwargs):
+    def get_batch_iterator(self, dataset, *, max_sentences=None, num_shards=1, shard_id=0, epoch=1, **kwargs):
         """Batches of ``max_sentences`` rows (of this shard), in the order of the stream; prompts as fairseq does.
 
         Raises:
@@ -222,7 +222,9 @@ class RnndropLanguageModelingTask(RnndropTask):
             self.lesson = tokens, words
         return self.lesson
 
-    def eval_lm_dataloader(self, dataset: TokenStream, batch_size=None, context_window=0, **kwargs):
+    def eval_lm_dataloader(
+        self, dataset: TokenStream, *, batch_size=None, num_shards=1, shard_id=0, context_window=0, **kwargs
+    ):
         """Batches for fairseq-eval-lm: one row unless --batch-size says otherwise.
 
         Raises:
@@ -230,13 +232,11 @@ class RnndropLanguageModelingTask(RnndropTask):
         """
         if context_window:
             raise InputError("--context-window is not used: the carried state already holds all of the context")
-        shards = {name: kwargs[name] for name in ("num_shards", "shard_id")}
-        if not 0 <= shards["shard_id"] < shards["num_shards"]:
-            raise InputError(
-                f"--shard-id must be in [0, {shards['num_shards']}), the number of shards, got {shards['shard_id']}"
-            )
+        if not 0 <= shard_id < num_shards:
+            raise InputError(f"--shard-id must be in [0, {num_shards}), the number of shards, got {shard_id}")
         rows = 1 if batch_size is None else batch_size
-        batches = self.get_batch_iterator(dataset, max_sentences=rows, **shards).next_epoch_itr(shuffle=False)
+        epoch = self.get_batch_iterator(dataset, max_sentences=rows, num_shards=num_shards, shard_id=shard_id)
+        batches = epoch.next_epoch_itr(shuffle=False)
         if self.evaluation.is_static:
             return batches
         validation = functools.partial(self._read_in_order, "valid", rows=1)

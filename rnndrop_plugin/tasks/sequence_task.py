@@ -129,7 +129,7 @@ class SequencesTask(RnndropTask):
         raise NotImplementedError
 
     def get_batch_iterator(
-        self, dataset, max_tokens=None, max_sentences=None, seed=1, num_shards=1, shard_id=0, epoch=1, **kwargs
+        self, dataset, *, max_tokens=None, max_sentences=None, seed=1, num_shards=1, shard_id=0, epoch=1, **kwargs
     ):
         """Batches of sequences of like length, see :func:`rnndrop_plugin.data.sequence_dataset.batch_iterator`."""
         trains = self.trains(kwargs)

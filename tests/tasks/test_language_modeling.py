@@ -481,6 +481,16 @@ def test_damaged_data_are_refused(own_data, how, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_the_task_is_called_as_those_of_fairseq_are(stream_data):
+    cfg = RnndropLanguageModelingConfig(data=str(stream_data), dataset_impl=None, train_subset="train", seed=1)
+    task = RnndropLanguageModelingTask.setup_task(OmegaConf.structured(cfg))
+    task.load_dataset("test")
+    text = task.dataset("test")
+    assert sum(batch["ntokens"] for batch in task.eval_lm_dataloader(text)) == len(text)
+    with pytest.raises(TypeError, match="positional"):
+        task.get_batch_iterator(text, 100)  # --max-tokens to fairseq's own tasks
+
+
 def test_damaged_data_end_the_command_in_one_line(refuse, own_data, tmp_path):
     damage(own_data, "a truncated index")  # where fairseq's dataset fails a second time when it is deleted
     assert "damaged/train.bin, .idx: damaged" in refuse("train", *flags(own_data, tmp_path / "run"))
