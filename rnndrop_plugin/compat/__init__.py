@@ -4,6 +4,7 @@ ours, and what takes it longer than a small recurrent model. docs/fairseq.md tel
 Each patch names the place upstream that it mends; ``tests/compat`` shows for each that fairseq still needs it.
 """
 
+import functools
 import sys
 from types import SimpleNamespace
 
@@ -39,15 +40,10 @@ from rnndrop_plugin.compat import (
     versions,
 )
 
-_applied = False
 
-
+@functools.cache
 def apply() -> None:
     """Apply every patch, once a process."""
-    global _applied
-    if _applied:
-        return
-    _applied = True
     versions.silence_warnings()
     versions.restore_numpy_compat()
     versions.quiet_damaged_datasets()
