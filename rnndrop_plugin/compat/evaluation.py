@@ -53,17 +53,6 @@ def eval_lm(models, source_dictionary, batch_iterator, post_process=None, **kwar
             f"({words:,} words and {characters:,} characters, each sentence's end among them)"
         )
     if hasattr(models[0], "evaluation"):
-        name = str(models[0].evaluation or "static evaluation")
         several = f" of the mean of {len(models)} models" if len(models) > 1 else ""
-        logger.addFilter(_NameEvaluation(name + several))
+        logger.info(f"Evaluation: {models[0].evaluation or 'static evaluation'}{several}")
     return results
-
-
-class _NameEvaluation(logging.Filter):
-    """Puts the name of the evaluation before the next result that is logged."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.getMessage().startswith("Loss (base 2)"):
-            logger.removeFilter(self)
-            record.msg, record.args = f"{self.name}: {record.getMessage()}", ()
-        return True

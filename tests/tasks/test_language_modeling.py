@@ -223,7 +223,7 @@ def test_several_models_are_evaluated_by_the_mean_of_their_probabilities(
     paths = [trained[0], tmp_path / "other" / "checkpoint1.pt"]
     together = ":".join(map(str, paths))
     logged, perplexity = evaluate(stream_data, together)
-    assert "static evaluation of the mean of 2 models: Loss (base 2)" in logged.text()
+    assert "Evaluation: static evaluation of the mean of 2 models" in logged.text()
     text, probs = read_text(stream_data, "test"), []
     for path in paths:
         (model,), _, _ = checkpoint_utils.load_model_ensemble_and_task([str(path)])
@@ -289,16 +289,18 @@ def test_windows_of_varying_length_need_the_scale_of_sentence_avg(train):
 # Other evaluations
 
 
-def result_line(logged) -> str:
-    (line,) = [record.getMessage() for record in logged if "Perplexity" in record.getMessage()]
-    return line
+def evaluated_by(logged) -> str:
+    """What stands in the line before the result."""
+    lines = [record.getMessage() for record in logged]
+    (result,) = [i for i, line in enumerate(lines) if line.startswith("Loss (base 2): ")]
+    return lines[result - 1].removeprefix("Evaluation: ")
 
 
 def test_an_evaluation_stands_before_its_result(trained, evaluate, stream_data):
     path, _ = trained
     logged, static = evaluate(stream_data, path)
     static = float(static)
-    assert result_line(logged).startswith("static evaluation: Loss (base 2): ")
+    assert evaluated_by(logged) == "static evaluation"
     for flags, name in (
         (
             ("--softmax-temperature", "valid"),
@@ -315,11 +317,11 @@ def test_an_evaluation_stands_before_its_result(trained, evaluate, stream_data):
         (("--neural-cache-size", 100), r"static evaluation, neural cache \(size 100, theta 0.3, weight 0.1\)"),
     ):
         logged, perplexity = evaluate(stream_data, path, *flags)
-        assert re.match(name, result_line(logged)), result_line(logged)
+        assert re.match(name, evaluated_by(logged)), evaluated_by(logged)
         assert perplexity != pytest.approx(static, rel=1e-6)
         assert perplexity == pytest.approx(static, rel=0.2)
     logged, perplexity = evaluate(stream_data, path)
-    assert perplexity == static and result_line(logged).startswith("static evaluation: Loss")
+    assert perplexity == static and evaluated_by(logged) == "static evaluation"
 
 
 def test_the_flags_of_an_evaluation_are_refused_in_training(train, capsys):
