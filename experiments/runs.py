@@ -15,8 +15,9 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from experiments import origin
+from experiments.epochs import epochs, seconds
 from rnndrop_plugin.files import write_text
-from rnndrop_plugin.training_log import entries, epochs, seconds
+from rnndrop_plugin.training_log import entries
 
 TRAIN = [sys.executable, "-m", "fairseq_cli.train"]
 VALIDATE = [sys.executable, "-m", "fairseq_cli.validate"]

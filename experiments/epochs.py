@@ -1,0 +1,27 @@
+"""The epochs of a training, as its log has them."""
+
+from pathlib import Path
+
+from rnndrop_plugin.training_log import entries
+
+
+def epochs(log: Path) -> list[dict]:
+    """The statistics of the epochs that a log of fairseq-train has, validations too, in the order of their updates."""
+    if not log.exists() or not log.stat().st_size:
+        return []
+    found: dict[int, dict] = {}
+    for entry in entries(log):
+        for prefix in ("valid_", "train_"):  # two lines an epoch
+            if f"{prefix}num_updates" in entry:
+                found.setdefault(int(entry[f"{prefix}num_updates"]), {}).update(entry)
+    return [found[updates] for updates in sorted(found) if "train_num_updates" in found[updates]]
+
+
+def seconds(done: list[dict]) -> float:
+    """How long these epochs took, however often the training was interrupted; unfinished epochs do not count."""
+    total = previous = 0.0
+    for entry in done:
+        wall = float(entry["train_wall"])
+        total += wall - previous if wall >= previous else wall  # it starts from 0 where the training was resumed
+        previous = wall
+    return total
