@@ -120,7 +120,7 @@ class GraphedCriterion:
         try:
             replay, results = capture(lambda: self._pass(batch), self.pool)
         except (RuntimeError, ValueError) as error:
-            self.decoder.carried[True] = self.state  # for a checkpoint: that of the capture was never computed
+            self.decoder.carried[True] = self.state  # for a checkpoint: the state during the capture was never computed
             cause = error.__context__ or error  # the end of a capture has an error of its own, which says less
             if isinstance(cause, torch.OutOfMemoryError):
                 raise cause from None
@@ -145,7 +145,7 @@ def capture(work: Callable[[], tuple], pool: tuple[int, int] | None) -> tuple[Ca
     """Capture ``work`` in a CUDA graph: a function that replays it, and its result, which each replay overwrites."""
     graph = torch.cuda.CUDAGraph()
     collects = gc.isenabled()
-    gc.disable()  # to free a graph, of a training before this one, would end the capture
+    gc.disable()  # collecting the graph of an earlier training would end the capture
     try:
         with torch.cuda.stream(torch.cuda.current_stream()):  # a capture that fails does not go back to the stream
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):

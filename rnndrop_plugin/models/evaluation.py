@@ -22,7 +22,7 @@ DECAY, EPSILON = 0.0, 1e-4  # of dynamic evaluation, unless flags say otherwise
 THETA, WEIGHT = 0.3, 0.1  # of the neural cache
 TEMPERATURES = tuple(1 + step / 40 for step in range(-8, 13))  # 0.8 to 1.3
 
-# A task keeps its flags, and pickle finds a class by its name, which those of fairseq's ChoiceEnum do not have.
+# Not fairseq's ChoiceEnum: a task keeps its flags, and pickle could not find such a class by its name.
 DynamicEvaluationChoice = StrEnum("DynamicEvaluationChoice", {"sgd": "sgd", "rms": "rms"}, module=__name__)
 
 

@@ -45,7 +45,7 @@ class CharacterCNN(nn.Module):
             raise ValueError(f"the characters must be (batch, time, characters), got {tuple(characters.shape)}")
         table = self.embedding.weight @ self.convolution.weight.permute(1, 2, 0).flatten(1)
         table = table.unflatten(1, (3, -1))  # (characters, 3, filters)
-        # What stands for no character adds nothing beside others, and in the middle there is no window.
+        # Padding adds nothing to its neighbours' windows, and -inf to its own, which then is never the largest.
         places = torch.arange(3, device=table.device)
         nothing = torch.arange(len(table), device=table.device) == self.embedding.padding_idx
         added = table.new_zeros(3).masked_fill(places == 1, -math.inf)

@@ -115,7 +115,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
     def _run(self, input, hx, masks):
         if not torch.compiler.is_compiling():
             self._update_flat_weights()  # stale after functional_call or a parametrization
-            # torch.nn has no gradient of an evaluation on cuDNN; ours tells cuDNN that it trains.
+            # torch.nn cannot differentiate an evaluation on cuDNN; ours tells cuDNN that it is training.
             differentiable = self.training or not self.weight_hh_l0.is_cuda or not torch.is_grad_enabled()
             dropped = masks is not None or self._drops_or_scales()
             if differentiable and not dropped and self._plan(input) == "vendor":
@@ -329,7 +329,7 @@ class LSTM(_Layer):
 
     cell = "lstm"
     torch_nn = nn.LSTM
-    # What its forward calls of itself.
+    # The methods of its own that nn.LSTM.forward calls.
     check_forward_args, permute_hidden = nn.LSTM.check_forward_args, nn.LSTM.permute_hidden
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
 

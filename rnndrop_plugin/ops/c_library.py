@@ -23,7 +23,7 @@ _forked = False
 
 def _after_fork() -> None:
     global _forked
-    _forked = True  # the OpenMP runtime's threads are not there; waiting for them would not end
+    _forked = True  # the threads of the OpenMP runtime do not survive a fork: waiting for them would never end
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -43,7 +43,7 @@ def address(x: Tensor, keep_alive: list[Tensor]) -> int:
     Raises:
         RuntimeError: there are none: the tensor has only a shape, or its memory was freed.
     """
-    x = x.contiguous().resolve_neg()  # imaginary parts of conjugates are negated when they are read
+    x = x.contiguous().resolve_neg()  # the imaginary part of a conjugate is stored unnegated
     address = x.data_ptr()
     if address % x.element_size() or (not address and x._is_zerotensor()):  # zeros that have no memory yet
         x = x.clone()

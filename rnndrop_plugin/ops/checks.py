@@ -50,7 +50,7 @@ def check_tensor(name: str, x: Any) -> None:
 
 def check_like(name: str, x: Any, shape: tuple[int, ...], of: str, like: Tensor) -> None:
     """Raise unless ``x`` is a tensor of this shape, and of the device and (autocast aside) dtype of ``like``."""
-    if type(x) in PLAIN and x.layout is torch.strided and not x.is_nested:  # in one go, as it mostly is
+    if type(x) in PLAIN and x.layout is torch.strided and not x.is_nested:  # the usual case, checked in one go
         if x.shape == shape and x.dtype == like.dtype and x.device == like.device:
             return
     check_tensor(name, x)
@@ -81,9 +81,9 @@ def check_lengths(lengths: Any, batch: int, time: int, least: int, device: torch
     check_integers("lengths", lengths, (batch,))
     if lengths.device != device and lengths.device.type != "cpu":
         raise ValueError(f"the lengths are on {lengths.device}, the input on {device}: not on the same device")
-    lengths = lengths.long()  # torch finds no least one of some unsigned integers
+    lengths = lengths.long()  # torch has no aminmax for some unsigned integer types
     recorded = captured(device)  # a CUDA graph cannot wait for values
-    if recorded and not lengths.is_cuda:  # each replay would read them again, from memory that is gone
+    if recorded and not lengths.is_cuda:  # each replay would read them again, from memory that was freed
         raise ValueError("lengths on the CPU, as a packed batch has them, cannot go into a CUDA graph")
     if batch > 0 and not lengths.is_meta and not recorded and values_are_known():
         low, high = map(int, lengths.aminmax())

@@ -143,14 +143,14 @@ def _draw(p: float, shape: tuple[int, ...], device, generator: torch.Generator |
     values = 2 ** (8 * dtype.itemsize)
     words = torch.empty(-(-keep.numel() * dtype.itemsize // 8), dtype=torch.int64, device=keep.device)
     bits = words.random_(-(2**63), None, generator=generator).view(dtype)[: keep.numel()].view(shape)
-    # numpy compares with vector instructions where torch, which has to make bool of it, does not.
+    # numpy vectorises a comparison that writes bool; torch does not.
     np.less(bits.numpy(), min(round(p * values), values - 1) - values // 2, out=keep.numpy())
     return keep
 
 
-# As an operator, torch.compile draws what eager mode draws, and as fast. In training it merges calls that have the same
-# arguments, whatever their tag says; it does not merge torch.empty, so ``place`` makes each call another one. Where
-# torch keeps the state of a random operator's generator, for checkpointing, it looks for the device among its keywords.
+# As an operator, it gives torch.compile the masks of eager mode, and as fast. In training, torch.compile merges calls
+# with equal arguments, in spite of the tag; it never merges torch.empty, so ``place`` makes each call a different one.
+# To save the state of a random operator's generator (for checkpointing), torch looks for a keyword ``device``.
 LIBRARY = torch.library.Library("rnndrop", "FRAGMENT")
 LIBRARY.define(
     "draw(float p, SymInt[] shape, Tensor place, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,)

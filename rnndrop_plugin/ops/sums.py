@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-SMALL = 2**22  # up to so many numbers one sum is faster, and its scratch memory is 16 MB at most
+SMALL = 2**22  # up to this many elements x.sum(0) is faster, and its scratch memory is at most 16 MB
 
 
 def sum_of_rows(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from rnndrop_plugin.progress import progress_bar
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 from rnndrop_plugin.tasks.sequence_task import SequencesTask
 
-BATCH_WORDS = 4096  # in a batch at most, with its padding, unless one sequence has more: memory grows with them
+BATCH_WORDS = 4096  # the most words of a batch, padding included, unless one sequence is longer: bounds the memory
 
 
 def load(path: str | Path, data: str | Path | None, expected: type[RnndropTask]) -> tuple[RnndropTask, nn.Module]:

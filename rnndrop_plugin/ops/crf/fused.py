@@ -11,7 +11,7 @@ from torch import Tensor
 from rnndrop_plugin.ops.crf import reference
 from rnndrop_plugin.ops.gradients import need_reference, reference_gradients
 
-MOST_TAGS = 64  # a block has a square of so many in its registers
+MOST_TAGS = 64  # a block holds a square matrix of this size in its registers
 
 NOWHERE = tl.constexpr(-float("inf"))
 
@@ -58,7 +58,7 @@ def forward(
         before = y
         y = tl.load(tags + b * T + t)
         score += tl.load(transitions + before * TAGS + y) + tl.load(emissions + (b * T + t) * TAGS + y)
-        emitted = tl.load(emissions + here, mask=ok, other=0.0)  # first, as the sum makes the threads wait
+        emitted = tl.load(emissions + here, mask=ok, other=0.0)  # before the sum, which synchronises the threads
         alpha = log_sum_exp(alpha[:, None] + moves, 0) + emitted
         tl.store(alphas + here, alpha, mask=ok)
     whole = log_sum_exp(alpha + tl.load(end + tag, mask=ok, other=NOWHERE), 0)
@@ -143,7 +143,7 @@ def _constants(emissions: Tensor) -> dict[str, int | bool]:
 class _NLL(torch.autograd.Function):
     @staticmethod
     def forward(ctx, emissions, transitions, start, end, tags, lengths):
-        emissions.gather(2, tags.unsqueeze(2))  # for torch's assertion: the kernels read whatever tags say
+        emissions.gather(2, tags.unsqueeze(2))  # for torch's bounds check: the kernels index by tags unchecked
         alphas, total, nll = torch.empty_like(emissions), *(emissions.new_empty(len(emissions)) for _ in range(2))
         with torch.cuda.device_of(emissions):
             arguments = (emissions, transitions, start, end, tags, lengths, alphas, total, nll, emissions.size(1))

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 CHUNK = 2**22  # logits at a time on a CPU: 16 MB, so that the softmax and the products find them in the cache
-# On a GPU, whose memory is fast and whose launches cost the host time, chunks are there to save memory. So many logits
-# are 256 MB in float32. An update of the paper's models (11 million) is one chunk, and the work of a full chunk takes
+# On a GPU, whose memory is fast and whose launches cost the host time, chunks only save memory: this many logits are
+# 256 MB in float32. An update of the paper's models (11 million) is one chunk, and the work of a full chunk takes
 # the GPU longer than its launches take the host.
 GPU_CHUNK = 2**26
-ROWS = 256  # at a time at least: the products of fewer are slow
+ROWS = 256  # the least in a chunk: products of fewer are slow
 
 
 def rows_at_a_time(target: Tensor, vocabulary: int) -> int:

@@ -57,6 +57,6 @@ def linear_cross_entropy(
         raise MemoryError("not enough memory for the working storage of an output layer")
     normaliser = largest + sum_of_exp.log()
     nll = (normaliser - of_target).sum()
-    # without smoothing the sum of the logits counts for nothing; a class that cannot be makes it -inf
+    # the sum of the logits is -inf where a class is impossible, and 0 * -inf would be NaN
     smoothing = share * (classes * normaliser - sum_of_logits).sum() if share else 0
     return (1 - label_smoothing - share) * nll + smoothing, nll, gradients

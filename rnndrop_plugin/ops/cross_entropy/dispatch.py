@@ -12,7 +12,7 @@ from rnndrop_plugin.ops.cross_entropy.checks import check_linear_cross_entropy
 from rnndrop_plugin.ops.gradients import gradient_is_wanted, need_reference, reference_gradients
 from rnndrop_plugin.ops.version import VERSION
 
-SMALL = 2**20  # up to this many logits the plain operations are as fast, except on a GPU, where they are more launches
+SMALL = 2**20  # up to this many logits plain operations are as fast on a CPU (on a GPU they are more launches)
 
 
 def linear_cross_entropy(
@@ -118,7 +118,7 @@ def _run(
     if fused := _fused(features):
         return fused.linear_cross_entropy(features, weight, bias, target, ignore_index, label_smoothing, wanted)
     counted = target != ignore_index
-    if not readable(counted):  # how many count is not known
+    if not readable(counted):  # the number of rows that count is unknown
         return chunked.linear_cross_entropy(features, weight, bias, target, label_smoothing, wanted, counted)
     everything = bool(counted.all())
     rows, target = (features, target) if everything else (features[counted], target[counted])

@@ -11,9 +11,9 @@ from torch import Tensor
 from rnndrop_plugin.ops.cross_entropy.chunked import rows_at_a_time
 from rnndrop_plugin.ops.sums import sum_of_rows
 
-BLOCK = 2048  # classes that a program has in its registers at a time, at most
+BLOCK = 2048  # at most this many classes are in the registers of a program at a time
 OF_WARP = 256  # classes per warp, eight per thread
-ALIGNED = 16  # logits, to a multiple of which a row is padded, so that kernel and products read it in vectors
+ALIGNED = 16  # rows are padded to a multiple of this, so that kernel and products read vectors
 
 NOWHERE = tl.constexpr(-float("inf"))
 

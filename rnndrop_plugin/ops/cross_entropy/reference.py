@@ -15,7 +15,7 @@ def linear_cross_entropy(
     Any dtype, differentiable any number of times.
     """
     counted = target != ignore_index
-    if not readable(counted):  # the number of rows that count is not known, either
+    if not readable(counted):  # nor is the number of rows that count known
         features = features.masked_fill(~counted.unsqueeze(1), 0)
     elif not counted.all():
         features, target, counted = features[counted], target[counted], counted[counted]

@@ -88,8 +88,8 @@ class _Recurrence(torch.autograd.Function):
     def forward(ctx, kernel: Kernel, options: Options, *tensors: Tensor | None):
         output, final_state, saved = kernel.forward(Problem.of(options, *tensors), save=True)
         ctx.kernel, ctx.options = kernel, options.with_tensors((None,) * len(options.tensors()))
-        ctx.set_materialize_grads(False)  # zeros for each gradient that is missing are a launch each
-        # Masks and lengths are among them, so that autograd sees when they are changed in place, and lets go of them.
+        ctx.set_materialize_grads(False)  # zeros for a missing gradient would cost a launch each
+        # Masks and lengths, too: autograd then notices in-place changes to them, and frees them with the graph.
         ctx.counts = len(options.tensors()), len(tensors)
         ctx.save_for_backward(*options.tensors(), *tensors, *saved)
         return output, *final_state
@@ -110,7 +110,7 @@ class _Recurrence(torch.autograd.Function):
             return None, None, *reference_gradients(function, tensors, ctx.needs_input_grad[2:], gradients)
         device = problem.input.device
         with without_autocast(device.type):
-            # A CUDA graph can be replayed for the same forward pass again.
+            # A captured backward pass may be replayed after the same forward pass, so it must not overwrite.
             last = not captured(device) and not keeps_graph()
             needed = ctx.needs_input_grad[2]
             grad_input, grad_state, grad_weights = ctx.kernel.backward(problem, saved, gradients, needed, last)

@@ -11,8 +11,8 @@ from rnndrop_plugin.ops.recurrence.autograd import Gradients, Options, Problem, 
 from rnndrop_plugin.ops.recurrence.reference import GATES, State, Weights
 
 BLOCK = 16  # the kernel computes units in multiples of this, and gives them to threads
-WORTH_A_THREAD = 700_000  # operations a step; with fewer, threads wait for each other longer than they compute
-STREAMED = 3  # rows: reading the weights takes as long as computing with them for so many
+WORTH_A_THREAD = 700_000  # operations of a step per thread; with fewer, threads spend longer waiting than computing
+STREAMED = 3  # rows: up to this many, a step takes as long as reading the weights
 
 _CELLS = {"lstm": 0, "gru": 1, "gru_reset_after": 2, "rnn": 3}
 _FORWARD, _BACKWARD = 0, 1

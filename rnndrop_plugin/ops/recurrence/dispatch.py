@@ -92,7 +92,7 @@ def choose_backend(
         c_library.warn_unavailable()
         return "torch"
     if time == 1 and batch is not None and batch < 16:
-        return "reference"  # to arrange the weights for the compiled recurrence takes longer than the step
+        return "reference"  # packing the weights for the compiled recurrence takes longer than the step
     return "cpu"
 
 
@@ -221,7 +221,7 @@ def _recurrence(problem: Problem, backend: str) -> tuple[Tensor, State]:
         if backend == "reference" or 0 in input.shape:
             output, state = by_reference(problem)
         elif backend == "vendor":
-            lengths = given if given is None else given.long()  # where they were, best on the CPU
+            lengths = given if given is None else given.long()  # where the caller has them
             output, state = torch_nn.forward(problem._replace(options=problem.options._replace(lengths=lengths)))
         else:
             kernel = KERNELS[backend] if is_plain(problem.differentiable()) else operators.Operator(backend)

@@ -63,7 +63,7 @@ def forward(problem: Problem) -> tuple[Tensor, State]:
     if lengths is None:
         output, *final = _function(options)(input, _hx(initial), flat, *settings, False)
     else:
-        # A packed batch has no sequence without a step; what those compute is put right below.
+        # A packed batch cannot hold a sequence of length 0: it gets one step here, and its results are replaced below.
         packed = pack(input, options.lengths.clamp(min=1))
         sort, unsort = packed.sorted_indices, packed.unsorted_indices
         initial = tuple(s.index_select(1, sort) for s in initial)
@@ -79,7 +79,7 @@ def forward(problem: Problem) -> tuple[Tensor, State]:
 
 
 def _in_one_piece(weights: list[Tensor]) -> list[Tensor]:
-    """The weights one after the other in one memory, as cuDNN wants them, with room for two biases in any case."""
+    """The weights as views of one buffer, as cuDNN wants them, with room for both biases even where there are none."""
     parts = [w.flatten() for w in weights]
     if len(weights) == 2:
         parts.append(weights[1].new_zeros(2 * len(weights[1])))

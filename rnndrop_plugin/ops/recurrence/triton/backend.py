@@ -22,7 +22,7 @@ from rnndrop_plugin.ops.recurrence.triton.product import SPACING
 from rnndrop_plugin.ops.recurrence.triton.tiles import STAGES, WARPS, Tiles, chosen, precision, refuse
 from rnndrop_plugin.ops.sums import sum_of_rows
 
-POLLS = 1 << 22  # a barrier polls so often before it gives up: for seconds, where a step takes microseconds
+POLLS = 1 << 22  # how often a barrier polls before it gives up: seconds, where a step takes microseconds
 BLOCK = 256  # elements of a block in a pointwise kernel
 PADDING = 8  # rows of h are padded to a multiple of this, so that they are read in vectors
 ALIGNMENT = 16  # bytes: of what is read in vectors
@@ -105,7 +105,7 @@ class _Call:
         self.hidden = weights.hh.size(1)
         self.like = gates
         self.u = weights.hh.contiguous()
-        if self.u.data_ptr() % ALIGNMENT:  # such as in the one piece that nn.RNNBase makes of the weights on a GPU
+        if self.u.data_ptr() % ALIGNMENT:  # as in the flat buffer that nn.RNNBase makes of the weights on a GPU
             self.u = self.u.clone()
         self.lengths = None if options.lengths is None else options.lengths.contiguous()
         self.masks, modes = _mask_arguments(options.masks, gates)
@@ -219,7 +219,7 @@ def _named(options: Options, rest: list[Tensor]) -> tuple[Tensor, Tensor, Tensor
 
 
 _switching = threading.Lock()
-_calls, _before = 0, ""  # that run now, and what the switch was before them
+_calls, _before = 0, ""  # how many calls are running, and the setting before the first of them
 
 
 @contextlib.contextmanager
@@ -236,7 +236,7 @@ def products_as_in_the_loops(dtype: torch.dtype) -> Iterator[None]:
         if _calls == 0:
             wanted = "tf32" if precision(dtype) == "tf32" else "ieee"
             _before = switch.fp32_precision
-            if _before != wanted:  # what is inherited from torch.backends stays so
+            if _before != wanted:  # an inherited setting stays inherited
                 switch.fp32_precision = wanted
         _calls += 1
     try:

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-SPACING = tl.constexpr(32)  # from one barrier's counter to the next: no two are in one line of the cache
+SPACING = tl.constexpr(32)  # elements between two barriers' counters, so that no two share a cache line
 
 
 @triton.jit
@@ -22,7 +22,7 @@ def drop(keep, at, ok, scale, MODE: tl.constexpr):
 def arrive(counter, BARRIER: tl.constexpr):
     """Tell the other blocks of this counter that all that this block has stored may be read."""
     if BARRIER:
-        tl.debug_barrier()  # the stores of all threads come before the release of one
+        tl.debug_barrier()  # all threads have stored before one of them releases
         tl.atomic_add(counter, 1, sem="release", scope="gpu")
 
 
@@ -124,7 +124,7 @@ def product(
     else:
         total = tl.zeros((BB, N), tl.float32) + start
     if KEEP:
-        for g in tl.static_range(0, CHUNKS, GROUP):  # the loads of a group are under way together
+        for g in tl.static_range(0, CHUNKS, GROUP):  # the loads of a group are in flight together
             group = ()
             for j in tl.static_range(0, GROUP):
                 if g + j < CHUNKS - 1:  # a whole one

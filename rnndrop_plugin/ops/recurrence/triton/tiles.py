@@ -7,10 +7,10 @@ import torch
 
 from rnndrop_plugin.ops.recurrence.reference import GATES
 
-COLUMNS = {"lstm": 4, "gru": 2, "gru_reset_after": 4, "rnn": 1}  # that a unit has in the product of the forward pass
+COLUMNS = {"lstm": 4, "gru": 2, "gru_reset_after": 4, "rnn": 1}  # columns per unit in the product of the forward pass
 WARPS = 4  # of a block
-STAGES = 5  # loads under way where the weights are read again at every step
-REGISTERS = 120  # that a thread may use for sums and operands, of its 255
+STAGES = 5  # loads in flight where the weights are read again at every step
+REGISTERS = 120  # of the 255 of a thread: those for sums and operands
 RESERVED = 1024  # bytes of shared memory left to the compiler
 
 
