@@ -119,6 +119,8 @@ class _Layer(RecurrentDropout, nn.RNNBase):
             differentiable = self.training or not self.weight_hh_l0.is_cuda or not torch.is_grad_enabled()
             dropped = masks is not None or self._drops_or_scales()
             if differentiable and not dropped and self._plan(input) == "vendor":
+                if hx is not None:
+                    self._as_state(hx)  # torch.nn.LSTM ends in an IndexError for a single tensor
                 return self.torch_nn.forward(self, input, hx)
         sequence, lengths, state = self._unpack(input, hx)
         time, batch, _ = sequence.shape

@@ -332,6 +332,14 @@ def test_wrong_calls(case):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("case", ["hx-tensor", "hx-three", "hx-none", "gru-hx-tuple"])
+def test_a_state_of_another_form_is_refused_where_torch_runs_the_layer(case):
+    module, arguments, message = BAD_CALLS[case]
+    form = {"reset_after": True} if module is GRU else {}
+    with pytest.raises(TypeError, match=message):
+        module(3, 5, **form)(*arguments)
+
+
 WITHOUT_FAIRSEQ = """
 import sys
 class Absent:
