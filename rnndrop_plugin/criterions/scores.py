@@ -1,4 +1,7 @@
-"""Precision, recall and F1 from counts, which are summed over batches and processes before they are divided."""
+"""What the criteria share: the check of their task, means of what is logged, and precision, recall and F1 from counts.
+
+All are of sums over batches and processes, which are divided last.
+"""
 
 import math
 from collections.abc import Callable, Sequence

@@ -37,6 +37,7 @@ class CharacterCNN(nn.Module):
 
         Raises:
             ValueError: characters of another shape.
+            RuntimeError: an id that the dictionary does not have; on a GPU it ends in a device-side assertion.
 
         What a character adds at each place of a window is computed once, and looked up for each window: half the time
         of torch.conv1d on a CPU, and on a GPU no plan of cuDNN's for each new shape of a batch.

@@ -168,7 +168,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         return [self._draw_masks(time, batch, self.weight_hh_l0.device) for _ in self._all_weights]
 
     def draw_weights(self, k: int) -> Weights:
-        """The weights of the k-th layer and direction, those of the recurrence with weight dropout."""
+        """The weights of layer and direction ``k``, in the order of ``hx``; weight dropout is drawn at each call."""
         weights = Weights(*(getattr(self, name) for name in self._all_weights[k]))
         if not self.weight_dropout:
             return weights

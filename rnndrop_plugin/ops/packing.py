@@ -16,6 +16,9 @@ def pack(x: Tensor, lengths: Tensor, batch_first: bool = False) -> PackedSequenc
     Args:
         x: ``(time, batch, ...)``, or ``(batch, time, ...)`` with ``batch_first``.
         lengths: ``(batch,)``, each at least 1. On another device than a CPU they are waited for.
+
+    Raises:
+        RuntimeError: a length below 1.
     """
     lengths, order = lengths.cpu().long().sort(descending=True)
     rows = torch.arange(x.size(0) * x.size(1), device=lengths.device).view(x.shape[:2])
@@ -25,7 +28,11 @@ def pack(x: Tensor, lengths: Tensor, batch_first: bool = False) -> PackedSequenc
 
 
 def pad(packed: PackedSequence, batch_first: bool = False, total_length: int | None = None) -> Tensor:
-    """torch's ``pad_packed_sequence``, without the lengths: the sequences in the order in which they were packed."""
+    """torch's ``pad_packed_sequence``, without the lengths: the sequences in the order in which they were packed.
+
+    Raises:
+        ValueError: see :func:`pad_sorted`.
+    """
     padded, _ = pad_sorted(packed, batch_first, total_length)
     if packed.unsorted_indices is None:
         return padded

@@ -172,7 +172,7 @@ def recurrence(
         masks: the dropout masks, by real time also where ``reverse`` is set; of another dtype than bool they must
             hold 0 and 1 alone.
         nonlinearity: ``"tanh"`` or ``"relu"``, of the candidate and, in an LSTM, of the cell's output.
-        lengths: ``(batch,)``, the steps that each sequence has; all of them if None. On the input's device
+        lengths: ``(batch,)``, the steps that each sequence has, 0 to time; all of them if None. On the input's device
             or on the CPU. The input past a sequence's end changes nothing, but has to be finite where gradients are
             wanted.
         reverse: run from each sequence's end to its beginning.
