@@ -65,15 +65,21 @@ def load_checkpoint_to_cpu(path, arg_overrides=None, *args, **kwargs):
 
     Raises:
         DamagedCheckpoint: the file is damaged.
-        InputError: it cannot be read for another reason, which may be gone at the next try.
+        InputError: it cannot be loaded for another reason: one that may be gone at the next try, or a whole file that
+            fairseq cannot use.
     """
+    whole = False
     try:
         with open(PathManager.get_local_path(path), "rb") as file:
-            if zipfile.is_zipfile(file) and zipfile.ZipFile(file).testzip() is not None:
-                raise zipfile.BadZipFile
+            if zipfile.is_zipfile(file):
+                whole = zipfile.ZipFile(file).testzip() is None
+                if not whole:
+                    raise zipfile.BadZipFile
         state = upstream_load(path, arg_overrides, *args, **kwargs)
     except Exception as error:
         kind, reason = _reason(error)
+        if whole and kind is DamagedCheckpoint:  # no older one is to take its place
+            kind, reason = InputError, f"the file is whole, but not one of fairseq's ({error!r})"
         raise kind(f"{path}: cannot load this checkpoint: {reason}") from error
     settings, overrides = state.get("cfg") or {}, arg_overrides or {}
     if unknown := _unknown(overrides, settings):

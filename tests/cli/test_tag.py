@@ -240,7 +240,7 @@ def test_bytes_that_are_not_utf_8(call, checkpoint, tmp_path):
     [
         (None, "checkpoint.pt: cannot load this checkpoint: No such file"),
         (b"", "checkpoint.pt: cannot load this checkpoint: it is damaged"),
-        ({"model": {}}, "checkpoint.pt: cannot load this checkpoint: it is damaged, or not one of fairseq's"),
+        ({"model": {}}, "checkpoint.pt: cannot load this checkpoint: the file is whole, but not one of fairseq's"),
     ],
 )
 def test_checkpoints_that_cannot_be_loaded(call, tmp_path, content, message):

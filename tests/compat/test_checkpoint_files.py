@@ -86,7 +86,7 @@ def test_switching_the_protection_off_warns(monkeypatch, caplog):
         (None, "No such file or directory"),
         (b"", "it is damaged, or not one of fairseq's"),
         (b"no checkpoint", "it is damaged, or not one of fairseq's"),
-        ({"weight": torch.zeros(2)}, "it is damaged, or not one of fairseq's"),
+        ({"weight": torch.zeros(2)}, "the file is whole, but not one of fairseq's (KeyError("),
         ({"path": Path("x")}, "it holds objects other than tensors and fairseq's settings"),
     ],
 )
@@ -103,6 +103,19 @@ def test_an_unusable_checkpoint_is_told_in_one_line(tmp_path, content, reason):
     with pytest.raises(Exception) as unpatched:  # noqa: B017, PT011 - whatever fairseq lets through
         checkpoint_utils.load_checkpoint_to_cpu.__wrapped__(str(path))
     assert not isinstance(unpatched.value, InputError)
+
+
+def test_a_fault_of_the_code_is_no_damage_of_the_file(tmp_path, monkeypatch):
+    """Otherwise a run would go on from an older checkpoint."""
+
+    def load(*args, **kwargs):
+        raise AttributeError("a fault")
+
+    torch.save({}, tmp_path / "checkpoint.pt")
+    monkeypatch.setattr(checkpoint_files, "upstream_load", load)
+    with pytest.raises(InputError, match="the file is whole, .*a fault") as error:
+        checkpoint_files.load_checkpoint_to_cpu(str(tmp_path / "checkpoint.pt"))
+    assert not isinstance(error.value, checkpoint_files.DamagedCheckpoint)
 
 
 def test_fairseq_saves_what_it_cannot_load(tmp_path):

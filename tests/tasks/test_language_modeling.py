@@ -588,7 +588,7 @@ def test_checkpoints_that_do_not_fit_are_refused(trained, refuse, own_data, stre
     for command in (("train", *resume), ("eval_lm", stream_data, *TASK, "--path", path)):
         assert f"{path}: cannot load this checkpoint: it is damaged" in refuse(*command)
     torch.save({"model": {}}, path)
-    assert f"{path}: cannot load this checkpoint: it is damaged, or not one of" in refuse("train", *resume)
+    assert f"{path}: cannot load this checkpoint: the file is whole, but not one of" in refuse("train", *resume)
 
 
 def test_evaluation_that_would_lose_the_state_is_refused(trained, refuse, stream_data, tmp_path):
