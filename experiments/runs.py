@@ -276,7 +276,11 @@ class Runs:
         return epochs_needed(run, done) is not None
 
     def _test(self, run: Run, folder: Path, checkpoint: Path) -> dict[str, dict[str, dict[str, float]]]:
-        """The metrics by checkpoint and split."""
+        """The metrics by checkpoint and split.
+
+        Raises:
+            ValueError: a command fails, or does not log them all.
+        """
         self._status[run.name] = "testing"
         tests = {}
         for path in (checkpoint, *(folder / name for name in run.checkpoints[1:])):
@@ -285,6 +289,8 @@ class Runs:
             arguments = [*run.test, "--path", str(path), "--valid-subset", ",".join(run.splits)]
             self._command([*VALIDATE, *arguments], log)
             found = {name: value for entry in entries(log) for name, value in entry.items()}
+            if missing := [f"{s}_{m}" for s in run.splits for m in run.metrics if f"{s}_{m}" not in found]:
+                raise ValueError(f"{log}: has no {', '.join(missing)}")
             tests[path.name] = {
                 split: {metric: float(found[f"{split}_{metric}"]) for metric in run.metrics} for split in run.splits
             }

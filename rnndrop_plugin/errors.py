@@ -26,6 +26,11 @@ def failure(name: str, status: int, output: str) -> ValueError:
     return ValueError(f"{name}: exit status {status}: {lines[-1]}")
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether ``error`` is Python's or torch's for want of memory."""
+    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "memory" in str(error)
+
+
 def flag_of(setting: str) -> str:
     """The flag that sets a field of a configuration: ``--update-dropout`` of ``update_dropout``."""
     return f"--{setting.replace('_', '-')}"

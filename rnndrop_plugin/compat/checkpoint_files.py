@@ -18,7 +18,7 @@ from fairseq import checkpoint_utils
 from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 
-from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.errors import InputError, lacks_memory
 from rnndrop_plugin.ops.recurrence.dispatch import ONLY_ON
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def _reason(error: Exception) -> tuple[type[InputError], str]:
     """What the failure to load a checkpoint is raised as, and its reason in words."""
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a seek beyond a file's end
         return InputError, error.strerror
-    if isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "memory" in str(error):
+    if lacks_memory(error):
         return InputError, "there is not enough memory"
     if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
         return InputError, "it holds objects other than tensors and fairseq's settings, which are never loaded"

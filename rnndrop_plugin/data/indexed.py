@@ -7,7 +7,7 @@ import torch
 from fairseq.data import Dictionary, data_utils
 from torch import Tensor
 
-from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.errors import InputError, lacks_memory
 
 
 def load_dictionary(folder: str) -> Dictionary:
@@ -54,7 +54,8 @@ def load_split(
         combine: also read ``split1``, ``split2``, ..., as fairseq does for training data in parts.
 
     Raises:
-        InputError: its files are missing, damaged or empty, or have padding or ids beyond ``dictionary``.
+        InputError: its files are missing, damaged, empty or larger than the memory, or have padding or ids beyond
+            ``dictionary``.
     """
     path = os.path.join(folder, split)
     if os.path.isfile(f"{path}.bin") and not os.path.getsize(f"{path}.bin"):
@@ -64,7 +65,8 @@ def load_split(
         sequences = None if dataset is None else [dataset[i] for i in range(len(dataset))]
         tokens = None if dataset is None else torch.cat(sequences)
     except Exception as error:
-        raise InputError(f"{path}.bin, .idx: damaged: {error}") from error
+        reason = "there is not enough memory" if lacks_memory(error) else f"damaged: {error}"
+        raise InputError(f"{path}.bin, .idx: {reason}") from error
     if tokens is None:
         raise InputError(f"{path}.bin, .idx: no such files")
     last = int(tokens.max())

@@ -192,22 +192,18 @@ class _Layer(RecurrentDropout, nn.RNNBase):
 
     def _plan(self, input: Tensor | PackedSequence) -> str:
         """The backend that runs a call that drops nothing."""
-        data, packed = input, isinstance(input, PackedSequence)
-        if packed:
-            data = input.data
-            time, batch = len(input.batch_sizes), None  # fewer rows at later steps
-        elif input.dim() == 3:
-            time, batch = input.shape[:2][:: -1 if self.batch_first else 1]
-        else:
-            time, batch = len(input), None
+        packed = isinstance(input, PackedSequence)
+        batched = not packed and input.dim() == 3
+        time_dim = 1 if batched and self.batch_first else 0
+        data = input.data if packed else input
         return choose_backend(
             self.cell,
             nonlinearity=self.nonlinearity,
             device=data.device,
             dtype=computed_dtype(data),
             backend=self.backend,
-            time=time,
-            batch=batch,
+            time=len(input.batch_sizes) if packed else input.size(time_dim),
+            batch=input.size(1 - time_dim) if batched else None,  # a packed batch has fewer rows at later steps
             hidden=self.hidden_size,
             lengths=packed,
             training=self.training and gradient_is_wanted((data, *self._flat_weights)),

@@ -92,6 +92,15 @@ def test_a_run_whose_test_failed_is_not_trained_again(plan, run_table1, result, 
     assert [result(f"{name}/seed1")["solved"] for name in ("15-none", "15-cell-step-expected")] == [True, False]
 
 
+def test_a_test_without_its_metric_has_failed(plan, run_table1, tmp_path, monkeypatch):
+    """The other runs go on."""
+    plan({"15-none": [99.5], "30-none": ["fail"]})
+    monkeypatch.setattr(runs, "VALIDATE", [sys.executable, "-c", "print('{}')"])
+    status, out, err = run_table1("--cells", "15-none", "30-none", "--jobs", "1")
+    assert status == 1 and "30-none/seed1: failed" in out
+    assert re.search(r"test_checkpoint\d+.log: has no (valid_accuracy, )?test_accuracy", err)
+
+
 def test_solved_in_the_last_epoch_of_all(plan, run_table1, result):
     plan({"15-none": [99.5], "*": [50, 99.5]})
     assert run_table1("--cells", "15-cell-step-expected", "--budget", "1.5")[0] == 0

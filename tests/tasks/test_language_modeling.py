@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -481,6 +482,15 @@ def test_damaged_data_are_refused(own_data, how, message):
         task.load_dataset("train", combine=True)
         task.load_dataset("valid")
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_data_beyond_the_memory_are_not_called_damaged(stream_data, monkeypatch):
+    cfg = RnndropLanguageModelingConfig(data=str(stream_data), dataset_impl=None, train_subset="train")
+    task = RnndropLanguageModelingTask.setup_task(OmegaConf.structured(cfg))
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")):
+        monkeypatch.setattr(torch, "cat", Mock(side_effect=error))
+        with pytest.raises(InputError, match="train.bin, .idx: there is not enough memory$"):
+            task.load_dataset("train")
 
 
 def test_the_task_is_called_as_those_of_fairseq_are(stream_data):

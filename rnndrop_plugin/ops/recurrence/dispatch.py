@@ -20,7 +20,7 @@ from rnndrop_plugin.ops.recurrence import operators, torch_nn
 from rnndrop_plugin.ops.recurrence.autograd import Options, Problem, by_reference, run
 from rnndrop_plugin.ops.recurrence.checks import check_recurrence
 from rnndrop_plugin.ops.recurrence.operators import KERNELS
-from rnndrop_plugin.ops.recurrence.reference import State, Weights
+from rnndrop_plugin.ops.recurrence.reference import NONLINEARITIES, STEPS, State, Weights
 from rnndrop_plugin.ops.recurrence.triton import tiles
 
 #: auto: the fastest of the others that can do what is asked;
@@ -54,14 +54,17 @@ def choose_backend(
     Args:
         cell, nonlinearity, backend: as in :func:`recurrence`.
         masks: what is dropped; of the masks only the scale and whether there is one are read.
-        device, dtype: those of the input.
+        device: that of the input.
+        dtype: the one that is computed in: the input's, or autocast's.
         time, batch, hidden: the sizes, where they are known; else those of a large problem are assumed.
         lengths: whether the sequences have lengths of their own, as in a packed batch.
         training: whether a gradient is wanted.
 
     Raises:
-        ValueError: ``backend`` is unknown or cannot do what is asked.
+        ValueError: a cell, nonlinearity or backend that is unknown, or a backend that cannot do what is asked.
     """
+    check_choice("cell", cell, STEPS)
+    check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
     check_choice("backend", backend, BACKENDS)
     device = torch.device(device)
     if backend != "auto":

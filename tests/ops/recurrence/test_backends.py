@@ -310,6 +310,14 @@ def test_autocast(backend):
     assert error(gradients, expected[1]) < 2**-6
 
 
+@pytest.mark.parametrize("backend", ["auto", "cpu", "vendor"])
+def test_no_backend_is_chosen_for_what_does_not_exist(backend):
+    with pytest.raises(ValueError, match="cell must be one of lstm, gru, gru_reset_after, rnn, got 'LSTM'"):
+        choose_backend("LSTM", backend=backend)
+    with pytest.raises(ValueError, match="nonlinearity must be one of tanh, relu, got 'gelu'"):
+        choose_backend("lstm", nonlinearity="gelu", backend=backend)
+
+
 @pytest.mark.parametrize("fast", ["triton", "torch"])
 def test_choice(monkeypatch, fast):
     """On a GPU with Triton and on one without."""
