@@ -8,6 +8,7 @@ import rnndrop_plugin
 from rnndrop_plugin.cli.command import fail, fail_for_package
 from rnndrop_plugin.cli.fairseq_train import add_plugin_arguments, complete, hand_over, names_of
 from rnndrop_plugin.cli.trained_model import import_user_dir
+from rnndrop_plugin.files import split_paths
 
 SPLIT_FLAGS = ("--gen-subset", "--valid-subset")
 BATCH_SIZE = "64"  # where fairseq-validate would ask for one; what our tasks log does not depend on it
@@ -71,7 +72,11 @@ def main() -> None:
     add_plugin_arguments(parser, "checkpoint")
     args, _ = parser.parse_known_args()
 
-    task = task_of(args.path.split(":")[0], args.task, args.user_dir)  # an ensemble's checkpoints are of one task
+    try:
+        first, *_ = split_paths(args.path)  # an ensemble's checkpoints are of one task
+    except ValueError as error:
+        fail(error)
+    task = task_of(first, args.task, args.user_dir)
     command, split_flag = evaluation_of(task)
     arguments = complete(sys.argv[1:], task)
     flags = names_of(arguments)

@@ -8,6 +8,7 @@ from fairseq import checkpoint_utils, utils
 from fairseq_cli import eval_lm as command
 
 from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.files import split_paths
 
 logger = logging.getLogger("fairseq_cli.eval_lm")
 
@@ -19,10 +20,16 @@ def load_models(filenames: list[str], **kwargs):
     with colons between them. An ensemble's probabilities are the mean of its models'.
 
     Raises:
-        InputError: an ensemble is to be evaluated in a way that is for one model.
+        InputError: an ensemble is to be evaluated in a way that is for one model, or one of its models does not fit.
     """
-    paths = [path for filename in filenames for path in utils.split_paths(filename)]
-    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(paths, **kwargs)
+    models, paths = [], [path for filename in filenames for path in split_paths(filename)]
+    for path in paths:
+        try:
+            (model,), cfg, kwargs["task"] = checkpoint_utils.load_model_ensemble_and_task([path], **kwargs)
+        except InputError as error:
+            raise InputError(str(error) if path in str(error) else f"{path}: {error}") from error
+        models.append(model)
+    task = kwargs["task"]
     evaluation = getattr(task, "evaluation", None)
     if len(models) > 1 and evaluation is not None and not evaluation.is_static:
         raise InputError(f"--path: several models have a static evaluation only, not this one: {evaluation}")

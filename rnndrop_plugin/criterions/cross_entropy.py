@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,8 @@ from rnndrop_plugin.criterions.scores import mean, number, totals
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.ops import linear_cross_entropy
 
+TEACHER_WEIGHT = 0.5  # if there are teachers
+
 
 @dataclass
 class RnndropCrossEntropyConfig(FairseqDataclass):
@@ -31,10 +34,11 @@ class RnndropCrossEntropyConfig(FairseqDataclass):
         default=0.0,
         metadata={"help": "weight of the mean square of what these outputs, before forward dropout, change in a step"},
     )
-    teacher_weight: float = field(
-        default=0.5,
+    teacher_weight: Optional[float] = field(
+        default=None,
         metadata={
-            "help": "with --teachers: the probability, in [0, 1], taken from the target and given to what they expect"
+            "help": "with --teachers: the probability, in [0, 1], taken from the target and given to what they expect; "
+            f"{TEACHER_WEIGHT} if not set"
         },
     )
     sentence_avg: bool = II("optimization.sentence_avg")
@@ -70,14 +74,18 @@ class RnndropCrossEntropy(FairseqCriterion):
         label_smoothing: float = 0.0,
         activation_regularization: float = 0.0,
         temporal_activation_regularization: float = 0.0,
-        teacher_weight: float = 0.5,
+        teacher_weight: float | None = None,
     ):
         super().__init__(task)
         if not 0 <= label_smoothing < 1:
             raise InputError(f"--label-smoothing must be in [0, 1), got {label_smoothing}")
+        taught = getattr(task.cfg, "teachers", None) is not None
+        if teacher_weight is not None and not taught:
+            raise InputError("--teacher-weight needs --teachers")
+        teacher_weight = TEACHER_WEIGHT if teacher_weight is None else teacher_weight
         if not 0 <= teacher_weight <= 1:
             raise InputError(f"--teacher-weight must be in [0, 1], got {teacher_weight}")
-        if getattr(task.cfg, "teachers", None) is not None and label_smoothing + teacher_weight > 1:
+        if taught and label_smoothing + teacher_weight > 1:
             raise InputError(
                 f"--label-smoothing {label_smoothing} and --teacher-weight {teacher_weight} are more than 1 together"
             )

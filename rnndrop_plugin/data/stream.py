@@ -1,8 +1,9 @@
 """A text as one stream of tokens, cut into contiguous rows for truncated backpropagation through time."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
-import torch.nn.functional as F
 from fairseq.data import Dictionary, FairseqDataset, iterators
 from torch import Tensor
 
@@ -43,7 +44,6 @@ class ContiguousWindows(FairseqDataset):
         seed: draw the steps of each window anew in each epoch, see :func:`draw_window_lengths`; None for windows of
             ``steps`` each.
         units: the words and characters of the stream, of which each item has a share in proportion to its tokens.
-        teacher_words: ``(tokens, words)``, what teachers expect in the place of each token; items have them, if given.
 
     Raises:
         InputError: there are no rows, or more than tokens.
@@ -59,7 +59,6 @@ class ContiguousWindows(FairseqDataset):
         shard: int = 0,
         seed: int | None = None,
         units: Units | None = None,
-        teacher_words: Tensor | None = None,
     ):
         if rows < 1:
             raise InputError(f"--batch-size and --batch-size-valid must be at least 1, got {rows // num_shards}")
@@ -67,22 +66,28 @@ class ContiguousWindows(FairseqDataset):
             raise InputError(
                 f"{rows} rows are more than {len(tokens)} tokens can fill: lower --batch-size or --batch-size-valid"
             )
-        self.pad = dictionary.pad()
-        self.steps = steps
+        self.dictionary, self.pad = dictionary, dictionary.pad()
+        self.rows, self.steps = rows, steps
         self.units_per_token = {name: n / len(tokens) for name, n in units._asdict().items()} if units else {}
         self.seed = seed
-        length = -(-len(tokens) // rows)
-        padding = tokens.new_full((rows * length - len(tokens),), self.pad)
-        source = torch.cat([tokens.new_tensor([dictionary.eos()]), tokens[:-1], padding])
-        target = torch.cat([tokens, padding])
-        block = slice(rows // num_shards * shard, rows // num_shards * (shard + 1))
-        self.source, self.target = source.view(rows, length)[block], target.view(rows, length)[block]
-        self.row_ids = torch.arange(rows)[block]
-        self.teacher_words = None
-        if teacher_words is not None:
-            filled = F.pad(teacher_words, (0, 0, 0, len(padding)))
-            self.teacher_words = filled.view(rows, length, -1)[block]
+        self.row_ids = torch.arange(rows // num_shards * shard, rows // num_shards * (shard + 1))
+        self.fill(tokens)
         self.set_epoch(1)
+
+    def fill(self, tokens: Tensor, teacher_words: Tensor | None = None) -> None:
+        """Put a stream into the rows, of as many tokens as the first one.
+
+        Args:
+            tokens: ``(tokens,)``.
+            teacher_words: ``(tokens, words)``, what teachers expect in the place of each token; items have them, if
+                given.
+        """
+        length = -(-len(tokens) // self.rows)
+        padding = tokens.new_full((self.rows * length - len(tokens),), self.pad)
+        source = torch.cat([tokens.new_tensor([self.dictionary.eos()]), tokens[:-1], padding])
+        target = torch.cat([tokens, padding])
+        self.source, self.target = (x.view(self.rows, length)[self.row_ids] for x in (source, target))
+        self.teacher_words = teacher_words
 
     def set_epoch(self, epoch: int) -> None:
         """Cut the rows into the windows of ``epoch``, which counts from 1."""
@@ -99,7 +104,10 @@ class ContiguousWindows(FairseqDataset):
         window = slice(self.ends[index - 1] if index else 0, self.ends[index])
         target = self.target[:, window].contiguous()
         ntokens = int((target != self.pad).sum())
-        taught = {} if self.teacher_words is None else {"teacher_words": self.teacher_words[:, window].contiguous()}
+        taught = {}
+        if self.teacher_words is not None:  # they are many, and not copied for the sake of the padding at the end
+            places = self.row_ids.unsqueeze(1) * self.source.size(1) + torch.arange(window.start, window.stop)
+            taught["teacher_words"] = self.teacher_words[places.clamp(max=len(self.teacher_words) - 1)]
         return {
             "id": self.row_ids,
             "nsentences": len(self.row_ids),
@@ -137,11 +145,19 @@ class WindowIterator(iterators.EpochBatchIterator):
     """An epoch's batches, one for each window, in the order of the stream.
 
     A checkpoint of other windows (other rows, steps or tokens) goes on at the same fraction of the epoch.
+
+    Args:
+        begin: called before an epoch is read; by then the training has been checked, and goes on.
     """
 
-    def __init__(self, windows: ContiguousWindows, epoch: int = 1):
+    def __init__(self, windows: ContiguousWindows, epoch: int = 1, begin: Callable[[], None] = lambda: None):
+        self.begin = begin
         windows.set_epoch(epoch)
         super().__init__(windows, windows.collater, _one_window_a_batch, epoch=epoch, disable_shuffling=True)
+
+    def next_epoch_itr(self, *args, **kwargs):
+        self.begin()
+        return super().next_epoch_itr(*args, **kwargs)
 
     def state_dict(self) -> dict:
         return {**super().state_dict(), "windows": len(self)}

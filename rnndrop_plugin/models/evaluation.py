@@ -114,9 +114,10 @@ class Evaluation:
         if self.cache is not None:
             cache = self.cache
             parts.append(f"neural cache (size {cache.size}, theta {cache.theta:g}, weight {cache.weight:g})")
-        if self.temperature != 1:
-            chosen = " chosen on the validation text" if self.temperature_is_chosen else ""
-            parts.append(f"softmax temperature {self.temperature:g}{chosen}")
+        if self.temperature_is_chosen:
+            parts.append(f"softmax temperature {self.temperature:g} chosen on the validation text")
+        elif self.temperature != 1:
+            parts.append(f"softmax temperature {self.temperature:g}")
         return ", ".join(parts)
 
     def begin(

@@ -4,10 +4,12 @@ import functools
 import logging
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Optional
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from fairseq import utils
 from fairseq.data import (
     Dictionary,
@@ -32,7 +34,7 @@ from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.evaluation import Evaluation, EvaluationConfig
 from rnndrop_plugin.models.language_model import RecurrentLanguageModel
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
-from rnndrop_plugin.tasks.teachers import Teachers
+from rnndrop_plugin.tasks.teachers import Teachers, digest, split_teachers
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ class RnndropLanguageModelingConfig(EvaluationConfig):
     )
     dataset_impl: Optional[str] = II("dataset.dataset_impl")
     train_subset: str = II("dataset.train_subset")
+    save_dir: str = II("checkpoint.save_dir")
     seed: int = II("common.seed")
     sentence_avg: bool = II("optimization.sentence_avg")
 
@@ -99,7 +102,7 @@ class RnndropLanguageModelingTask(RnndropTask):
             )
         self.dictionary = dictionaries[""]
         self.evaluation = Evaluation(cfg)
-        self.train_layout: dict[str, int] = {}  # the training stream's, see get_checkpoint_dict
+        self.train_layout: dict[str, int | str] = {}  # the training stream's, see get_checkpoint_dict
         self.train_rows: Tensor | None = None  # those of this process
         self.gathered: list[Tensor] | None = None  # the state of all processes' rows, see gather_state
         self.graphed_criterion: GraphedCriterion | None = None
@@ -162,8 +165,12 @@ class RnndropLanguageModelingTask(RnndropTask):
             raise InputError("--cuda-graph cannot hold fairseq's adaptive softmax, which waits for the GPU")
         if adaptive and cfg._name != "adaptive_loss":
             raise InputError("the model has an adaptive softmax: use --criterion adaptive_loss")
-        if self.cfg.teachers is not None and cfg._name != "rnndrop_cross_entropy":
-            raise InputError("--teachers needs --criterion rnndrop_cross_entropy")
+        if self.cfg.teachers is not None:
+            if cfg._name != "rnndrop_cross_entropy":
+                raise InputError("--teachers needs --criterion rnndrop_cross_entropy")
+            for path in map(Path, split_teachers(self.cfg.teachers)):
+                if path.resolve().parent == Path(self.cfg.save_dir).resolve():
+                    raise InputError(f"--teachers: {path}: is in --save-dir, where the training may write over it")
         if self.cfg.teacher_text < 0 or (self.cfg.teacher_text and self.cfg.teachers is None):
             raise InputError(
                 f"--teacher-text must be a number of tokens, and needs --teachers, got {self.cfg.teacher_text}"
@@ -191,25 +198,35 @@ class RnndropLanguageModelingTask(RnndropTask):
         split = next(name for name, stream in self.datasets.items() if stream is dataset)
         rows, steps = max_sentences * num_shards, self.cfg.tokens_per_sample
         seed = self.cfg.seed if self.cfg.variable_bptt and self.trains(kwargs) else None
-        tokens, words = dataset.tokens, None
-        if self.trains(kwargs) and self.cfg.teachers is not None:
-            tokens, words = self._learn(dataset.tokens)
+        taught = self.trains(kwargs) and self.cfg.teachers is not None
+        tokens = dataset.tokens
+        if taught:  # what they write comes later, see _learn
+            tokens = F.pad(tokens, (0, self.cfg.teacher_text), value=self.dictionary.unk())
         try:
-            windows = ContiguousWindows(
-                tokens, self.dictionary, rows, steps, num_shards, shard_id, seed, dataset.units, words
-            )
+            windows = ContiguousWindows(tokens, self.dictionary, rows, steps, num_shards, shard_id, seed, dataset.units)
         except InputError as error:
             raise InputError(f"{split}: {error}") from error
         if self.trains(kwargs):
             self.train_layout = {"rows": rows, "steps": steps, "tokens": len(tokens)}
             if seed is not None:
                 self.train_layout["seed"] = seed
+            if taught:
+                self.train_layout["teachers"] = self._teachers_digest
             self.train_rows = windows.row_ids
         logger.info(f"{split}: {len(tokens):,} tokens in {rows} row{'s' if rows > 1 else ''}, each from a zero state")
+        if taught:
+            return WindowIterator(windows, epoch, functools.partial(self._learn, windows, dataset.tokens))
         return WindowIterator(windows, epoch)
 
-    def _learn(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The training text with what its teachers have written, and what they expect in the place of each token."""
+    @functools.cached_property
+    def _teachers_digest(self) -> str:
+        return digest(self.cfg.teachers, self.cfg.seed)
+
+    def _learn(self, windows: ContiguousWindows, tokens: Tensor) -> None:
+        """Fill ``windows`` with the training text, what its teachers have written, and what they expect of each token.
+
+        The teachers read and write once, when the first epoch begins: what does not go on needs no teachers.
+        """
         if self.lesson is None:
             device = next(self.model.parameters()).device
             teachers = Teachers(
@@ -220,7 +237,7 @@ class RnndropLanguageModelingTask(RnndropTask):
                 written, words_of_written = teachers.write(self.cfg.teacher_text)
                 tokens, words = torch.cat([tokens, written]), torch.cat([words, words_of_written])
             self.lesson = tokens, words
-        return self.lesson
+        windows.fill(*self.lesson)
 
     def eval_lm_dataloader(
         self, dataset: TokenStream, *, batch_size=None, num_shards=1, shard_id=0, context_window=0, **kwargs

@@ -1,6 +1,8 @@
 """Trained language models from whose predictions another one learns (knowledge distillation, Hinton et al. 2015)."""
 
+import hashlib
 import logging
+from pathlib import Path
 
 import torch
 from fairseq.data import Dictionary
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from rnndrop_plugin.data.indexed import count_made_up
 from rnndrop_plugin.data.stream import ContiguousWindows
 from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.files import split_paths
 from rnndrop_plugin.progress import progress_bar
 from rnndrop_plugin.tasks import prediction
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
@@ -17,6 +20,29 @@ logger = logging.getLogger(__name__)
 
 WORDS = 50  # drawn for each token
 ROWS, STEPS = 100, 10  # that are read at a time
+
+
+def split_teachers(paths: str) -> list[str]:
+    """The checkpoints that --teachers names.
+
+    Raises:
+        InputError: a name is empty.
+    """
+    try:
+        return split_paths(paths)
+    except InputError as error:
+        raise InputError(f"--teachers: {error}") from error
+
+
+def digest(paths: str, seed: int) -> str:
+    """What tells the words that these teachers draw from those of others; a file that is gone is like no other."""
+    found = hashlib.sha256(f"{seed}".encode())
+    for path in split_teachers(paths):
+        try:
+            found.update(Path(path).read_bytes())
+        except OSError:
+            found.update(b"gone")
+    return found.hexdigest()[:16]
 
 
 class Teachers:
@@ -37,13 +63,14 @@ class Teachers:
     """
 
     def __init__(self, paths: str, data: str, expected: type[RnndropTask], device: torch.device, seed: int):
-        self.models: list[nn.Module] = []
-        for path in paths.split(":"):
+        self.models: dict[str, nn.Module] = {}
+        for path in split_teachers(paths):
             try:
                 task, model = prediction.load(path, data, expected)
             except (OSError, ValueError) as error:
-                raise InputError(f"--teachers: {error}") from error
-            self.models.append(model.to(device))
+                which = "" if path in str(error) else f"{path}: "
+                raise InputError(f"--teachers: {which}{error}") from error
+            self.models[path] = model.to(device)
         self.dictionary: Dictionary = task.target_dictionary
         self.device = device
         self.generator = torch.Generator(device).manual_seed(seed)
@@ -58,6 +85,9 @@ class Teachers:
 
         Returns:
             ``(tokens, WORDS)``, on the CPU.
+
+        Raises:
+            InputError: a teacher's probabilities are not finite.
         """
         windows = ContiguousWindows(tokens, self.dictionary, min(ROWS, len(tokens)), STEPS)
         logger.info(f"the teachers read {len(tokens):,} tokens")
@@ -74,24 +104,31 @@ class Teachers:
 
         Returns:
             ``(count,)`` and ``(count, WORDS)``, on the CPU.
+
+        Raises:
+            InputError: a teacher's probabilities are not finite.
         """
         logger.info(f"the teachers write {count:,} tokens")
-        tokens, drawn = torch.full((ROWS, 1), self.dictionary.eos()), []
+        tokens, steps = torch.full((ROWS, 1), self.dictionary.eos()), -(-count // ROWS)
+        drawn = torch.empty(ROWS, steps, 1 + WORDS, dtype=torch.int32)
         never = [self.dictionary.bos(), self.dictionary.pad()]
         never += range(len(self.dictionary) - count_made_up(self.dictionary), len(self.dictionary))
-        for step in progress_bar(range(-(-count // ROWS)), desc="teachers write", unit=" steps"):
-            drawn.append(self._draw(tokens, step == 0, 1 + WORDS, never))
-            tokens = drawn[-1][:, :, 0].long()
-        text = torch.cat(drawn, dim=1).flatten(0, 1)[:count]
-        return text[:, 0].long(), text[:, 1:].contiguous()
+        for step in progress_bar(range(steps), desc="teachers write", unit=" steps"):
+            drawn[:, step : step + 1] = self._draw(tokens, step == 0, 1 + WORDS, never)
+            tokens = drawn[:, step : step + 1, 0].long()
+        text = drawn.flatten(0, 1)[:count]
+        return text[:, 0].long(), text[:, 1:]
 
     @torch.no_grad()
     def _draw(self, tokens: Tensor, starts_stream: bool, count: int, never: list[int] | None = None) -> Tensor:
         """``(rows, steps, count)`` words after each of ``tokens``, ``(rows, steps)``; int32, on the CPU."""
         tokens = tokens.to(self.device)
-        outputs = [model(tokens, starts_stream=starts_stream) for model in self.models]
-        pairs = zip(self.models, outputs, strict=True)
-        probs = sum(model.get_normalized_probs(output, log_probs=False).float() for model, output in pairs)
+        probs: Tensor | float = 0.0
+        for path, model in self.models.items():
+            of_model = model.get_normalized_probs(model(tokens, starts_stream=starts_stream), log_probs=False).float()
+            if not of_model.sum().isfinite():
+                raise InputError(f"--teachers: {path}: its probabilities are not finite, has its training diverged?")
+            probs = probs + of_model
         if never:
             probs[:, :, never] = 0
         words = torch.multinomial(probs.flatten(0, 1), count, replacement=True, generator=self.generator)

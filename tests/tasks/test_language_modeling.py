@@ -236,6 +236,16 @@ def test_several_models_are_evaluated_by_the_mean_of_their_probabilities(
     for flags in (("--softmax-temperature", 1.1), ("--neural-cache-size", 5)):
         line = refuse("eval_lm", stream_data, *TASK, "--path", together, *flags)
         assert "several models have a static evaluation only" in line
+    assert "one.pt:: there is no file before or after a colon" in refuse(
+        "eval_lm", stream_data, *TASK, "--path", "one.pt:"
+    )
+    own_name = shutil.copy(trained[0], tmp_path / "12:30.pt")  # one file
+    assert evaluate(stream_data, own_name)[1] == evaluate(stream_data, paths[0])[1]
+    other = torch.load(trained[0], weights_only=False)
+    other["model"].popitem()
+    torch.save(other, tmp_path / "other.pt")
+    line = refuse("eval_lm", stream_data, *TASK, "--path", f"{trained[0]}:{tmp_path / 'other.pt'}")
+    assert f"{tmp_path / 'other.pt'}: " in line
     monkeypatch.setattr(eval_lm, "checkpoint_utils", checkpoint_utils)
     assert "Model file not found" in refuse("eval_lm", stream_data, *TASK, "--path", together)  # fairseq without us
 

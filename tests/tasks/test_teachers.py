@@ -84,7 +84,7 @@ def test_a_text_is_read_with_the_mean_of_the_teachers(make_teachers, monkeypatch
     words = own.read(text)
     assert words.shape == (50, 20_000)
     before = torch.cat([torch.tensor([2]), text[:-1], torch.tensor([1, 1])]).view(4, 13)
-    expected = mean_probs(own.models, before).flatten(0, 1)[:50]
+    expected = mean_probs(own.models.values(), before).flatten(0, 1)[:50]
     torch.testing.assert_close(shares(words), expected.double(), rtol=0, atol=0.02)
     assert expected.std(0).max() > 0.1  # they differ from token to token by more than that
     assert own.read(text[:3]).shape == (3, 20_000)  # fewer tokens than rows
@@ -100,14 +100,14 @@ def test_a_text_is_written_by_the_mean_of_the_teachers(make_teachers, monkeypatc
     rows, words = text.view(3000, 2), words.view(3000, 2, 50)
     assert not set(text.tolist()) & {0, 1}  # neither <s> nor padding
     allowed = torch.ones(24).index_fill(0, torch.tensor([0, 1]), 0)
-    first = mean_probs(own.models, torch.tensor([[2]]))[0, 0] * allowed
+    first = mean_probs(own.models.values(), torch.tensor([[2]]))[0, 0] * allowed
     first = (first / first.sum()).double()
     torch.testing.assert_close(shares(rows[:, 0]), first, rtol=0, atol=0.04)
     torch.testing.assert_close(shares(words[:, 0]).mean(0), first, rtol=0, atol=0.01)
     likeliest = int(first.argmax())
     chosen = rows[:, 0] == likeliest
     assert chosen.sum() > 200
-    second = mean_probs(own.models, torch.tensor([[2, likeliest]]))[0, 1] * allowed
+    second = mean_probs(own.models.values(), torch.tensor([[2, likeliest]]))[0, 1] * allowed
     second = (second / second.sum()).double()
     torch.testing.assert_close(shares(rows[chosen, 1]), second, rtol=0, atol=0.1)
     torch.testing.assert_close(shares(words[chosen, 1]).mean(0), second, rtol=0, atol=0.02)
@@ -121,18 +121,21 @@ def test_a_text_is_written_by_the_mean_of_the_teachers(make_teachers, monkeypatc
 
 def test_each_window_has_the_words_of_its_tokens(stream_data, trained):
     task, _, _, batches = build(stream_data, "--teachers", trained[0], "--variable-bptt", "--teacher-text", 31)
+    assert task.lesson is None  # before an epoch begins
+    read = list(batches.next_epoch_itr())
     text, words = task.lesson
     tokens = task.datasets["train"].tokens
     reader = Teachers(trained[0], str(stream_data), type(task), torch.device("cpu"), seed=1)
     assert torch.equal(words[: len(tokens)], reader.read(tokens)) and task.train_layout["tokens"] == len(text)
-    task_of_another_seed = build(stream_data, "--teachers", trained[0], "--teacher-text", 31, "--seed", 2)[0]
+    task_of_another_seed, *_, others = build(stream_data, "--teachers", trained[0], "--teacher-text", 31, "--seed", 2)
+    others.next_epoch_itr()
     assert not torch.equal(words, task_of_another_seed.lesson[1])
     assert len(text) == len(words) == len(tokens) + 31 and torch.equal(text[: len(tokens)], tokens)
     for _ in (1, 2):
-        read = list(batches.next_epoch_itr())
         for name, expected in (("target", text), ("teacher_words", words)):
             stream = torch.cat([batch[name] for batch in read], 1).flatten(0, 1)
             assert torch.equal(stream[: len(text)], expected)
+        read = list(batches.next_epoch_itr())
     shards = [
         task.get_batch_iterator(
             task.datasets["train"], max_sentences=2, num_shards=2, shard_id=shard, update_epoch_batch_itr=False
@@ -213,7 +216,8 @@ def test_a_teacher_of_another_dictionary_or_task_is_refused(
     flags = ("--arch", "lstm_rnndrop", "--teachers", trained[0], "--save-dir", tmp_path / "student")
     other = Path(shutil.copytree(stream_data, tmp_path / "data"))
     (other / "dict.txt").write_text((other / "dict.txt").read_text().replace("w3 ", "other "))
-    assert "--teachers: the checkpoint's dict.txt has 24 types and is not" in refuse("train", other, *FLAGS, *flags)
+    line = refuse("train", other, *FLAGS, *flags)
+    assert f"--teachers: {trained[0]}: the checkpoint's dict.txt has 24 types and is not" in line
     tagger = (
         "--user-dir rnndrop_plugin --arch lstm_rnndrop_tagger --criterion rnndrop_tagging --cpu --batch-size 4 "
         "--optimizer sgd --lr 1 --max-update 1 --decoder-embed-dim 8 --decoder-hidden-size 8"
@@ -231,7 +235,8 @@ def test_a_teacher_of_another_dictionary_or_task_is_refused(
         (("--teacher-weight", 0.8, "--label-smoothing", 0.3), "are more than 1 together"),
         (("--criterion", "cross_entropy"), "--teachers needs --criterion rnndrop_cross_entropy"),
         (("--teachers", "missing.pt"), "--teachers: missing.pt"),
-        (("--teachers", ""), "--teachers: "),
+        (("--teachers", ""), "--teachers: an empty path: there is no file"),
+        (("--teachers", "one.pt:"), "--teachers: one.pt:: there is no file before or after a colon"),
         (("--teacher-text", -1), "--teacher-text must be a number of tokens"),
     ],
 )
@@ -243,6 +248,42 @@ def test_what_cannot_teach_is_refused(refuse, stream_data, trained, tmp_path, fl
     assert not list(tmp_path.iterdir())
 
 
-def test_a_text_needs_teachers(refuse, stream_data, tmp_path):
-    flags = (*FLAGS, "--arch", "lstm_rnndrop", "--teacher-text", 100, "--save-dir", tmp_path)
-    assert "needs --teachers" in refuse("train", stream_data, *flags)
+@pytest.mark.parametrize("flags", [("--teacher-text", 100), ("--teacher-weight", 0.3)])
+def test_what_needs_teachers(refuse, stream_data, tmp_path, flags):
+    line = refuse("train", stream_data, *FLAGS, "--arch", "lstm_rnndrop", *flags, "--save-dir", tmp_path)
+    assert "needs --teachers" in line
+
+
+def test_a_teacher_that_has_diverged_is_refused(refuse, stream_data, trained, tmp_path):
+    path = tmp_path / "diverged.pt"
+    checkpoint = torch.load(trained[0], weights_only=False)
+    for parameter in checkpoint["model"].values():
+        parameter *= float("nan")
+    torch.save(checkpoint, path)
+    flags = ("--arch", "lstm_rnndrop", "--teachers", f"{trained[1]}:{path}", "--save-dir", tmp_path / "student")
+    assert f"--teachers: {path}: its probabilities are not finite" in refuse("train", stream_data, *FLAGS, *flags)
+
+
+def test_a_teacher_that_would_be_overwritten_is_refused(refuse, stream_data, trained):
+    flags = ("--arch", "lstm_rnndrop", "--teachers", ":".join(trained), "--save-dir", Path(trained[1]).parent)
+    assert f"--teachers: {trained[1]}: is in --save-dir" in refuse("train", stream_data, *FLAGS, *flags)
+
+
+def test_the_teachers_begin_when_the_training_does(refuse, train, trained, stream_data, tmp_path, monkeypatch):
+    """Not before the other flags have been checked, and not for a run that has ended."""
+    path = tmp_path / "a:b.pt"  # one file
+    shutil.copy(trained[0], path)
+    train("student", "--max-epoch", 1, taught_by=str(path))
+    path.unlink()
+    assert "has ended before" in train("student", "--max-epoch", 1, taught_by=str(path)).text()
+    monkeypatch.setattr(Teachers, "read", lambda *_: pytest.fail("too early"))
+    flags = ("--arch", "lstm_rnndrop", "--teachers", trained[0], "--save-dir", tmp_path / "other")
+    line = refuse("train", stream_data, *FLAGS, *flags, "--best-checkpoint-metric", "foo")
+    assert "foo" in line
+
+
+def test_a_state_does_not_go_on_in_the_text_of_other_teachers(train, trained, tmp_path):
+    flags = ("--teacher-text", 100)
+    train("student", *flags, "--max-update", 3, taught_by=trained[0])
+    assert "the state starts from zero" not in train("student", *flags, "--max-update", 5, taught_by=trained[0]).text()
+    assert "the state starts from zero" in train("student", *flags, "--max-update", 7, taught_by=trained[1]).text()
