@@ -76,7 +76,7 @@ class Evaluation:
 
     def __init__(self, cfg: EvaluationConfig):
         self.temperature_is_chosen = cfg.softmax_temperature == "valid"
-        self.temperature = 1.0 if self.temperature_is_chosen else _parse_temperature(cfg.softmax_temperature)
+        self.temperature = None if self.temperature_is_chosen else _parse_temperature(cfg.softmax_temperature)
         self.rule = None if cfg.dynamic_evaluation is None else str(cfg.dynamic_evaluation)
         self.lr, self.decay = cfg.dynamic_evaluation_lr, cfg.dynamic_evaluation_decay
         self.epsilon = cfg.dynamic_evaluation_epsilon
@@ -115,7 +115,8 @@ class Evaluation:
             cache = self.cache
             parts.append(f"neural cache (size {cache.size}, theta {cache.theta:g}, weight {cache.weight:g})")
         if self.temperature_is_chosen:
-            parts.append(f"softmax temperature {self.temperature:g} chosen on the validation text")
+            value = "" if self.temperature is None else f" {self.temperature:g}"
+            parts.append(f"softmax temperature{value} chosen on the validation text")
         elif self.temperature != 1:
             parts.append(f"softmax temperature {self.temperature:g}")
         return ", ".join(parts)

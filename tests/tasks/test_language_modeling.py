@@ -233,9 +233,13 @@ def test_several_models_are_evaluated_by_the_mean_of_their_probabilities(
     expected = (sum(probs) / 2).log().mean().neg().exp().item()
     assert perplexity == pytest.approx(expected, rel=1e-5)
     assert abs(perplexity / evaluate(stream_data, paths[0])[1] - 1) > 0.01
-    for flags in (("--softmax-temperature", 1.1), ("--neural-cache-size", 5)):
+    for flags, name in (
+        (("--softmax-temperature", 1.1), "softmax temperature 1.1"),
+        (("--softmax-temperature", "valid"), "softmax temperature chosen on the validation text"),
+        (("--neural-cache-size", 5), "neural cache"),
+    ):
         line = refuse("eval_lm", stream_data, *TASK, "--path", together, *flags)
-        assert "several models have a static evaluation only" in line
+        assert re.search(f"several models have a static evaluation only, not this one: .*{name}", line)
     assert "one.pt:: there is no file before or after a colon" in refuse(
         "eval_lm", stream_data, *TASK, "--path", "one.pt:"
     )
