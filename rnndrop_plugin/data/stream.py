@@ -70,7 +70,8 @@ class ContiguousWindows(FairseqDataset):
         self.rows, self.steps = rows, steps
         self.units_per_token = {name: n / len(tokens) for name, n in units._asdict().items()} if units else {}
         self.seed = seed
-        self.row_ids = torch.arange(rows // num_shards * shard, rows // num_shards * (shard + 1))
+        self.block = slice(rows // num_shards * shard, rows // num_shards * (shard + 1))
+        self.row_ids = torch.arange(rows)[self.block]
         self.fill(tokens)
         self.set_epoch(1)
 
@@ -86,7 +87,7 @@ class ContiguousWindows(FairseqDataset):
         padding = tokens.new_full((self.rows * length - len(tokens),), self.pad)
         source = torch.cat([tokens.new_tensor([self.dictionary.eos()]), tokens[:-1], padding])
         target = torch.cat([tokens, padding])
-        self.source, self.target = (x.view(self.rows, length)[self.row_ids] for x in (source, target))
+        self.source, self.target = (x.view(self.rows, length)[self.block] for x in (source, target))
         self.teacher_words = teacher_words
 
     def set_epoch(self, epoch: int) -> None:

@@ -63,14 +63,15 @@ class Teachers:
     """
 
     def __init__(self, paths: str, data: str, expected: type[RnndropTask], device: torch.device, seed: int):
-        self.models: dict[str, nn.Module] = {}
-        for path in split_teachers(paths):
+        self.paths = split_teachers(paths)
+        self.models: list[nn.Module] = []
+        for path in self.paths:
             try:
                 task, model = prediction.load(path, data, expected)
             except (OSError, ValueError) as error:
                 which = "" if path in str(error) else f"{path}: "
                 raise InputError(f"--teachers: {which}{error}") from error
-            self.models[path] = model.to(device)
+            self.models.append(model.to(device))
         self.dictionary: Dictionary = task.target_dictionary
         self.device = device
         self.generator = torch.Generator(device).manual_seed(seed)
@@ -124,7 +125,7 @@ class Teachers:
         """``(rows, steps, count)`` words after each of ``tokens``, ``(rows, steps)``; int32, on the CPU."""
         tokens = tokens.to(self.device)
         probs: Tensor | float = 0.0
-        for path, model in self.models.items():
+        for path, model in zip(self.paths, self.models, strict=True):
             of_model = model.get_normalized_probs(model(tokens, starts_stream=starts_stream), log_probs=False).float()
             if not of_model.sum().isfinite():
                 raise InputError(f"--teachers: {path}: its probabilities are not finite, has its training diverged?")

@@ -84,12 +84,21 @@ def test_a_text_is_read_with_the_mean_of_the_teachers(make_teachers, monkeypatch
     words = own.read(text)
     assert words.shape == (50, 20_000)
     before = torch.cat([torch.tensor([2]), text[:-1], torch.tensor([1, 1])]).view(4, 13)
-    expected = mean_probs(own.models.values(), before).flatten(0, 1)[:50]
+    expected = mean_probs(own.models, before).flatten(0, 1)[:50]
     torch.testing.assert_close(shares(words), expected.double(), rtol=0, atol=0.02)
     assert expected.std(0).max() > 0.1  # they differ from token to token by more than that
     assert own.read(text[:3]).shape == (3, 20_000)  # fewer tokens than rows
     assert torch.equal(words, make_teachers().read(text))
     assert not torch.equal(words, make_teachers(seed=2).read(text))
+
+
+def test_a_teacher_that_is_named_twice_counts_twice(stream_data, trained):
+    paths = f"{trained[0]}:{trained[0]}:{trained[1]}"
+    own = Teachers(paths, str(stream_data), RnndropLanguageModelingTask, torch.device("cpu"), seed=1)
+    tokens = torch.tensor([[2]])
+    words = own._draw(tokens, True, 100_000)
+    torch.testing.assert_close(shares(words[0]), mean_probs(own.models, tokens)[0].double(), rtol=0, atol=0.01)
+    assert len(own.models) == 3
 
 
 def test_a_text_is_written_by_the_mean_of_the_teachers(make_teachers, monkeypatch):
@@ -100,14 +109,14 @@ def test_a_text_is_written_by_the_mean_of_the_teachers(make_teachers, monkeypatc
     rows, words = text.view(3000, 2), words.view(3000, 2, 50)
     assert not set(text.tolist()) & {0, 1}  # neither <s> nor padding
     allowed = torch.ones(24).index_fill(0, torch.tensor([0, 1]), 0)
-    first = mean_probs(own.models.values(), torch.tensor([[2]]))[0, 0] * allowed
+    first = mean_probs(own.models, torch.tensor([[2]]))[0, 0] * allowed
     first = (first / first.sum()).double()
     torch.testing.assert_close(shares(rows[:, 0]), first, rtol=0, atol=0.04)
     torch.testing.assert_close(shares(words[:, 0]).mean(0), first, rtol=0, atol=0.01)
     likeliest = int(first.argmax())
     chosen = rows[:, 0] == likeliest
     assert chosen.sum() > 200
-    second = mean_probs(own.models.values(), torch.tensor([[2, likeliest]]))[0, 1] * allowed
+    second = mean_probs(own.models, torch.tensor([[2, likeliest]]))[0, 1] * allowed
     second = (second / second.sum()).double()
     torch.testing.assert_close(shares(rows[chosen, 1]), second, rtol=0, atol=0.1)
     torch.testing.assert_close(shares(words[chosen, 1]).mean(0), second, rtol=0, atol=0.02)
