@@ -33,8 +33,9 @@ from rnndrop_plugin.data.units import Units, units_of_pieces
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.evaluation import Evaluation, EvaluationConfig
 from rnndrop_plugin.models.language_model import RecurrentLanguageModel
+from rnndrop_plugin.tasks import teachers
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
-from rnndrop_plugin.tasks.teachers import Teachers, digest, split_teachers
+from rnndrop_plugin.tasks.teachers import Lesson, Teachers, split_teachers
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class RnndropLanguageModelingConfig(EvaluationConfig):
     dataset_impl: Optional[str] = II("dataset.dataset_impl")
     train_subset: str = II("dataset.train_subset")
     save_dir: str = II("checkpoint.save_dir")
+    no_save: bool = II("checkpoint.no_save")
     seed: int = II("common.seed")
     sentence_avg: bool = II("optimization.sentence_avg")
 
@@ -106,7 +108,7 @@ class RnndropLanguageModelingTask(RnndropTask):
         self.train_rows: Tensor | None = None  # those of this process
         self.gathered: list[Tensor] | None = None  # the state of all processes' rows, see gather_state
         self.graphed_criterion: GraphedCriterion | None = None
-        self.lesson: tuple[Tensor, Tensor] | None = None  # the text that the teachers have read, see _learn
+        self.lesson: Lesson | None = None  # the text that the teachers have read, see _learn
 
     @classmethod
     def setup_task(cls, cfg: RnndropLanguageModelingConfig, **kwargs):
@@ -215,28 +217,30 @@ class RnndropLanguageModelingTask(RnndropTask):
             self.train_rows = windows.row_ids
         logger.info(f"{split}: {len(tokens):,} tokens in {rows} row{'s' if rows > 1 else ''}, each from a zero state")
         if taught:
-            return WindowIterator(windows, epoch, functools.partial(self._learn, windows, dataset.tokens))
+            return WindowIterator(
+                windows, epoch, functools.partial(self._learn, windows, dataset.tokens, shard_id == 0)
+            )
         return WindowIterator(windows, epoch)
 
     @functools.cached_property
     def _teachers_digest(self) -> str:
-        return digest(self.cfg.teachers, self.cfg.seed)
+        return teachers.digest(self.cfg.teachers, self.cfg.seed)
 
-    def _learn(self, windows: ContiguousWindows, tokens: Tensor) -> None:
+    def _learn(self, windows: ContiguousWindows, tokens: Tensor, keeps: bool) -> None:
         """Fill ``windows`` with the training text, what its teachers have written, and what they expect of each token.
 
-        The teachers read and write once, when the first epoch begins: what does not go on needs no teachers.
+        The teachers read and write once, when the first epoch begins: what does not go on needs no teachers. The first
+        process keeps it all in --save-dir, for when the run is resumed.
         """
+        cfg, path = self.cfg, Path(self.cfg.save_dir) / "teachers.pt"
+        if self.lesson is None:
+            self.lesson = teachers.load(self._teachers_digest, tokens, cfg.teacher_text, path)
         if self.lesson is None:
             device = next(self.model.parameters()).device
-            teachers = Teachers(
-                self.cfg.teachers, self.cfg.data, RnndropLanguageModelingTask, device, seed=self.cfg.seed
-            )
-            words = teachers.read(tokens)
-            if self.cfg.teacher_text:
-                written, words_of_written = teachers.write(self.cfg.teacher_text)
-                tokens, words = torch.cat([tokens, written]), torch.cat([words, words_of_written])
-            self.lesson = tokens, words
+            of_task = Teachers(cfg.teachers, cfg.data, RnndropLanguageModelingTask, device, seed=cfg.seed)
+            self.lesson = of_task.teach(tokens, cfg.teacher_text)
+            if keeps and not cfg.no_save:
+                teachers.save(self.lesson, self._teachers_digest, path)
         windows.fill(*self.lesson)
 
     def eval_lm_dataloader(

@@ -2,9 +2,11 @@
 
 import hashlib
 import logging
+import zipfile
 from pathlib import Path
 
 import torch
+from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from torch import Tensor, nn
 
@@ -20,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 WORDS = 50  # drawn for each token
 ROWS, STEPS = 100, 10  # that are read at a time
+
+Lesson = tuple[Tensor, Tensor]  # a text, (tokens,), and what teachers expect in the place of each, (tokens, WORDS)
 
 
 def split_teachers(paths: str) -> list[str]:
@@ -43,6 +47,49 @@ def digest(paths: str, seed: int) -> str:
         except OSError:
             found.update(b"gone")
     return found.hexdigest()[:16]
+
+
+def save(lesson: Lesson, teachers: str, path: Path) -> None:
+    """Keep a lesson for :func:`load`.
+
+    Args:
+        teachers: what tells whose it is, see :func:`digest`.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text, words = lesson
+    checkpoint_utils.torch_persistent_save({"teachers": teachers, "text": text, "words": words}, str(path))
+
+
+def load(teachers: str, tokens: Tensor, count: int, path: Path) -> Lesson | None:
+    """The lesson of these teachers that :func:`save` has kept, its words being read from the file as they are needed.
+
+    Args:
+        tokens: what they read, ``(tokens,)``.
+        count: the tokens that they write.
+
+    Returns:
+        None if there is no such lesson, or the file is damaged.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        with zipfile.ZipFile(path) as file:
+            whole = file.testzip() is None
+        kept = torch.load(path, weights_only=True, mmap=True) if whole else {}
+        text, words = kept["text"], kept["words"]
+        same = kept["teachers"] == teachers and len(text) == len(tokens) + count
+    except OSError:
+        raise
+    except Exception as error:
+        logger.warning(f"{path}: is damaged, the teachers begin anew ({error!r})")
+        return None
+    return (text, words) if same and torch.equal(text[: len(tokens)], tokens) else None
 
 
 class Teachers:
@@ -75,6 +122,18 @@ class Teachers:
         self.dictionary: Dictionary = task.target_dictionary
         self.device = device
         self.generator = torch.Generator(device).manual_seed(seed)
+
+    def teach(self, tokens: Tensor, count: int) -> Lesson:
+        """Read a text, and write one of ``count`` tokens that follows it.
+
+        Raises:
+            InputError: a teacher's probabilities are not finite.
+        """
+        words = self.read(tokens)
+        if not count:
+            return tokens, words
+        written, words_of_written = self.write(count)
+        return torch.cat([tokens, written]), torch.cat([words, words_of_written])
 
     def read(self, tokens: Tensor) -> Tensor:
         """Draw what may stand in the place of each token of a text, after those before it.

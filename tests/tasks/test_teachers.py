@@ -46,7 +46,7 @@ def train(command, stream_data, trained, tmp_path):
 
 def build(data, *flags):
     """A task, a model, its criterion and the training's batches."""
-    arguments = [str(data), *FLAGS, "--arch", "lstm_rnndrop", "--init-range", "1", *map(str, flags)]
+    arguments = [str(data), *FLAGS, "--arch", "lstm_rnndrop", "--init-range", "1", "--no-save", *map(str, flags)]
     cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), arguments))
     task = tasks.setup_task(cfg.task)
     model, criterion = task.build_model(cfg.model), task.build_criterion(cfg.criterion)
@@ -195,10 +195,15 @@ def test_the_loss_is_the_cross_entropy_with_the_words_and_the_target(stream_data
     assert loss == nll or smoothing  # what a validation reports is of the text alone
 
 
-def test_a_run_that_is_killed_ends_like_an_uninterrupted_one(train, tmp_path):
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_run_that_is_killed_ends_like_an_uninterrupted_one(train, tmp_path, kept, monkeypatch):
     flags = ("--teacher-text", 100, "--max-epoch", 2)
     train("whole", *flags)
     train("killed", *flags, "--max-update", 7)
+    if kept:
+        monkeypatch.setattr(Teachers, "read", lambda *_: pytest.fail("reads again what has been kept"))
+    else:
+        (tmp_path / "killed" / "teachers.pt").unlink()
     train("killed", *flags)
     whole, killed = (
         torch.load(tmp_path / name / "checkpoint_last.pt", weights_only=True) for name in ("whole", "killed")
@@ -206,6 +211,33 @@ def test_a_run_that_is_killed_ends_like_an_uninterrupted_one(train, tmp_path):
     assert whole["optimizer_history"][-1]["num_updates"] == killed["optimizer_history"][-1]["num_updates"] > 7
     for name, value in whole["model"].items():
         assert torch.equal(value, killed["model"][name]), name
+
+
+def test_a_lesson_is_kept_for_the_same_teachers_and_text(tmp_path, caplog):
+    text, words = torch.arange(7), torch.arange(35, dtype=torch.int32).view(7, 5)
+    path = tmp_path / "new" / "teachers.pt"
+    assert teachers.load("a", text[:4], 3, path) is None
+    teachers.save((text, words), "a", path)
+    assert all(map(torch.equal, teachers.load("a", text[:4], 3, path), (text, words)))
+    for others in (("b", text[:4], 3), ("a", text[:4], 2), ("a", text[:5], 3), ("a", text[:4] + 1, 3)):
+        assert teachers.load(*others, path) is None
+    assert not caplog.records
+    whole = path.read_bytes()
+    content = words.numpy().tobytes()
+    assert content in whole
+    changed = whole.replace(content, content[::-1])
+    for content in (b"", whole[:-9], changed):
+        path.write_bytes(content)
+        caplog.clear()
+        assert teachers.load("a", text[:4], 3, path) is None
+        assert f"{path}: is damaged, the teachers begin anew" in caplog.text
+    torch.save([text], path)
+    assert teachers.load("a", text[:4], 3, path) is None
+
+
+def test_nothing_is_kept_with_no_save(train, tmp_path):
+    train("student", "--max-update", 1, "--no-save")
+    assert not list((tmp_path / "student").iterdir())
 
 
 def test_the_teachers_are_not_needed_any_more(command, train, trained, stream_data, tmp_path):
