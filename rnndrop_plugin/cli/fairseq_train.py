@@ -23,13 +23,11 @@ def complete(arguments: list[str], task: str | None = None) -> list[str]:
     Args:
         task: None in training, where the plugin makes the architecture's the default of --task.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    add_plugin_arguments(parser)
-    given, _ = parser.parse_known_args(arguments)
+    given = names_of(arguments)
     completed = list(arguments)
-    if given.user_dir is None:
+    if "--user-dir" not in given:
         completed += ["--user-dir", USER_DIR]
-    if given.task is None and task is not None:
+    if "--task" not in given and task is not None:
         completed += ["--task", task]
     return completed
 
@@ -44,8 +42,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Run fairseq-train with this plugin: --user-dir and, by the architecture, --task are filled in.",
         usage="%(prog)s DATA --arch ARCHITECTURE ...",
-        epilog="All other arguments are fairseq-train's. --arch ARCHITECTURE --help lists all of them, those of the "
-        "architecture last; docs/flags.md has the plugin's.",
+        epilog="All other arguments are fairseq-train's. --arch ARCHITECTURE --help lists them, those of the "
+        "architecture last, and with --criterion or --optimizer theirs; docs/flags.md has the plugin's.",
         allow_abbrev=False,
         add_help=names_of(sys.argv[1:]).isdisjoint(("--arch", "-a")),
     )

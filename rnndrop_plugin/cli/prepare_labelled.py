@@ -17,10 +17,10 @@ from rnndrop_plugin.cli.arguments import (
 )
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
 from rnndrop_plugin.cli.labelled import write_streams
-from rnndrop_plugin.cli.splits import SPECIAL, SPLITS, UNK, describe_dictionary
+from rnndrop_plugin.cli.splits import SPECIAL, UNK, cut, describe_dictionary
 from rnndrop_plugin.cli.vocabulary import prepare_words
 from rnndrop_plugin.data.text import read_lines
-from rnndrop_plugin.data.tokenization import Tokenization, text_sizes
+from rnndrop_plugin.data.tokenization import Tokenization, check_length, text_sizes
 from rnndrop_plugin.progress import progress_bar
 
 
@@ -59,6 +59,8 @@ def read_texts(path: Path, tokenization: Tokenization) -> list[Text]:
             raise ValueError(f"{place}: {reprlib.repr(line)}, expected a label, a tab and a text")
         if label in SPECIAL:
             raise ValueError(f"{place}: {label} is a symbol of fairseq's own, which a label must not be")
+        if tokenization.tokenizer == "tweets":
+            check_length(place, text)
         words = tokenization.tokenize(text)
         if not words:
             raise ValueError(f"{place}: the text is empty")
@@ -69,13 +71,7 @@ def read_texts(path: Path, tokenization: Tokenization) -> list[Text]:
 def split(texts: list[Text], valid: float, test: float, seed: int) -> dict[str, list[Text]]:
     """The texts in three parts, drawn at random, each in the order that it had."""
     order = random.Random(seed).sample(range(len(texts)), len(texts))
-    tests = round(len(texts) * test)
-    valids = round(len(texts) * valid)
-    parts = order[tests + valids :], order[tests : tests + valids], order[:tests]
-    if not all(parts):
-        sizes = ", ".join(str(len(part)) for part in parts)
-        raise ValueError(f"there are too few texts: {len(texts)} make parts of {sizes}")
-    return {name: [texts[i] for i in sorted(part)] for name, part in zip(SPLITS, parts, strict=True)}
+    return {name: [texts[i] for i in sorted(part)] for name, part in cut(order[::-1], valid, test).items()}
 
 
 def check_labels(splits: dict[str, list[Text]]) -> list[str]:

@@ -10,7 +10,7 @@ import sentencepiece
 
 from rnndrop_plugin.cli.arguments import SHARE, add_split_arguments, check_split_arguments, language, positive
 from rnndrop_plugin.cli.destination import add_destination_argument, destination
-from rnndrop_plugin.cli.splits import SPECIAL, SPLITS, UNK, Sentence, describe_dictionary, write_splits
+from rnndrop_plugin.cli.splits import SPECIAL, UNK, Sentence, cut, describe_dictionary, write_splits
 from rnndrop_plugin.data.text import lower_case, read_lines
 from rnndrop_plugin.data.tokenization import FILE, Tokenization, text_sizes
 from rnndrop_plugin.progress import progress_bar
@@ -31,17 +31,6 @@ def read_units(path: Path, by: str) -> list[Sentence]:
             units.append(Sentence(f"{path}, line {first}", " ".join(paragraph)))
             paragraph = []
     return units
-
-
-def split(units: list[Sentence], valid: float, test: float) -> dict[str, list[Sentence]]:
-    """Cut the text into its first part, for training, its middle, for validation, and its end, for testing."""
-    test_from = len(units) - round(len(units) * test)
-    valid_from = test_from - round(len(units) * valid)
-    parts = units[: max(valid_from, 0)], units[max(valid_from, 0) : test_from], units[test_from:]
-    if not all(parts):
-        sizes = ", ".join(str(len(part)) for part in parts)
-        raise ValueError(f"the text is too short: its {len(units)} sentences make parts of {sizes}")
-    return dict(zip(SPLITS, parts, strict=True))
 
 
 def train_sentencepiece(units: list[Sentence], size: int, folder: Path) -> None:
@@ -159,7 +148,7 @@ def read_parts(args: argparse.Namespace, named: dict[str, list[Path]]) -> dict[s
     units = read(args.files)
     if args.dictionary and not args.valid_fraction and not args.test_fraction:
         return {"test": units}
-    return split(units, args.valid_fraction or SHARE, args.test_fraction or SHARE)
+    return cut(units, args.valid_fraction or SHARE, args.test_fraction or SHARE)
 
 
 def dictionary_folder(path: Path) -> Path:

@@ -43,6 +43,24 @@ class Counts(NamedTuple):
         )
 
 
+def cut(items: list, valid: float, test: float) -> dict[str, list]:
+    """The first part of ``items``, for training, the middle one, for validation, and the last one, for testing.
+
+    Args:
+        valid, test: the shares of the second part and the third.
+
+    Raises:
+        ValueError: a part is empty.
+    """
+    test_from = len(items) - round(len(items) * test)
+    valid_from = max(test_from - round(len(items) * valid), 0)
+    parts = items[:valid_from], items[valid_from:test_from], items[test_from:]
+    if not all(parts):
+        sizes = ", ".join(str(len(part)) for part in parts)
+        raise ValueError(f"there are too few sentences or texts: {len(items)} make parts of {sizes}")
+    return dict(zip(SPLITS, parts, strict=True))
+
+
 def describe_dictionary(folder: Path, entries: int) -> str:
     """The line by which a command ends: the size of the dictionary that it has written."""
     return f"{folder}: dictionary of {entries:,} entries, <s>, <pad>, </s> and {UNK} among them"

@@ -26,7 +26,7 @@ def train(rank: int, processes: int, init: str, arguments: list[str]) -> None:
 
     rnndrop_plugin.register()  # --user-dir does nothing where the package has been imported
     if rank > 0:
-        sys.stderr = sys.stdout  # an error of the input is the same in all processes: one line of it will do
+        sys.stderr = open(f"{init}.{rank}", "w")  # an error of the input is the same in all processes: the first tells
     together = f"--cpu --distributed-world-size {processes} --distributed-rank {rank} --distributed-no-spawn "
     together += "--distributed-backend gloo --ddp-backend legacy_ddp --device-id 0 --distributed-init-method"
     sys.argv = ["fairseq-train", *arguments, *together.split(), f"file://{init}"]  # its path may have blanks
@@ -60,13 +60,17 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // args.processes)))
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     with tempfile.TemporaryDirectory() as folder:
-        command = (args.processes, os.path.join(folder, "init"), complete(arguments))
+        init = os.path.join(folder, "init")
+        command = (args.processes, init, complete(arguments))
         group = torch.multiprocessing.spawn(train, command, args.processes, join=False)
         try:
             while not group.join(grace_period=GRACE):
                 pass
         except ProcessException as error:
-            if group.processes[0].exitcode == 2:  # it has said why
+            first, failed = (group.processes[i].exitcode for i in (0, error.error_index))
+            if first != 2 and failed == 2:
+                sys.stderr.write(Path(f"{init}.{error.error_index}").read_text())
+            if 2 in (first, failed):  # it has said why
                 sys.exit(2)
             print(f"{Path(sys.argv[0]).name}: error: {str(error).strip()}", file=sys.stderr)
             sys.exit(1)

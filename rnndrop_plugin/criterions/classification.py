@@ -8,9 +8,15 @@ import torch
 import torch.nn.functional as F
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
-from fairseq.logging import metrics
 
-from rnndrop_plugin.criterions.scores import check_task, count_classes, f1_score, log_scores, mean, mean_f1, totals
+from rnndrop_plugin.criterions.scores import (
+    check_task,
+    count_classes,
+    f1_score,
+    log_loss_and_accuracy,
+    log_scores,
+    mean_f1,
+)
 from rnndrop_plugin.errors import InputError
 
 
@@ -77,9 +83,7 @@ class RnndropClassification(FairseqCriterion):
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict]) -> None:
         """Log the averages over ``logging_outputs``, one a batch or sums of several processes."""
-        loss, correct, size = totals(logging_outputs, "loss", "correct", "sample_size")
-        metrics.log_scalar("loss", mean(loss, size) / math.log(2), size, round=4)
-        metrics.log_scalar("accuracy", 100 * mean(correct, size), size, round=2)
+        log_loss_and_accuracy(logging_outputs, "nsentences")
 
     def log_scores(self, logging_outputs: list[dict]) -> None:
         """Log each label's F1 and the mean of the chosen ones."""

@@ -38,6 +38,13 @@ def mean(total: float, count: float) -> float:
     return total / count if count else math.nan
 
 
+def log_loss_and_accuracy(logging_outputs: list[dict], items: str) -> None:
+    """Log the mean loss in bits, and of how many ``items`` ("ntokens", say) the class is correct, in percent."""
+    loss, correct, size, count = totals(logging_outputs, "loss", "correct", "sample_size", items)
+    metrics.log_scalar("loss", mean(loss, size) / math.log(2), size, round=4)
+    metrics.log_scalar("accuracy", 100 * mean(correct, count), count, round=2)
+
+
 def f1_score(counts: Tensor) -> float:
     """The harmonic mean of precision and recall in percent, 0 where nothing is correct.
 

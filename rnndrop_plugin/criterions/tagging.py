@@ -1,12 +1,10 @@
 """The loss of taggers, with the scores of the spans or tags they find."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
-from fairseq.logging import metrics
 from omegaconf import II
 from torch import Tensor
 
@@ -14,11 +12,10 @@ from rnndrop_plugin.criterions.scores import (
     check_task,
     count_classes,
     f1_score,
+    log_loss_and_accuracy,
     log_scores,
-    mean,
     mean_f1,
     ratio,
-    totals,
 )
 from rnndrop_plugin.data.sequence_dataset import NO_TARGET
 
@@ -57,7 +54,7 @@ class RnndropTagging(FairseqCriterion):
             "nsentences": sample["nsentences"],
             "sample_size": sample_size,
         }
-        with torch.no_grad():
+        with torch.no_grad():  # in training with --crf it is the best tag of each word: a search would take too long
             predicted = model.decode(logits, lengths) if not model.training else logits.argmax(dim=2)
         logging_output["correct"] = (predicted == target).sum()  # NO_TARGET is no tag
         if not model.training:
@@ -86,9 +83,7 @@ class RnndropTagging(FairseqCriterion):
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict]) -> None:
         """Log the averages over ``logging_outputs``, one a batch or sums of several processes."""
-        loss, correct, size, words = totals(logging_outputs, "loss", "correct", "sample_size", "ntokens")
-        metrics.log_scalar("loss", mean(loss, size) / math.log(2), size, round=4)
-        metrics.log_scalar("accuracy", 100 * mean(correct, words), words, round=2)
+        log_loss_and_accuracy(logging_outputs, "ntokens")
 
     def log_scores(self, logging_outputs: list[dict]) -> None:
         """Log precision, recall and F1 of all spans, and each type's F1, or the mean F1 of the tags."""

@@ -39,6 +39,11 @@ def count_made_up(dictionary: Dictionary) -> int:
     return made_up
 
 
+def never_written(dictionary: Dictionary) -> list[int]:
+    """The ids that stand for nothing in a text: ``<s>``, padding and those made up."""
+    return [dictionary.bos(), dictionary.pad(), *range(len(dictionary) - count_made_up(dictionary), len(dictionary))]
+
+
 def real_symbols(dictionary: Dictionary) -> list[str]:
     """The symbols of ``dictionary`` that are neither fairseq's own nor made up, in their order."""
     return dictionary.symbols[dictionary.nspecial : len(dictionary) - count_made_up(dictionary)]
@@ -73,5 +78,5 @@ def load_split(
     if last >= len(dictionary):
         raise InputError(f"{path}.bin: token {last} is beyond the {len(dictionary)} types of dict.txt")
     if (tokens == dictionary.pad()).any():
-        raise InputError(f"{path}.bin: {dictionary[dictionary.pad()]} is in the text; it stands for none")
+        raise InputError(f"{path}.bin: {dictionary[dictionary.pad()]} is in the text, which is for padding alone")
     return sequences

@@ -52,12 +52,6 @@ class Sequences(FairseqDataset):
     def __getitem__(self, index: int) -> int:
         return int(index)
 
-    def num_tokens(self, index: int) -> int:
-        return int(self.sizes[index])
-
-    def size(self, index: int) -> int:
-        return int(self.sizes[index])
-
     def ordered_indices(self) -> np.ndarray:
         """By size, in random order among equals, so that a batch needs little padding."""
         return np.lexsort((np.random.permutation(len(self)), self.sizes))
@@ -191,7 +185,7 @@ def batch_iterator(
     with data_utils.numpy_seed(seed):
         indices = dataset.ordered_indices()
     batches = data_utils.batch_by_size(
-        indices, dataset.num_tokens, dataset.sizes[indices], max_tokens=max_tokens, max_sentences=max_sentences
+        indices, None, dataset.sizes[indices], max_tokens=max_tokens, max_sentences=max_sentences
     )
     return iterators.EpochBatchIterator(
         dataset,

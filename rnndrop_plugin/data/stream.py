@@ -148,7 +148,7 @@ class WindowIterator(iterators.EpochBatchIterator):
     A checkpoint of other windows (other rows, steps or tokens) goes on at the same fraction of the epoch.
 
     Args:
-        begin: called before an epoch is read; by then the training has been checked, and goes on.
+        begin: called when an epoch's first batch is asked for, after all checks of a training.
     """
 
     def __init__(self, windows: ContiguousWindows, epoch: int = 1, begin: Callable[[], None] = lambda: None):

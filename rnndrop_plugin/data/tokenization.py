@@ -73,7 +73,9 @@ class Tokenization:
         if tokenization.bpe and not isinstance(tokenization.model, str):
             raise ValueError(f"{path}: bpe {tokenization.bpe!r} without the file of a model")
         if not _are_sizes(tokenization.splits):
-            raise ValueError(f"{path}: the sizes of the splits are none: {tokenization.splits}")
+            raise ValueError(
+                f"{path}: splits must give each split's sentences, words and characters, got {tokenization.splits}"
+            )
         return tokenization
 
     def tokenize(self, text: str) -> list[str]:
@@ -105,7 +107,9 @@ class Tokenization:
 
         path = Path(self.folder, self.model)
         if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; the data folder's {FILE} names it")
+            raise FileNotFoundError(
+                f"{path}: no such file; it cut the text that the model was trained on: copy it from the data folder"
+            )
         return sentencepiece.SentencePieceProcessor(model_file=str(path))
 
 

@@ -30,8 +30,9 @@ class FromPretrained:
             What :mod:`rnndrop_plugin.tasks.pretrained` has for this kind of model, ready to be asked.
 
         Raises:
-            OSError: a file or the data folder is not there.
-            ValueError: the checkpoint cannot be loaded, is of another task, or of other dictionaries than the folder's.
+            OSError: the data folder is not there.
+            ValueError: the checkpoint is missing or cannot be loaded, is of another task, or of other dictionaries than
+                the folder's.
         """
         from rnndrop_plugin.tasks import pretrained  # tasks import models
 

@@ -252,7 +252,7 @@ class RecurrentSeq2Seq(CheckedLoading, FairseqEncoderDecoderModel):
     lengths_on_host = True  # see rnndrop_plugin.compat.batches
 
     @classmethod
-    def from_pretrained(cls, model_name_or_path, checkpoint_file="model.pt", data_name_or_path=".", **kwargs):
+    def from_pretrained(cls, model_name_or_path, checkpoint_file="checkpoint_best.pt", data_name_or_path=".", **kwargs):
         """See :meth:`fairseq.models.BaseFairseqModel.from_pretrained`.
 
         Raises:

@@ -184,11 +184,11 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         return weights._replace(hh=mask(weights.hh))
 
     def _drops_or_scales(self) -> bool:
+        rates = self.update_dropout, self.hidden_dropout, self.cell_dropout, self.weight_dropout
         # cuDNN draws dropout between layers by a generator of its own, which waits for the GPU after each seeding.
         own = self.dropout_sampling == "sequence" or self.weight_hh_l0.is_cuda
         between = own and self.training and self.num_layers > 1 and self.dropout > 0
-        weights = self.weight_dropout > 0 and (self.training or self.scaling == "expected")
-        return super()._drops_or_scales() or weights or between
+        return between or (any(rates) and (self.training or self.scaling == "expected"))
 
     def _plan(self, input: Tensor | PackedSequence) -> str:
         """The backend that runs a call that drops nothing."""

@@ -68,11 +68,6 @@ class RecurrentDropout(nn.Module):
                 )
         return Masks(**masks)
 
-    def _drops_or_scales(self) -> bool:
-        """Whether a call without masks differs from one of the same cell without dropout."""
-        dropout = self.update_dropout or self.hidden_dropout or self.cell_dropout
-        return bool(dropout) and (self.training or self.scaling == "expected")
-
     def _as_state(self, hx: Any) -> State:
         """The state that a caller gave as a tuple of tensors; TypeError if it is of another form."""
         number = 2 if self.cell == "lstm" else 1

@@ -173,10 +173,10 @@ class RnndropLanguageModelingTask(RnndropTask):
             for path in map(Path, split_teachers(self.cfg.teachers)):
                 if path.resolve().parent == Path(self.cfg.save_dir).resolve():
                     raise InputError(f"--teachers: {path}: is in --save-dir, where the training may write over it")
-        if self.cfg.teacher_text < 0 or (self.cfg.teacher_text and self.cfg.teachers is None):
-            raise InputError(
-                f"--teacher-text must be a number of tokens, and needs --teachers, got {self.cfg.teacher_text}"
-            )
+        elif self.cfg.teacher_text:
+            raise InputError("--teacher-text needs --teachers")
+        if self.cfg.teacher_text < 0:
+            raise InputError(f"--teacher-text must not be negative, got {self.cfg.teacher_text}")
         return super().build_criterion(cfg, from_checkpoint)
 
     def _refuse_evaluation(self) -> None:
@@ -229,8 +229,8 @@ class RnndropLanguageModelingTask(RnndropTask):
     def _learn(self, windows: ContiguousWindows, tokens: Tensor, keeps: bool) -> None:
         """Fill ``windows`` with the training text, what its teachers have written, and what they expect of each token.
 
-        The teachers read and write once, when the first epoch begins: what does not go on needs no teachers. The first
-        process keeps it all in --save-dir, for when the run is resumed.
+        The teachers read and write once, when the first epoch begins, so a command that stops before it does not run
+        them. The first process keeps it all in --save-dir, for when the run is resumed.
         """
         cfg, path = self.cfg, Path(self.cfg.save_dir) / "teachers.pt"
         if self.lesson is None:

@@ -13,7 +13,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor, nn
 
 import rnndrop_plugin
-from rnndrop_plugin.data.indexed import count_made_up
+from rnndrop_plugin.data.indexed import never_written
 from rnndrop_plugin.data.text import normalize
 from rnndrop_plugin.data.tokenization import Tokenization
 from rnndrop_plugin.tasks import prediction
@@ -133,6 +133,8 @@ class PretrainedLanguageModel(Pretrained):
     ) -> str:
         """``prompt`` and a continuation drawn from the model, up to ``</s>`` or ``max_tokens`` more tokens.
 
+        ``<unk>`` is never drawn.
+
         Args:
             temperature: the logits are divided by it; below 1 likely tokens become likelier still.
             seed: of the draws, for the same continuation each time.
@@ -150,8 +152,7 @@ class PretrainedLanguageModel(Pretrained):
             generator.seed()
         else:
             generator.manual_seed(seed)
-        made_up = range(len(dictionary) - count_made_up(dictionary), len(dictionary))
-        never = [dictionary.bos(), dictionary.pad(), dictionary.unk(), *made_up]
+        never = [*never_written(dictionary), dictionary.unk()]
         (tokens,), state = self.words_of_all([prompt]), {}
         new = [dictionary.eos(), *prediction.encode(tokens, dictionary).tolist()]
         for _ in range(max_tokens):

@@ -10,7 +10,7 @@ from fairseq import checkpoint_utils
 from fairseq.data import Dictionary
 from torch import Tensor, nn
 
-from rnndrop_plugin.data.indexed import count_made_up
+from rnndrop_plugin.data.indexed import never_written
 from rnndrop_plugin.data.stream import ContiguousWindows
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.files import split_paths
@@ -171,8 +171,7 @@ class Teachers:
         logger.info(f"the teachers write {count:,} tokens")
         tokens, steps = torch.full((ROWS, 1), self.dictionary.eos()), -(-count // ROWS)
         drawn = torch.empty(ROWS, steps, 1 + WORDS, dtype=torch.int32)
-        never = [self.dictionary.bos(), self.dictionary.pad()]
-        never += range(len(self.dictionary) - count_made_up(self.dictionary), len(self.dictionary))
+        never = never_written(self.dictionary)
         for step in progress_bar(range(steps), desc="teachers write", unit=" steps"):
             drawn[:, step : step + 1] = self._draw(tokens, step == 0, 1 + WORDS, never)
             tokens = drawn[:, step : step + 1, 0].long()

@@ -115,6 +115,11 @@ def test_vectors(prepare, tmp_path, read_split, write):
         ({"train": TRAIN}, ("--seed", "2"), "--seed goes with FILE, which is split at random"),
         ({"train": TRAIN}, ("--tokenizer", "tweets", "--language", "de"), "--language goes with --tokenizer moses"),
         ({"train": TRAIN}, ("--vectors", "absent"), "absent"),
+        (
+            {"train": f"{TRAIN}good\t{'a ' * 5001}\n"},
+            ("--tokenizer", "tweets"),
+            "a text of 10,001 characters, expected at most 10,000",
+        ),
     ],
 )
 def test_bad_input(prepare, tmp_path, read_split, texts, args, message):
@@ -130,4 +135,4 @@ def test_bad_input(prepare, tmp_path, read_split, texts, args, message):
 def test_too_few_texts(call, tmp_path, write):
     write(tmp_path / "all.tsv", "a\tx\nb\ty\n")
     status, _, err = call(prepare_labelled, tmp_path / "all.tsv", "--dest", tmp_path / "dest")
-    assert (status, "there are too few texts: 2 make parts of 2, 0, 0" in err) == (2, True)
+    assert (status, "there are too few sentences or texts: 2 make parts of 2, 0, 0" in err) == (2, True)

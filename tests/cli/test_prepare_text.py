@@ -111,8 +111,8 @@ def test_sentencepiece(prepare, tmp_path, read_split):
     ("text", "args", "words"),
     [
         ("", [], "text.txt: has no text"),
-        ("a\nb\n", [], "the text is too short: its 2 sentences make parts of 2, 0, 0"),
-        ("a\n" * 10, ["--valid-fraction", "0.5", "--test-fraction", "0.5"], "too short"),
+        ("a\nb\n", [], "there are too few sentences or texts: 2 make parts of 2, 0, 0"),
+        ("a\n" * 10, ["--valid-fraction", "0.5", "--test-fraction", "0.5"], "too few sentences"),
         ("a b\n" * 10, ["--sentencepiece", "5000"], "--sentencepiece 5000: Vocabulary size too high"),
         ("a b\n" * 10, ["--sentencepiece", "2"], "--sentencepiece 2: "),
         ("a b\n" * 9 + "\n\nc", ["--min-count", "1"], "text.txt, line 12: 'c' is not in the training text"),
@@ -180,7 +180,7 @@ def test_a_new_text_for_a_trained_model(prepare, call, tmp_path, write, read_spl
     assert kept.splits == {"test": {"sentences": 2, "words": 8 + 2, "characters": len(LINES[3]) + 7}}
 
     split = (*args, "--valid-fraction", "0.3", "--test-fraction", "0.3", "--dest", tmp_path / "split")
-    assert "too short" in call(prepare_text, *split)[2]
+    assert "too few sentences" in call(prepare_text, *split)[2]
     status, _, err = call(prepare_text, *args, "--lower", "--dest", tmp_path / "other")
     assert (status, "first/tokenizer.json says how the text is cut" in err) == (2, True)
 

@@ -179,6 +179,24 @@ def test_bad_arguments(call, processes):
 
 @pytest.mark.slow
 def test_bad_input_is_told_once(stream_data, tmp_path):
-    process = start(*arguments(stream_data, tmp_path, 3, "--update-dropout", 2), stderr=subprocess.PIPE)
-    _, stderr = process.communicate(timeout=120)
-    assert (process.returncode, stderr.count("error: --update-dropout must be in [0, 1), got 2.0\n")) == (2, 1)
+    process = start(*arguments(stream_data, tmp_path, 3, "--update-dropout", 2), stderr=subprocess.STDOUT)
+    told, _ = process.communicate(timeout=120)
+    assert (process.returncode, told.count("error: --update-dropout must be in [0, 1), got 2.0\n")) == (2, 1)
+
+
+@pytest.mark.slow
+def test_bad_input_of_another_process_is_told(stream_data, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "__init__.py").write_text(
+        "import sys\n"
+        "from rnndrop_plugin.errors import InputError\n"
+        "from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingTask\n"
+        "def load_dataset(*args, **kwargs):\n"
+        "    raise InputError('found by the second process')\n"
+        "if sys.argv[sys.argv.index('--distributed-rank') + 1] == '1':\n"
+        "    RnndropLanguageModelingTask.load_dataset = load_dataset\n"
+    )
+    process = start(*arguments(stream_data, tmp_path, 2, "--user-dir", own), stderr=subprocess.PIPE)
+    _, told = process.communicate(timeout=120)
+    assert (process.returncode, told.count("error: found by the second process\n")) == (2, 1)

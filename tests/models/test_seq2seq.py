@@ -325,7 +325,7 @@ def test_parameters_of_another_model_are_refused():
 def test_what_is_missing_is_named(tmp_path):
     (tmp_path / "model.pt").touch()
     for arguments, line in (
-        ((tmp_path / "absent",), "absent/model.pt: no such file"),
+        ((tmp_path / "absent",), "absent/checkpoint_best.pt: no such file"),
         ((tmp_path, "model.pt:other.pt"), "other.pt: no such file"),
         ((tmp_path, "model.pt", "absent"), "absent: no such folder"),
     ):

@@ -9,6 +9,7 @@ from fairseq import options, tasks
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 from torch.nn.functional import one_hot
 
+from rnndrop_plugin.data import indexed
 from rnndrop_plugin.models.language_model import RecurrentDecoder, RecurrentLanguageModel
 from rnndrop_plugin.tasks import teachers
 from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingTask
@@ -123,7 +124,7 @@ def test_a_text_is_written_by_the_mean_of_the_teachers(make_teachers, monkeypatc
     agree = (text == words.flatten(0, 1)[:, 0]).float().mean()  # a token is none of its own words but by chance
     assert 0.05 < agree < 0.5
     assert torch.equal(text, make_teachers().write(6000)[0])
-    monkeypatch.setattr(teachers, "count_made_up", lambda dictionary: 3)  # such as fill its end
+    monkeypatch.setattr(indexed, "count_made_up", lambda dictionary: 3)  # such as fill its end
     text, _ = own.write(6001)
     assert len(text) == 6001 and int(text.max()) == 20
 
@@ -278,7 +279,7 @@ def test_a_teacher_of_another_dictionary_or_task_is_refused(
         (("--teachers", "missing.pt"), "--teachers: missing.pt"),
         (("--teachers", ""), "--teachers: an empty path: there is no file"),
         (("--teachers", "one.pt:"), "--teachers: one.pt:: there is no file before or after a colon"),
-        (("--teacher-text", -1), "--teacher-text must be a number of tokens"),
+        (("--teacher-text", -1), "--teacher-text must not be negative, got -1"),
     ],
 )
 def test_what_cannot_teach_is_refused(refuse, stream_data, trained, tmp_path, flags, words):

@@ -8,8 +8,6 @@ A cell does one step at a time, so that a recurrence whose input depends on its 
 :mod:`rnndrop_plugin.ops.input_feeding`).
 """
 
-from collections.abc import Iterable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,7 +27,7 @@ class Steps:
     def __init__(self, options: Options, time: int):
         self.time = time
         self.before, self.after = (1, 0) if options.reverse else (0, 1)
-        self.order: Iterable[int] = range(time - 1, -1, -1) if options.reverse else range(time)
+        self.order: range = range(time - 1, -1, -1) if options.reverse else range(time)
         self.first, self.last = (time, 0) if options.reverse else (0, time)
         lengths = options.lengths
         self.running = None

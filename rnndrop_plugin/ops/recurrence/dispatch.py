@@ -203,6 +203,7 @@ def _recurrence(problem: Problem, backend: str) -> tuple[Tensor, State]:
     device = input.device.type
     time, batch, _ = input.shape
     dtype = computed_dtype(input)
+    by_name = backend == "reference"
     backend = choose_backend(
         cell,
         masks,
@@ -217,7 +218,7 @@ def _recurrence(problem: Problem, backend: str) -> tuple[Tensor, State]:
         training=gradient_is_wanted(problem.differentiable()),
     )
     autocast = in_autocast(device)
-    half_on_cpu = device == "cpu" and dtype.itemsize < 4 and backend != "reference"
+    half_on_cpu = device == "cpu" and dtype.itemsize < 4 and not by_name
     if autocast or half_on_cpu:  # without these, the checks have made sure that all have one dtype
         problem = _cast(problem, torch.float32 if half_on_cpu else dtype)
     with without_autocast(device):

@@ -298,6 +298,15 @@ def test_half_types_are_computed_in_float32(backend, cell, dtype):
     check(problem, backend, rounding, rounding)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [(1, 3, 16, 64), (1, 20, 16, 64), (4, 3, 16, 64)])
+@pytest.mark.parametrize("cell", GATES)
+def test_half_types_are_computed_in_float32_whatever_auto_chooses(cell, size, dtype):
+    half = make(cell, size, ("hidden",), dtype=torch.float32).to(dtype)
+    outputs = [recurrence(*problem)[0] for problem in (half, half.to(torch.float32))]
+    assert torch.equal(outputs[0], outputs[1].to(dtype))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_autocast(backend):
     problem = make("lstm", (5, 3, 4, 7), ("update",), dtype=torch.float32)
