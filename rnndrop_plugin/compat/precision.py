@@ -53,9 +53,7 @@ def amp_state_dict(optimizer) -> dict:
 def load_amp_state_dict(optimizer, state_dict, *args, **kwargs):
     """Restore the loss scale, if the checkpoint has one."""
     upstream_amp_load_state_dict(optimizer, state_dict, *args, **kwargs)
-    saved = state_dict.get("scaler", {})
-    if all(name in saved for name in SCALE):
-        optimizer.scaler.load_state_dict(optimizer.scaler.state_dict() | saved)
+    optimizer.scaler.load_state_dict(optimizer.scaler.state_dict() | state_dict.get("scaler", {}))
 
 
 @functools.wraps(upstream_state_dict)

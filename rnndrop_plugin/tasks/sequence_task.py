@@ -132,17 +132,16 @@ class SequencesTask(RnndropTask):
         self, dataset, *, max_tokens=None, max_sentences=None, seed=1, num_shards=1, shard_id=0, epoch=1, **kwargs
     ):
         """Batches of sequences of like length, see :func:`rnndrop_plugin.data.sequence_dataset.batch_iterator`."""
-        trains = self.trains(kwargs)
         chosen = {name: kwargs.get(name, False) for name in ("skip_remainder_batch", "grouped_shuffling")}
         return batch_iterator(
-            dataset if trains else dataset.whole(),
+            dataset if self.trains(kwargs) else dataset.whole(),
             max_tokens=max_tokens,
             max_sentences=max_sentences,
             seed=seed,
             num_shards=num_shards,
             shard_id=shard_id,
             epoch=epoch,
-            **(chosen if trains else {}),
+            **chosen,
         )
 
     def build_criterion(self, cfg, from_checkpoint=False):

@@ -105,6 +105,18 @@ def test_an_unusable_checkpoint_is_told_in_one_line(tmp_path, content, reason):
     assert not isinstance(unpatched.value, InputError)
 
 
+def test_torch_loads_parameters_whose_bits_have_changed(command, training, tmp_path):
+    command(*training, "--max-update", 1, "--save-dir", tmp_path)
+    path = tmp_path / "checkpoint_last.pt"
+    weight = torch.load(path)["model"]["decoder.rnn.weight_hh_l0"]
+    content = weight.numpy().tobytes()
+    assert path.read_bytes().count(content) == 1
+    path.write_bytes(path.read_bytes().replace(content, content[::-1]))
+    assert not torch.equal(torch.load(path)["model"]["decoder.rnn.weight_hh_l0"], weight)
+    with pytest.raises(checkpoint_files.DamagedCheckpoint, match="it is damaged"):
+        checkpoint_utils.load_checkpoint_to_cpu(str(path))
+
+
 def test_a_fault_of_the_code_is_no_damage_of_the_file(tmp_path, monkeypatch):
     """Otherwise a run would go on from an older checkpoint."""
 

@@ -61,6 +61,13 @@ def test_metrics_of_the_other_tasks(command, tagging_data, tmp_path, task, refus
     assert (tmp_path / "checkpoint_best.pt").exists()
 
 
+def test_of_several_validation_texts_the_first_has_the_metric(command, training, tmp_path):
+    more = ("--valid-subset", "valid,test", "--best-checkpoint-metric", "ppl", "--save-dir", tmp_path)
+    log = command(*training, *more, "--max-update", 1)
+    best = torch.load(tmp_path / "checkpoint_best.pt")["extra_state"]["best"]
+    assert [str(best)] == log.metrics("ppl", "valid") != log.metrics("ppl", "test")
+
+
 def test_looking_for_the_metric_changes_no_number(command, training, tmp_path):
     dropout = ("--lr", 1, "--update-dropout", 0.25, "--decoder-dropout-in", 0.2)
     arguments = (*training, *dropout, "--max-epoch", 1, "--best-checkpoint-metric")

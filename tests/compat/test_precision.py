@@ -31,6 +31,19 @@ def test_bf16_means_the_device_at_hand(command, training, tmp_path, unpatch, fla
         command(*arguments, "--save-dir", tmp_path / "upstream")
 
 
+def test_a_run_goes_on_from_a_checkpoint_that_fairseq_wrote(command, training, tmp_path, monkeypatch):
+    """Which has no parameters in float32."""
+    arguments = (*training, "--cpu", "--bf16", "--save-dir", tmp_path, "--max-update")
+    with monkeypatch.context() as patch:
+        patch.setattr(_FP16OptimizerMixin, "state_dict", precision.upstream_state_dict)
+        command(*arguments, 1)
+    before = torch.load(tmp_path / "checkpoint_last.pt")
+    assert "fp32_params" not in before["last_optimizer_state"]
+    assert command(*arguments, 2).metrics("num_updates", "train_inner") == ["2"]
+    after = torch.load(tmp_path / "checkpoint_last.pt")  # an update of this rate changes nothing in half precision
+    torch.testing.assert_close(after["model"], before["model"], rtol=0, atol=0)
+
+
 def amp(optimizer_class, lr: float, parameter: torch.nn.Parameter, **common) -> AMPOptimizer:
     flags = {"amp_init_scale": 64, "fp16_init_scale": 2, "amp_scale_window": None, "min_loss_scale": 1e-4, **common}
     optimizer = optimizer_class(Namespace(lr=[lr], momentum=0.0, weight_decay=0.0), [parameter])

@@ -332,6 +332,14 @@ def test_flags_that_exclude_each_other(command, training, tmp_path, refuse, unpa
             command(*arguments)
 
 
+def test_a_run_that_another_ones_checkpoint_began_goes_on_from_its_own(command, training, tmp_path):
+    command(*training, "--max-update", 1, "--save-dir", tmp_path / "first")
+    more = ("--continue-once", tmp_path / "first" / LAST, "--patience", 9, "--save-dir", tmp_path / "second")
+    assert command(*training, *more, "--max-update", 2).metrics("num_updates", "train_inner") == ["2"]
+    logged = command(*training, *more, "--max-update", 2)
+    assert "this run has ended before, after 2 updates: --max-update is 2" in logged.text()
+
+
 @pytest.mark.parametrize("fp32", [(), ("--ema-fp32",)])
 def test_an_average_of_parameters_can_be_added_at_a_resume(command, training, tmp_path, unpatch, fp32):
     rate, decay = ("--lr", 1), ("--store-ema", "--ema-decay", 0.75, *fp32)
@@ -373,6 +381,17 @@ def test_fairseq_forgets_what_a_bit_for_bit_resume_needs(command, training, tmp_
     else:
         monkeypatch.setattr(checkpoint_utils, "load_checkpoint", resume.upstream_load)
     assert differ(whole, run("upstream", 3, 5, 6))
+
+
+def test_an_average_in_single_precision_of_a_model_in_half_goes_on_bit_for_bit(command, training, tmp_path):
+    flags = ("--optimizer", "adam", "--lr", 1e-3, "--bf16", "--store-ema", "--ema-decay", 0.75, "--ema-fp32")
+    averages = []
+    for name, updates in (("whole", (6,)), ("resumed", (3, 6))):
+        for update in updates:
+            command(*training, *flags, "--save-dir", tmp_path / name, "--max-update", update)
+        averages.append(torch.load(tmp_path / name / LAST)["extra_state"]["ema_fp32_params"])
+    assert {average.dtype for average in averages[0].values()} == {torch.float32}
+    torch.testing.assert_close(*averages, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

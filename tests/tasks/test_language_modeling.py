@@ -254,6 +254,19 @@ def test_several_models_are_evaluated_by_the_mean_of_their_probabilities(
     assert "Model file not found" in refuse("eval_lm", stream_data, *TASK, "--path", together)  # fairseq without us
 
 
+def test_the_shards_of_an_evaluation_are_its_rows(trained, evaluate, stream_data):
+    path, _ = trained
+    text = read_text(stream_data, "test")
+    _, whole = evaluate(stream_data, path, "--batch-size", 4)
+    tokens, nats = [], []
+    for shard in (0, 1):
+        logged, perplexity = evaluate(stream_data, path, "--batch-size", 2, "--num-shards", 2, "--shard-id", shard)
+        tokens.append(int(re.search(r"Evaluated (\d+) tokens", logged.text())[1]))
+        nats.append(tokens[-1] * math.log(perplexity))
+    assert sum(tokens) == len(text) and min(tokens) > 0
+    assert sum(nats) == pytest.approx(len(text) * math.log(whole), rel=1e-6)
+
+
 def bits(perplexity: float) -> str:
     """The loss as fairseq logs it."""
     return str(round(math.log2(perplexity), 3))
@@ -301,6 +314,15 @@ def test_windows_of_varying_length_need_the_scale_of_sentence_avg(train):
     assert warning not in train("scaled", "--variable-bptt", "--sentence-avg", "--max-update", 1).text()
 
 
+def test_training_texts_in_parts_are_one_stream(command, stream_data, tmp_path):
+    data = Path(shutil.copytree(stream_data, tmp_path / "data"))
+    for ending in ("bin", "idx"):
+        shutil.copy(data / f"test.{ending}", data / f"train1.{ending}")
+    tokens = sum(len(read_text(data, split)) for split in ("train", "test"))
+    logged = command("train", *flags(data, tmp_path / "run", "--max-update", 1))
+    assert f"train: {tokens} tokens in 4 rows" in logged.text()
+
+
 # Other evaluations
 
 
@@ -337,6 +359,20 @@ def test_an_evaluation_stands_before_its_result(trained, evaluate, stream_data):
         assert perplexity == pytest.approx(static, rel=0.2)
     logged, perplexity = evaluate(stream_data, path)
     assert perplexity == static and evaluated_by(logged) == "static evaluation"
+
+
+@pytest.mark.parametrize(
+    ("unneeded", "flags"),
+    [
+        ("train", ("--softmax-temperature", "valid")),
+        ("valid", ("--dynamic-evaluation", "rms", "--dynamic-evaluation-lr", 0.002)),
+    ],
+)
+def test_an_evaluation_reads_no_other_text_than_it_says(trained, evaluate, stream_data, tmp_path, unneeded, flags):
+    data = Path(shutil.copytree(stream_data, tmp_path / "data"))
+    for path in data.glob(f"{unneeded}.*"):
+        path.unlink()
+    assert evaluate(data, trained[0], *flags)[1] == evaluate(stream_data, trained[0], *flags)[1]
 
 
 def test_the_flags_of_an_evaluation_are_refused_in_training(train, capsys):

@@ -8,7 +8,7 @@ from fairseq.data import Dictionary
 
 from rnndrop_plugin.data.tokenization import Tokenization
 from rnndrop_plugin.tasks import prediction
-from rnndrop_plugin.tasks.sequence_task import CHARACTERS
+from rnndrop_plugin.tasks.sequence_task import CAPITALISATION, CHARACTERS
 
 
 class Echo(torch.nn.Module):
@@ -19,8 +19,10 @@ class Echo(torch.nn.Module):
         self.parameter = torch.nn.Parameter(torch.zeros(1))
         self.shapes = []
 
-    def forward(self, src_tokens, src_lengths, characters=None):
+    def forward(self, src_tokens, src_lengths, characters=None, capitalisation=None):
         self.shapes.append(tuple(src_tokens.shape))
+        if capitalisation is not None:
+            return capitalisation
         return src_tokens if characters is None else characters.flatten(1)
 
 
@@ -28,13 +30,17 @@ class Echo(torch.nn.Module):
 def predict():
     """Predicts with the model, over the words a, é and cat and their characters if asked."""
 
-    def predict(model, sequences, batch_size=64, characters=False, tokenization=None):
+    def predict(model, sequences, batch_size=64, characters=False, tokenization=None, kinds=()):
         words, letters = Dictionary(), Dictionary()
         for word in ("a", "é", "cat", "00-0"):
             words.add_symbol(word)
         for letter in "catsé0":
             letters.add_symbol(letter)
         dictionaries = {"word": words} | ({CHARACTERS: letters} if characters else {})
+        if kinds:
+            dictionaries[CAPITALISATION] = Dictionary()
+            for kind in kinds:
+                dictionaries[CAPITALISATION].add_symbol(kind)
         task = SimpleNamespace(source_dictionary=words, dictionaries=dictionaries, tokenization=tokenization)
         return prediction.predict(task, model, sequences, batch_size, lambda logits, _: logits)
 
@@ -65,3 +71,14 @@ def test_digits_are_read_as_the_training_data_have_them(predict):
     assert predict(Echo(), [["12-5", "00-0", "cat"]], tokenization=Tokenization("moses")) == [[3, 7, 6]]
     (row,) = predict(Echo(), [["c3"]], characters=True, tokenization=zeros)
     assert row == [4, 9]
+
+
+def test_symbols_of_fairseq_are_unknown_words(predict):
+    assert predict(Echo(), [["<s>", "<pad>", "</s>", "<unk>", "a"]]) == [[3, 3, 3, 3, 4]]
+
+
+def test_words_are_read_with_the_class_of_their_capitals(predict):
+    kinds = ("lower", "title", "upper", "mixed", "none")
+    words = ["cat", "Cat", "CAT", "cAt", "00-0"]
+    assert predict(Echo(), [words, ["Cat"]], kinds=kinds)[0] == [4, 5, 6, 7, 8]
+    assert predict(Echo(), [words], kinds=kinds[:3]) == [[4, 5, 6, 3, 3]]  # classes that the dictionary lacks

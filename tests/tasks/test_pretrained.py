@@ -105,6 +105,29 @@ def test_samples(language_model):
         model.sample("w1", max_tokens=-1)
 
 
+def test_samples_without_a_seed_differ(language_model):
+    model = RecurrentLanguageModel.from_pretrained(language_model)
+    assert len({model.sample(max_tokens=30) for _ in range(10)}) > 1
+
+
+def test_the_temperature_divides_the_logits(language_model, monkeypatch):
+    model = RecurrentLanguageModel.from_pretrained(language_model)
+    dictionary = model.task.dictionary
+    log_probs = torch.full((len(dictionary),), -math.inf)
+    log_probs[[dictionary.index("w1"), dictionary.index("w2")]] = torch.tensor([0.9, 0.1]).log()
+    monkeypatch.setattr(model, "_log_probs", lambda tokens, **state: log_probs.expand(len(tokens), -1))
+    for temperature, share in ((0.5, 81 / 82), (1, 9 / 10), (2, 3 / 4)):
+        words = model.sample(max_tokens=3000, temperature=temperature, seed=1).split()
+        assert len(words) == 3000
+        assert words.count("w1") / len(words) == pytest.approx(share, abs=0.03)
+
+
+def test_a_sample_is_a_text_as_the_data_had_it_before_it_was_cut(language_model):
+    model = RecurrentLanguageModel.from_pretrained(language_model)
+    model.tokenization = Tokenization("moses")
+    assert model.sample("No more, now.", max_tokens=0) == "No more, now."
+
+
 def test_symbols_that_stand_for_no_word_are_never_drawn(language_model, monkeypatch):
     model = RecurrentLanguageModel.from_pretrained(language_model)
     dictionary = model.task.dictionary

@@ -134,6 +134,23 @@ def own_data(tagging_data, tmp_path) -> Path:
     return Path(shutil.copytree(tagging_data, tmp_path / "own"))
 
 
+def test_training_data_in_parts_are_read_together(command, own_data, tmp_path):
+    for stream in ("word", "capitalisation", "characters", "tag"):
+        for ending in ("bin", "idx"):
+            shutil.copy(own_data / stream / f"valid.{ending}", own_data / stream / f"train1.{ending}")
+    log = command("train", *flags("tagging", own_data, tmp_path / "run", "--max-epoch", 1, "--batch-size", 10))
+    assert log.metrics("num_updates", "train") == ["15"]  # 120 sentences and 30
+
+
+def test_the_last_batch_of_an_epoch_can_be_left_out_of_the_training_alone(command, tagging_data, tmp_path):
+    options = ("--max-epoch", 2, "--batch-size", 7, "--skip-remainder-batch")
+    log = command("train", *flags("tagging", tagging_data, tmp_path, *options))
+    assert log.metrics("num_updates", "train") == ["17", "34"]  # of 18 batches
+    whole = ("--path", tmp_path / "checkpoint_last.pt", "--log-format", "json", "--batch-size", 30)
+    validated = command("validate", tagging_data, *flags("tagging", "", "")[1:5], *whole)
+    assert log.metrics("f1", "valid")[-1:] == validated.metrics("f1", "valid")
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_symbols_that_fairseq_made_up_are_no_classes(task, command, tagging_data, own_data, refuse, tmp_path):
     """As fairseq-preprocess writes dictionaries: their size is a multiple of 8. Nothing comes of it."""
@@ -164,9 +181,9 @@ def test_symbols_that_fairseq_made_up_are_no_classes(task, command, tagging_data
 
 def test_a_label_of_such_a_name_that_occurs_is_one():
     dictionary = Dictionary()
-    for name, count in {"good": 9, "madeupword0000": 4, "bad": 0, "madeupword0001": 0, "madeupword0002": 0}.items():
+    for name, count in {"good": 9, "bad": 0, "madeupword0000": 4, "madeupword0001": 0, "madeupword0002": 0}.items():
         dictionary.add_symbol(name, count)
-    assert real_symbols(dictionary) == ["good", "madeupword0000", "bad"]
+    assert real_symbols(dictionary) == ["good", "bad", "madeupword0000"]
 
 
 @pytest.mark.parametrize(

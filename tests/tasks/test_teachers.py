@@ -129,6 +129,13 @@ def test_a_text_is_written_by_the_mean_of_the_teachers(make_teachers, monkeypatc
     assert len(text) == 6001 and int(text.max()) == 20
 
 
+def test_what_is_written_follows_what_is_read(make_teachers):
+    text, own = torch.arange(4, 24), make_teachers()
+    parts = list(zip((text, own.read(text)), own.write(7), strict=True))
+    for joined, part in zip(make_teachers().teach(text, 7), parts, strict=True):
+        assert torch.equal(joined, torch.cat(part))
+
+
 def test_each_window_has_the_words_of_its_tokens(stream_data, trained):
     task, _, _, batches = build(stream_data, "--teachers", trained[0], "--variable-bptt", "--teacher-text", 31)
     assert task.lesson is None  # before an epoch begins
@@ -234,6 +241,29 @@ def test_a_lesson_is_kept_for_the_same_teachers_and_text(tmp_path, caplog):
         assert f"{path}: is damaged, the teachers begin anew" in caplog.text
     torch.save([text], path)
     assert teachers.load("a", text[:4], 3, path) is None
+
+
+def test_what_tells_the_words_of_teachers_from_those_of_others(tmp_path):
+    paths = [tmp_path / "one.pt", tmp_path / "two.pt"]
+    for path in paths:
+        path.write_bytes(b"parameters")
+    named = ":".join(map(str, paths))
+    digests = [teachers.digest(named, seed) for seed in (1, 2)]
+    assert digests[0] == teachers.digest(named, 1)
+    paths[1].write_bytes(b"trained anew")
+    digests.append(teachers.digest(named, 1))
+    paths[1].unlink()
+    digests.append(teachers.digest(named, 1))
+    assert len(set(digests)) == 4
+
+
+def test_the_first_process_keeps_what_is_drawn(stream_data, trained, tmp_path):
+    for shard in (1, 0):
+        task, *_ = build(stream_data, "--teachers", trained[0])
+        task.cfg.no_save, task.cfg.save_dir = False, str(tmp_path)
+        share = {"max_sentences": 2, "num_shards": 2, "shard_id": shard, "update_epoch_batch_itr": False}
+        task.get_batch_iterator(task.datasets["train"], **share).next_epoch_itr()
+        assert len(list(tmp_path.iterdir())) == (shard == 0)
 
 
 def test_nothing_is_kept_with_no_save(train, tmp_path):
