@@ -115,6 +115,7 @@ def test_two_processes_train_on_sequences_as_twice_the_batches_an_update_do(
     torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_thread_of_the_processes_together_outlives_the_training(stream_data, tmp_path):
     """One that still holds a tensor when the interpreter ends would abort the process."""
     code = "import sys; from pathlib import Path; from rnndrop_plugin.cli import train_cpu; "
