@@ -12,6 +12,7 @@ from benchmarks.layers import GATES, SHAPES, Figure, Shape, growth, product_rate
 from benchmarks.memory import memory
 from benchmarks.report import TITLES, plot, table
 from rnndrop_plugin.cli.arguments import positive, positive_number
+from rnndrop_plugin.cli.plot import subplots
 from rnndrop_plugin.files import write_text
 from rnndrop_plugin.ops import c_library
 from rnndrop_plugin.progress import progress_bar
@@ -86,6 +87,8 @@ def main() -> None:
             parser.error(f"{path} is a folder")
     if args.plot and "training" not in args.sections:
         parser.error("--plot needs the section training")
+    if args.plot:
+        subplots(args.plot)  # what cannot be drawn is refused now
     if args.threads:
         torch.set_num_threads(args.threads)
 
@@ -106,8 +109,22 @@ def main() -> None:
                 found = list(timings(section, args.families, args.shapes, args.seconds, rate, progress))
         print(f"\n{TITLES[section].format(f'({args.shapes[0]})')}{table(found)}", flush=True)
         figures += found
+    if args.plot:
+        plot(figures, args.plot)
 
-    speeds = []
+    speeds: list = []
+
+    def write() -> None:
+        if args.json:
+            result = {
+                **machine(),
+                "product rate": rate,
+                "figures": [figure._asdict() | {"shape": list(figure.shape)} for figure in figures],
+                "end to end": [speed._asdict() for speed in speeds],
+            }
+            write_text(args.json, json.dumps(result, indent=1) + "\n")
+
+    write()  # now, for a training that fails
     if args.end_to_end:
         sys.modules.pop("fairseq", None)  # this part needs the real one
         from benchmarks.end_to_end import end_to_end, is_tagged, scaling, taggers
@@ -129,13 +146,4 @@ def main() -> None:
                 share = f"{speed.words_per_second * speed.operations / rate:7.0%}" if counted else ""
                 print(f"  {speed.ratio:6.2f} {speed.words_per_second:9.0f} words/s {share}  {speed.name}")
             speeds += found
-    if args.json:
-        result = {
-            **machine(),
-            "product rate": rate,
-            "figures": [figure._asdict() | {"shape": list(figure.shape)} for figure in figures],
-            "end to end": [speed._asdict() for speed in speeds],
-        }
-        write_text(args.json, json.dumps(result, indent=1) + "\n")
-    if args.plot:
-        plot(figures, args.plot)
+            write()

@@ -20,7 +20,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield new
         new.replace(path)
     except OSError as error:
-        if error.filename != str(new):
+        if error.filename not in (None, str(new)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:

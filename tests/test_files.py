@@ -1,5 +1,7 @@
 """Files that appear whole or not at all."""
 
+import errno
+
 import pytest
 
 from rnndrop_plugin.files import atomic_write, write_text
@@ -24,6 +26,12 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         write_text(tmp_path / "absent" / "table.md", "whole")
     assert error.value.filename == str(tmp_path / "absent" / "table.md")
+
+
+def test_an_error_without_a_name_gets_that_of_the_file(tmp_path):
+    with pytest.raises(OSError, match="No space left") as error, atomic_write(tmp_path / "table.md"):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write raises it
+    assert error.value.filename == str(tmp_path / "table.md")
 
 
 def test_an_error_of_another_file_keeps_its_name(tmp_path):

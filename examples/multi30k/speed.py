@@ -1,4 +1,4 @@
-"""Words a second in training: fairseq's lstm beside rnndrop's networks, on the same batches in alternation.
+"""Pieces a second in training: fairseq's lstm beside rnndrop's networks, on the same batches in alternation.
 
     python examples/multi30k/speed.py data-bin/multi30k
 
@@ -35,7 +35,7 @@ NETWORKS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="folder that prepare.sh has made")
-    parser.add_argument("--batches", type=int, default=20, help="how many batches of 1000 words (default: 20)")
+    parser.add_argument("--batches", type=int, default=20, help="how many batches of 1000 pieces (default: 20)")
     args = parser.parse_args()
     rnndrop_plugin.register()
     logging.disable(logging.INFO)
@@ -62,10 +62,10 @@ def main() -> None:
                 times.append(time.process_time() - start)
                 model.zero_grad()
             seconds[name] += min(times)
-    words = sum(batch["ntokens"] for batch in batches)
+    pieces = sum(batch["ntokens"] for batch in batches)
     first = next(iter(seconds.values()))
     for name, spent in seconds.items():
-        print(f"{name:50} {words / spent:6.0f} words a second  {first / spent:4.2f}")
+        print(f"{name:50} {pieces / spent:6.0f} pieces a second  {first / spent:4.2f}")
 
 
 if __name__ == "__main__":

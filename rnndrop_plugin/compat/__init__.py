@@ -1,7 +1,8 @@
 """Patches of fairseq 0.12, a file a concern: what it needs on today's torch and numpy, where it breaks a promise of
 ours, and what takes it longer than a small recurrent model. docs/fairseq.md tells users of them.
 
-Each patch names the place upstream that it mends; ``tests/compat`` shows for each that fairseq still needs it.
+Each patch names the place upstream that it mends; a test shows that fairseq still needs it, in ``tests/compat``
+for all but one.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Where an optimizer that averages the parameters, such as rnndrop_asgd, is told what it has to know.
+"""Where --optimizer rnndrop_asgd, which averages the parameters, is told what it has to know.
 
 fairseq has no place for that: its trainer validates and saves what it trains, and hands a validation to the schedule
 of the learning rate alone.

@@ -163,6 +163,8 @@ def _unfinished(path: str):
         cause: BaseException | None = error  # torch's writer raises a RuntimeError because of what happened
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__cause__ or cause.__context__
-        if cause is None:
+        if not isinstance(error, Exception) or cause is None:
+            raise
+        if cause.filename is not None and unfinished not in (cause.filename, cause.filename2):  # it is of another file
             raise
         raise OSError(cause.errno, cause.strerror, str(path)) from error

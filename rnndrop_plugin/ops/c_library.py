@@ -71,6 +71,7 @@ def load() -> tuple[ctypes.CDLL | None, str | None]:
         library.rnndrop_digest.restype = library.rnndrop_instructions.restype = ctypes.c_char_p
         library.rnndrop_run.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
         library.rnndrop_loss.argtypes = [ctypes.c_void_p, ctypes.c_int]
+        library.rnndrop_set_instructions(None)
         digest = library.rnndrop_digest().decode()
     except (OSError, AttributeError) as error:
         return None, f"{LIBRARY} cannot be used: {error}"

@@ -209,6 +209,11 @@ def test_fairseq_has_no_words_for_flags(command, training, tmp_path, monkeypatch
             command(*arguments)
 
 
+def test_a_search_needs_a_beam(stream_data, training, refuse):
+    line = refuse("generate", stream_data, *training[2:6], "--path", "model.pt", "--batch-size", 1, "--beam", 0)
+    assert "--beam must be at least 1, got 0" in line
+
+
 def test_flags_that_need_validations(command, training, tmp_path):
     flags = ("--max-update", 1, "--save-dir", tmp_path, "--disable-validation", "--patience", 1)
     log = command(*training, *flags, "--lr-scheduler", "rnndrop_plateau", "--optimizer", "rnndrop_asgd")

@@ -117,11 +117,10 @@ def linear_cross_entropy(
     rows, classes = len(target), weight.size(0)
     target, bias = target.contiguous(), None if bias is None else bias.contiguous()
     losses, loss, nll = features.new_empty(2, rows), features.new_empty(()), features.new_empty(())
-    smoothing = float(label_smoothing)
-    share = smoothing / max(classes - 1, 1)
+    share = label_smoothing / max(classes - 1, 1)
     stride = triton.cdiv(classes, ALIGNED) * ALIGNED
     block = min(BLOCK, triton.next_power_of_2(stride))
-    options = {"SMOOTH": smoothing > 0, "GRADIENT": any(wanted), "BLOCK": block}
+    options = {"SMOOTH": label_smoothing > 0, "GRADIENT": any(wanted), "BLOCK": block}
     options |= {"num_warps": triton.cdiv(block, OF_WARP), "sanitize_overflow": False, "enable_fp_fusion": True}
     of_features, of_weight, of_bias = [], None, None
     first = 0
@@ -129,9 +128,8 @@ def linear_cross_entropy(
         for x in features.split(rows_at_a_time(target, classes)):
             logits = features.new_empty(len(x), stride)[:, :classes]
             torch.mm(x, weight.t(), out=logits)
-            softmax_loss[(len(x),)](
-                logits, bias, target, losses, first, rows, classes, stride, ignore_index, smoothing, share, **options
-            )
+            numbers = first, rows, classes, stride, ignore_index, label_smoothing, share
+            softmax_loss[(len(x),)](logits, bias, target, losses, *numbers, **options)
             first += len(x)
             if wanted[0]:
                 of_features.append(logits @ weight)

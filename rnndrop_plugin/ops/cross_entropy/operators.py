@@ -31,7 +31,7 @@ def register(whole: Callable[..., tuple[Tensor, Tensor]], kernel: Kernel) -> Ker
     ) -> list[Tensor]:
         check_classes(target, weight.size(0), ignore_index)  # torch.compile could not see the values
         loss, nll, gradients = kernel(features, weight, bias, target, ignore_index, label_smoothing, wanted)
-        return [loss, nll if label_smoothing else nll.clone(), *(g.contiguous() for g in gradients if g is not None)]
+        return [loss, nll, *(g.contiguous() for g in gradients if g is not None)]
 
     @forward.register_fake
     def _(features, weight, bias, target, ignore_index, label_smoothing, wanted):

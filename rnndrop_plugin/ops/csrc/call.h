@@ -11,6 +11,7 @@ struct call {
     struct gates set[2];
     struct matrix w_ih[2], w_hh[2];          /* packed weights, of a backward pass for its products */
     REAL *bias[2], *bias_hn;                 /* forward: of the gate features; b_hn of U_n h if reset_after */
+    REAL *zeros;                             /* where the products of a backward pass begin: units, or inputs */
     struct matrix x;                         /* the input of a chunk */
     struct matrix gates[2], hn, cells;       /* of all steps if saved, else of a chunk; cells of one step */
     struct matrix h, masked_h[2], reset_h;   /* states; what the products read of them alternates */

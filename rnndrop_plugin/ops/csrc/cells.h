@@ -6,17 +6,22 @@
 
 #define EACH_PART(part) for (int part = 0; part < PARTS; part++)
 
+/* `h` as the products of step t read it, into `masked`; past the last step only scaled. */
+INLINE void drop_hidden(const struct call *c, int64_t t, int64_t b, int64_t block, REAL *masked, const REAL *h)
+{
+    struct factors hidden;
+    read_mask(&hidden, c, &c->arguments->hidden_mask, t, b, block);
+    EACH_PART(p)
+        store(masked + p * LANES, drop(&hidden, p, load(h + p * LANES)));
+}
+
 /* The new h, already in c->h, as the next step's products read it, and the output. */
 INLINE void write_h(const struct call *c, int64_t step, int64_t t, int64_t b, int64_t block)
 {
     const struct arguments *a = c->arguments;
     const REAL *h = at(c->h, block, b);
     REAL *output = (REAL *)a->output + row_of(c, t, b) + block * BLOCK;
-    REAL *masked = at(c->masked_h[(step + 1) & 1], block, b);
-    struct factors hidden;
-    read_mask(&hidden, c, &a->hidden_mask, time_of(c, step + 1), b, block);
-    EACH_PART(p)
-        store(masked + p * LANES, drop(&hidden, p, load(h + p * LANES)));
+    drop_hidden(c, time_of(c, step + 1), b, block, at(c->masked_h[(step + 1) & 1], block, b), h);
     if (running(c, b, t))
         copy_out(output, h, c->H - block * BLOCK);
     else

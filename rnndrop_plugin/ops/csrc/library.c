@@ -148,9 +148,10 @@ static const struct {
 #endif
 };
 
-static int chosen = -1;
+static int chosen;
 
-/* Choose the named instruction set, the best one for NULL. Returns 0 where the machine does not have it. */
+/* Choose the named instruction set, the best one for NULL, before anything else is called. Returns 0 where the machine
+ * does not have it. */
 int rnndrop_set_instructions(const char *name)
 {
     for (int set = sizeof sets / sizeof *sets - 1; set >= 0; set--)
@@ -161,17 +162,11 @@ int rnndrop_set_instructions(const char *name)
     return 0;
 }
 
-const char *rnndrop_instructions(void)
-{
-    if (chosen < 0)
-        rnndrop_set_instructions(NULL);
-    return sets[chosen].name;
-}
+const char *rnndrop_instructions(void) { return sets[chosen].name; }
 
 /* Run a pass: 0, or 1 if there is not enough memory. */
 int rnndrop_run(const struct arguments *arguments, int backward, int is_double)
 {
-    rnndrop_instructions();
     const struct kernel *kernel = sets[chosen].kernels[is_double];
     return backward ? kernel->backward(arguments) : kernel->forward(arguments);
 }
@@ -179,6 +174,5 @@ int rnndrop_run(const struct arguments *arguments, int backward, int is_double)
 /* Run an output layer with its loss: 0, or 1 if there is not enough memory. */
 int rnndrop_loss(const struct loss_arguments *arguments, int is_double)
 {
-    rnndrop_instructions();
     return sets[chosen].kernels[is_double]->loss(arguments);
 }

@@ -7,7 +7,6 @@ struct loss {
     const struct loss_arguments *arguments;
     struct call call;                       /* its sizes, threads, packed weights, x and its gradient */
     struct matrix logits;                   /* of a chunk, then their gradients */
-    REAL *zeros;
 };
 
 static REAL largest_of(vec v)
@@ -80,6 +79,8 @@ static void softmax(const struct loss *l, int64_t place, int64_t row, int64_t ro
         ((REAL *)a->sum_of_logits)[row + r] = sum_of(sum_of_logits[r]) + rest[r];
         factor[r] = splat(1 / total);
     }
+    if (!a->d_x && !a->d_w && !a->d_b)
+        return;
     for (int64_t block = 0; block < blocks; block++)
         for (int64_t r = 0; r < rows; r++)
             EACH_PART(p) {
@@ -118,7 +119,7 @@ static void loss_member(void *data)
         if (a->d_b)
             bias_gradient(a->d_b, c->set[0], c->H, l->logits, rows, m->u0, m->u1, first > 0);
         if (a->d_x) {
-            multiply(c->d_x, l->zeros, l->logits, c->w_hh[0], rows, blocks_of(c->H) * BLOCK, m->i0, m->i1);
+            multiply(c->d_x, c->zeros, l->logits, c->w_hh[0], rows, blocks_of(c->H) * BLOCK, m->i0, m->i1);
             from_blocks((REAL *)a->d_x + first * c->I, c->d_x, rows, c->I, m->i0, m->i1);
         }
         rnndrop_wait(c->team, m->size);
@@ -134,7 +135,7 @@ static void lay_out_loss(struct loss *l, struct arena *arena)
     c->x = take_matrix(arena, c->chunk, c->I);
     c->d_x = take_matrix(arena, c->chunk, l->arguments->d_x ? c->I : 0);
     c->bias[0] = take(arena, classes);
-    l->zeros = take(arena, blocks_of(c->I) * BLOCK);
+    c->zeros = take(arena, blocks_of(c->I) * BLOCK);
     l->logits = take_matrix(arena, c->chunk, classes);
 }
 
@@ -154,7 +155,7 @@ static int loss(const struct loss_arguments *a)
         return 1;
     arena = (struct arena){storage, 0};
     lay_out_loss(&l, &arena);
-    memset(l.zeros, 0, sizeof(REAL) * blocks_of(a->features) * BLOCK);
+    memset(l.call.zeros, 0, sizeof(REAL) * blocks_of(a->features) * BLOCK);
     rnndrop_run_team(loss_member, &l, l.call.threads);
     rnndrop_give_back(storage);
     return 0;

@@ -31,12 +31,8 @@ static void begin_forward(const struct call *c, const struct member *m)
         to_blocks(from_row(c->cells, first), a->c0, c->B, c->H, m->u0, m->u1);
     }
     for (int64_t block = m->u0; block < m->u1; block++)
-        for (int64_t b = 0; b < c->B; b++) {
-            struct factors hidden;
-            read_mask(&hidden, c, &a->hidden_mask, time_of(c, 0), b, block);
-            EACH_PART(p)
-                store(at(c->masked_h[0], block, b) + p * LANES, drop(&hidden, p, load(at(c->h, block, b) + p * LANES)));
-        }
+        for (int64_t b = 0; b < c->B; b++)
+            drop_hidden(c, time_of(c, 0), b, block, at(c->masked_h[0], block, b), at(c->h, block, b));
 }
 
 /* A step; its gates are rows of their matrices from `row` on, which hold the products of the input. */
@@ -112,18 +108,17 @@ static void backward_step(const struct call *c, const struct member *m, int64_t 
             else
                 gru_gradients(c, t, b, block, row + b, saved + b);
     rnndrop_wait(c->team, m->size);
-    const REAL *zeros = c->bias[0];
     if (a->cell == GRU) {
-        multiply(c->d_masked_h, zeros, from_row(c->d_gates[1], row), c->w_hh[1], c->B, units, m->u0, m->u1);
+        multiply(c->d_masked_h, c->zeros, from_row(c->d_gates[1], row), c->w_hh[1], c->B, units, m->u0, m->u1);
         for (int64_t block = m->u0; block < m->u1; block++)
             for (int64_t b = 0; b < c->B; b++)
                 gru_reset_gradients(c, t, b, block, row + b, saved + b);
         rnndrop_wait(c->team, m->size);
     } else if (a->cell == GRU_RESET_AFTER) {
-        multiply(c->d_masked_h, zeros, from_row(c->d_hn, row), c->w_hh[1], c->B, units, m->u0, m->u1);
+        multiply(c->d_masked_h, c->zeros, from_row(c->d_hn, row), c->w_hh[1], c->B, units, m->u0, m->u1);
     }
-    multiply(c->d_masked_h, c->sets == 1 ? zeros : NULL, from_row(c->d_gates[0], row), c->w_hh[0], c->B, gates, m->u0,
-             m->u1);
+    multiply(c->d_masked_h, c->sets == 1 ? c->zeros : NULL, from_row(c->d_gates[0], row), c->w_hh[0], c->B, gates,
+             m->u0, m->u1);
     for (int64_t block = m->u0; block < m->u1; block++)
         for (int64_t b = 0; b < c->B; b++) {
             struct factors hidden;
@@ -144,11 +139,8 @@ static void load_previous_h(const struct call *c, const struct member *m, struct
         const REAL *from = previous_row(c, t, b);
         for (int64_t block = m->u0; block < m->u1; block++) {
             REAL *h = at(c->previous_h, block, row);
-            struct factors hidden;
-            read_mask(&hidden, c, &c->arguments->hidden_mask, t, b, block);
             copy_in(h, from + block * BLOCK, c->H - block * BLOCK);
-            EACH_PART(p)
-                store(h + p * LANES, drop(&hidden, p, load(h + p * LANES)));
+            drop_hidden(c, t, b, block, h, h);
         }
     }
 }
@@ -210,7 +202,7 @@ static void chunk_gradients(const struct call *c, const struct member *m, struct
             bias_gradient(a->d_b_hh, c->set[k], c->H, d_hh, chunk.rows, first, last, add);
         }
         if (a->d_x)
-            multiply(c->d_x, k == 0 ? c->bias[0] : NULL, d, c->w_ih[k], chunk.rows,
+            multiply(c->d_x, k == 0 ? c->zeros : NULL, d, c->w_ih[k], chunk.rows,
                      c->set[k].count * blocks_of(c->H) * BLOCK, m->i0, m->i1);
     }
     if (a->d_x)
@@ -258,7 +250,7 @@ static void lay_out(struct call *c, struct arena *arena, int backward)
         int64_t features = c->set[k].count * units;
         c->w_hh[k] = backward ? take_matrix(arena, features, c->H) : take_matrix(arena, c->H, features);
         c->w_ih[k] = backward ? take_matrix(arena, features, a->d_x ? c->I : 0) : take_matrix(arena, c->I, features);
-        c->bias[k] = take(arena, backward ? MAX(units, blocks_of(c->I) * BLOCK) : features);
+        c->bias[k] = take(arena, backward ? 0 : features);
         c->gates[k] = a->saved[0] ? (struct matrix){a->saved[k == 0 || a->cell == LSTM ? k : 1], stride_of(all)}
                                   : take_matrix(arena, rows, backward ? 0 : features);
         c->d_gates[k] = take_matrix(arena, rows, backward ? features : 0);
@@ -277,6 +269,7 @@ static void lay_out(struct call *c, struct arena *arena, int backward)
         c->masked_h[1] = take_matrix(arena, c->B, c->H);
         return;
     }
+    c->zeros = take(arena, MAX(units, blocks_of(c->I) * BLOCK));
     c->previous_h = take_matrix(arena, rows, c->H);
     c->d_hn = take_matrix(arena, rows, reset_after ? c->H : 0);
     c->d_x = take_matrix(arena, rows, a->d_x ? c->I : 0);
@@ -306,7 +299,7 @@ static int run_pass(const struct arguments *a, int backward)
     lay_out(&c, &arena, backward);
     int64_t rows = c.T * c.B, gates = (c.sets == 1 ? c.set[0].count : 3) * c.H;
     if (backward) {
-        memset(c.bias[0], 0, sizeof(REAL) * MAX(blocks_of(c.H), blocks_of(c.I)) * BLOCK);
+        memset(c.zeros, 0, sizeof(REAL) * MAX(blocks_of(c.H), blocks_of(c.I)) * BLOCK);
         rnndrop_prefer_huge_pages(a->d_x, sizeof(REAL) * rows * c.I);
         rnndrop_prefer_huge_pages(a->d_w_ih, sizeof(REAL) * gates * c.I);
         rnndrop_prefer_huge_pages(a->d_w_hh, sizeof(REAL) * gates * c.H);

@@ -37,8 +37,8 @@ def check_input_feeding(
             f"{len(masks)} masks and {len(dropout_between)} between"
         )
     check_tensor("input", input)
-    if input.dim() != 3:
-        raise ValueError(f"the input must be (time, batch, input), got {tuple(input.shape)}")
+    if input.dim() != 3 or input.size(0) == 0:
+        raise ValueError(f"the input must be (time, batch, input) with at least one step, got {tuple(input.shape)}")
     time, batch, features = input.shape
     if not isinstance(weights[0], Weights):
         raise TypeError(f"weights must be Weights, one a layer, got {type(weights[0]).__name__}")

@@ -32,7 +32,7 @@ def input_feeding(
     """Run recurrent layers under an attention whose output the first layer reads at the next step (Luong et al. 2015).
 
     ``reference.py`` has the equations. The attention's weights have no gradient, except by the backend
-    ``"reference"``. Under autocast the result has autocast's dtype.
+    ``"reference"``. Under autocast the result has autocast's dtype (float64 stays).
 
     Args:
         cell: as in :func:`rnndrop_plugin.ops.recurrence`.

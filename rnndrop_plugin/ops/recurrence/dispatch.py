@@ -164,7 +164,7 @@ def recurrence(
 ) -> tuple[Tensor, State]:
     """Run one layer in one direction over a batch of sequences (``reference.py`` has the equations).
 
-    Under autocast the result has autocast's dtype, as that of torch's own recurrent kernels has. On a
+    Under autocast the result has autocast's dtype (float64 stays), as that of torch's own recurrent kernels has. On a
     CPU half types are computed in float32.
 
     Args:
