@@ -63,14 +63,14 @@ def test_a_model_is_not_bound_to_the_device_that_it_was_trained_on(command, trai
 def test_architectures_of_fairseq_without_a_dataclass_are_loaded(command, training, stream_data, tmp_path):
     """Whose settings are an argparse.Namespace within the configuration."""
     sizes = ("--decoder-embed-dim", 4, "--decoder-hidden-size", 4, "--decoder-out-embed-dim", 4)
-    model = ("--task", "language_modeling", "--arch", "lstm_lm", *sizes, "--tokens-per-sample", 8)
+    model = ("--task", "language_modeling", "--arch", "lstm_lm", *sizes, "--tokens-per-sample", 8, "--num-workers", 0)
     for updates in (1, 2):
         log = command(*training, *model, "--max-update", updates, "--save-dir", tmp_path)
         assert log.metrics("num_updates", "train") == [str(updates)]
     path = tmp_path / "checkpoint_last.pt"
     assert isinstance(torch.load(path)["cfg"]["model"], argparse.Namespace)
     flags = ("--user-dir", "rnndrop_plugin", "--task", "language_modeling", "--batch-size", 4, "--path", path)
-    assert "Perplexity: " in command("eval_lm", stream_data, *flags).text()
+    assert "Perplexity: " in command("eval_lm", stream_data, *flags, "--num-workers", 0).text()
 
 
 def test_switching_the_protection_off_warns(monkeypatch, caplog):
