@@ -172,9 +172,8 @@ def check_best_metric(trainer) -> None:
     dataset, metric = trainer.cfg.dataset, trainer.cfg.checkpoint.best_checkpoint_metric
     if dataset.disable_validation or metric == "loss":  # which is always logged
         return
-    batch = trainer.get_valid_iterator(
-        dataset.valid_subset.split(",")[0]
-    ).first_batch  # without its loader, which the validation will start
+    subset = dataset.valid_subset.split(",")[0]
+    batch = trainer.get_valid_iterator(subset).first_batch  # without its loader, which the validation will start
     if batch == "DUMMY":
         return
     with metrics.aggregate(new_root=True) as validation:
