@@ -2,29 +2,39 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rnndrop_plugin.errors import InputError
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to, which takes its place when the block ends well and is removed otherwise.
+def atomic_write(path: Path, unfinished: Path | None = None) -> Iterator[Path]:
+    """A path to write to, which takes the place of ``path`` when the block ends well and is removed otherwise.
+
+    Args:
+        unfinished: that path, in the same folder. The default is another one for every process; one that stays the
+            same does not leave a file behind for each process that is killed.
 
     Raises:
         OSError: it cannot be written; the error names ``path``.
     """
-    new = path.with_name(f".{os.getpid()}.{path.name}")
+    new = unfinished or path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield new
         new.replace(path)
-    except OSError as error:
-        if error.filename not in (None, str(new)):
+    except Exception as error:
+        cause: BaseException | None = error  # torch's writer raises a RuntimeError because of what happened
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
             raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        if cause.filename is not None and str(new) not in (cause.filename, cause.filename2):  # it is of another file
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
     finally:
-        new.unlink(missing_ok=True)
+        with suppress(OSError):
+            new.unlink()
 
 
 def split_paths(paths: str) -> list[str]:

@@ -38,3 +38,35 @@ def test_an_error_of_another_file_keeps_its_name(tmp_path):
     with pytest.raises(FileNotFoundError) as error, atomic_write(tmp_path / "table.md"):
         (tmp_path / "absent").read_text()
     assert error.value.filename == str(tmp_path / "absent")
+
+
+def test_an_error_because_of_the_disk_names_the_file(tmp_path):
+    """torch.save tells of a full disk by a RuntimeError."""
+
+    def write():
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 64 vs 0")  # noqa: B904
+
+    with pytest.raises(OSError, match="No space left") as error, atomic_write(tmp_path / "table.md"):
+        write()
+    assert error.value.filename == str(tmp_path / "table.md")
+
+
+def test_an_interruption_while_an_error_is_handled_stays_one(tmp_path):
+    def write():
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise KeyboardInterrupt  # noqa: B904
+
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "table.md"):
+        write()
+
+
+def test_the_unfinished_file_can_have_a_name_that_stays(tmp_path):
+    with atomic_write(tmp_path / "checkpoint.pt", tmp_path / "checkpoint.pt.tmp") as new:
+        new.write_text("whole")
+        assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt.tmp"]
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]

@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import contextlib
 import errno
 import functools
 import logging
@@ -10,6 +9,7 @@ import os
 import pickle
 import typing
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import omegaconf
@@ -19,6 +19,7 @@ from fairseq.distributed import utils as distributed_utils
 from fairseq.file_io import PathManager
 
 from rnndrop_plugin.errors import InputError, lacks_memory
+from rnndrop_plugin.files import atomic_write
 from rnndrop_plugin.ops.recurrence.dispatch import ONLY_ON
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def save_atomically(obj, filename, async_write=False):
         obj = {**obj, "extra_state": _without_numpy(obj["extra_state"])}
     if async_write or not PathManager.supports_rename(filename):
         return upstream_save(obj, filename, async_write)
-    with _unfinished(filename) as unfinished, PathManager.open(unfinished, "wb") as file:
+    with _replacing(filename) as unfinished, unfinished.open("wb") as file:
         torch.save(obj, file)
 
 
@@ -141,30 +142,11 @@ def copy_atomically(src_path, dst_path, overwrite=False):
     the middle would leave half a file."""
     if not PathManager.supports_rename(dst_path):
         return upstream_copy(src_path, dst_path, overwrite)
-    with _unfinished(dst_path) as unfinished:
-        upstream_copy(src_path, unfinished, overwrite=True)
+    with _replacing(dst_path) as unfinished:
+        upstream_copy(src_path, str(unfinished), overwrite=True)
     return True
 
 
-@contextlib.contextmanager
-def _unfinished(path: str):
-    """The name of a file that becomes ``path`` at the end, or is removed where its writing fails.
-
-    Raises:
-        OSError: it cannot be written; the error names ``path``.
-    """
-    unfinished = f"{path}.tmp"
-    try:
-        yield unfinished
-        PathManager.rename(unfinished, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            os.remove(unfinished)
-        cause: BaseException | None = error  # torch's writer raises a RuntimeError because of what happened
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__cause__ or cause.__context__
-        if not isinstance(error, Exception) or cause is None:
-            raise
-        if cause.filename is not None and unfinished not in (cause.filename, cause.filename2):  # it is of another file
-            raise
-        raise OSError(cause.errno, cause.strerror, str(path)) from error
+def _replacing(path: str):
+    """:func:`~rnndrop_plugin.files.atomic_write` of a large file, of which repeated kills leave one half behind."""
+    return atomic_write(Path(path), Path(f"{path}.tmp"))

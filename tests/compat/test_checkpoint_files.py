@@ -1,5 +1,4 @@
 import argparse
-import errno
 import inspect
 import io
 import pickle
@@ -162,17 +161,6 @@ def test_an_error_of_another_file_keeps_its_name(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         PathManager.copy(str(tmp_path / "absent"), str(tmp_path / "target"), overwrite=True)
     assert error.value.filename == str(tmp_path / "absent")
-
-
-def test_an_interruption_while_an_error_is_handled_stays_one(tmp_path):
-    def write():
-        try:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        except OSError:
-            raise KeyboardInterrupt  # noqa: B904
-
-    with pytest.raises(KeyboardInterrupt), checkpoint_files._unfinished(str(tmp_path / "target")):
-        write()
 
 
 @pytest.fixture
