@@ -1,6 +1,8 @@
 """Errors of the user's input and of processes."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 try:
     from hydra.errors import CompactHydraException as _OneLine  # which hydra prints without a traceback
@@ -24,6 +26,15 @@ def failure(name: str, status: int, output: str) -> ValueError:
     """The error of a process that has failed, by the last line that it printed."""
     lines = output.strip().splitlines() or ["it printed nothing"]
     return ValueError(f"{name}: exit status {status}: {lines[-1]}")
+
+
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Say in a ValueError of the block that it is of ``place``."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 def lacks_memory(error: Exception) -> bool:

@@ -6,7 +6,7 @@ import json
 
 from rnndrop_plugin.cli.trained_model import add_arguments, import_user_dir, write
 from rnndrop_plugin.data.text import read_lines
-from rnndrop_plugin.data.tokenization import check_length
+from rnndrop_plugin.errors import at
 from rnndrop_plugin.progress import progress_bar
 
 DECIMALS = 4  # of a probability: further ones may depend on the batch
@@ -65,10 +65,9 @@ def main() -> None:
     if args.tokenize:
         tokenizer = "tweets" if args.tokenize == "tweets" else None
         tokenization = dataclasses.replace(tokenization, tokenizer=tokenizer, bpe=None)
-    if tokenization.tokenizer == "tweets":
-        for place, text in zip(places, texts, strict=True):
-            check_length(place, text)
-    lines = progress_bar(texts, desc="tokenise", unit=" lines")
-    words = [tokenization.tokenize(line) for line in lines]
+    words = []
+    for place, text in zip(places, progress_bar(texts, desc="tokenise", unit=" lines"), strict=True):
+        with at(place):
+            words.append(tokenization.tokenize(text))
     probabilities = classifier.predict(words, args.batch_size)
     write("".join(map(as_json if args.json else as_columns, texts, probabilities)))

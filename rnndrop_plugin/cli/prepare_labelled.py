@@ -20,7 +20,8 @@ from rnndrop_plugin.cli.labelled import write_streams
 from rnndrop_plugin.cli.splits import SPECIAL, UNK, cut, describe_dictionary
 from rnndrop_plugin.cli.vocabulary import prepare_words
 from rnndrop_plugin.data.text import read_lines
-from rnndrop_plugin.data.tokenization import Tokenization, check_length, text_sizes
+from rnndrop_plugin.data.tokenization import Tokenization, text_sizes
+from rnndrop_plugin.errors import at
 from rnndrop_plugin.progress import progress_bar
 
 
@@ -59,9 +60,8 @@ def read_texts(path: Path, tokenization: Tokenization) -> list[Text]:
             raise ValueError(f"{place}: {reprlib.repr(line)}, expected a label, a tab and a text")
         if label in SPECIAL:
             raise ValueError(f"{place}: {label} is a symbol of fairseq's own, which a label must not be")
-        if tokenization.tokenizer == "tweets":
-            check_length(place, text)
-        words = tokenization.tokenize(text)
+        with at(place):
+            words = tokenization.tokenize(text)
         if not words:
             raise ValueError(f"{place}: the text is empty")
         texts.append(Text(place, label, text, words))

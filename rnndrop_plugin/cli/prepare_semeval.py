@@ -14,8 +14,9 @@ from rnndrop_plugin.cli.labelled import write_streams
 from rnndrop_plugin.cli.splits import UNK, describe_dictionary
 from rnndrop_plugin.cli.vocabulary import prepare_words
 from rnndrop_plugin.data.text import find_file, read_lines
-from rnndrop_plugin.data.tokenization import Tokenization, check_length
+from rnndrop_plugin.data.tokenization import Tokenization
 from rnndrop_plugin.data.tweets import tokenize
+from rnndrop_plugin.errors import at
 from rnndrop_plugin.progress import progress_bar
 
 LABELS = ("positive", "negative", "neutral")
@@ -91,8 +92,8 @@ def read_labelled(path: Path, columns: Sequence[str] = ("id", "label", "text")) 
         text = unquote(row["text"].strip())
         if text == "Not Available":
             raise ValueError(f"{place}: the text is 'Not Available', expected a distribution that has all texts")
-        check_length(place, text)
-        words = tokenize(text)
+        with at(place):
+            words = tokenize(text)
         if not words:
             raise ValueError(f"{place}: the text is empty")
         messages.append(Message(place, row["id"], row["label"], words, row.get("test id", "")))
@@ -121,8 +122,8 @@ def read_weak(path: Path, label: str) -> list[Message]:
     messages = []
     for number, line in numbered(path):
         place = f"{path}, line {number}"
-        check_length(place, line)
-        words = tokenize(line, smileys=False)
+        with at(place):
+            words = tokenize(line, smileys=False)
         messages.append(Message(place, " ".join(words), label, words))
     return messages
 

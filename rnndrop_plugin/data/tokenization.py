@@ -15,7 +15,6 @@ from rnndrop_plugin.data.text import characters, lower_case, normalize
 FILE = "tokenizer.json"
 SIZES = ("sentences", "words", "characters")  # of a split, before it was cut
 TOKENIZERS = ("moses", "tweets", "characters", None)  # None: at blanks
-LONGEST_MESSAGE = 10_000  # characters: no tweet is longer, and the tokenizer of tweets gives up on some texts that are
 
 
 @dataclass
@@ -79,7 +78,11 @@ class Tokenization:
         return tokenization
 
     def tokenize(self, text: str) -> list[str]:
-        """The tokens of one sentence."""
+        """The tokens of one sentence.
+
+        Raises:
+            ValueError: it is too long for the tokenizer of tweets.
+        """
         text = normalize(text).strip()
         if self.lower:
             text = lower_case(text)
@@ -111,12 +114,6 @@ class Tokenization:
                 f"{path}: no such file; it cut the text that the model was trained on: copy it from the data folder"
             )
         return sentencepiece.SentencePieceProcessor(model_file=str(path))
-
-
-def check_length(place: str, text: str) -> None:
-    """Raise ValueError if a text to classify is longer than any message."""
-    if len(text) > LONGEST_MESSAGE:
-        raise ValueError(f"{place}: a text of {len(text):,} characters, expected at most {LONGEST_MESSAGE:,}")
 
 
 def text_sizes(texts: Iterable[str]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from rnndrop_plugin.data.text import normalize
 
 USER = "<user>"
 LINK = "<url>"
+LONGEST = 10_000  # characters of a message: no tweet has more, and NLTK's tokenizer gives up on some texts that have
 
 _TOKENIZER = TweetTokenizer(reduce_len=True, match_phone_numbers=False)
 _PLAIN = str.maketrans("\u2018\u2019\u00b4\u201c\u201d", "'''\"\"")
@@ -53,7 +54,12 @@ def tokenize(text: str, *, smileys: bool = True) -> list[str]:
 
     Args:
         smileys: whether to keep those made of ASCII, such as ``:-)``; hearts are kept anyway.
+
+    Raises:
+        ValueError: the text is longer than any message.
     """
+    if len(text) > LONGEST:
+        raise ValueError(f"a text of {len(text):,} characters, expected at most {LONGEST:,}")
     words = []
     for token in _TOKENIZER.tokenize(clean(text)):
         if re.fullmatch(r"@\w+", token):

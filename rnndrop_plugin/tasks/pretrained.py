@@ -50,7 +50,11 @@ class Pretrained:
         return cls(*prediction.load(path / checkpoint_file if path.is_dir() else path, data, cls.task_class))
 
     def words(self, text: str | Sequence[str]) -> list[str]:
-        """The tokens of ``text``, which may be cut already."""
+        """The tokens of ``text``, which may be cut already.
+
+        Raises:
+            ValueError: it is too long for the tokenizer of tweets.
+        """
         if isinstance(text, str):
             return self.tokenization.tokenize(text)
         return [normalize(token, keep_lone=True) for token in text]
@@ -61,6 +65,7 @@ class Pretrained:
         Raises:
             TypeError: ``texts`` is a single text, which would be read as a list of its characters, or one of them is
                 neither a text nor a list of tokens.
+            ValueError: a text is too long for the tokenizer of tweets.
         """
         if isinstance(texts, str):
             raise TypeError("expected a list of texts, got a single one: write [text]")
@@ -225,7 +230,7 @@ class PretrainedClassifier(Pretrained):
 
         Raises:
             TypeError: a single text, or no text.
-            ValueError: a batch size below 1.
+            ValueError: a batch size below 1, or a text that is too long for the tokenizer of tweets.
         """
         words = self.words_of_all(texts)
         rows = prediction.predict(

@@ -53,3 +53,9 @@ def test_tokenize_without_smileys():
         "30",
         ":",
     ]
+
+
+def test_a_text_that_no_message_is_as_long_as():
+    assert tokenize("ab " * 3_333) == ["ab"] * 3_333
+    with pytest.raises(ValueError, match="^a text of 10,001 characters, expected at most 10,000$"):
+        tokenize("b" * 10_001)
