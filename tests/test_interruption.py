@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from fairseq import checkpoint_utils
-from fairseq.file_io import PathManager
 from fairseq.trainer import Trainer
 
 PLUGIN = ("--user-dir", "rnndrop_plugin", "--log-format", "json", "--log-interval", 5, "--clip-norm", 1)
@@ -28,7 +27,7 @@ def kill(monkeypatch):
     places = {
         "before an update": (Trainer, "train_step"),
         "while a checkpoint is written": (torch, "save"),
-        "before a checkpoint takes its name": (PathManager, "rename"),
+        "before a checkpoint takes its name": (Path, "replace"),
         "while a checkpoint is copied": (shutil, "copyfile"),
         "after a checkpoint": (checkpoint_utils, "save_checkpoint"),
     }
