@@ -39,7 +39,10 @@ def at(place: str) -> Iterator[None]:
 
 def lacks_memory(error: Exception) -> bool:
     """Whether ``error`` is Python's or torch's for want of memory."""
-    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and "memory" in str(error)
+    told = ("out of memory", "allocate memory", "enough memory")
+    return (
+        isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(text in str(error) for text in told)
+    )
 
 
 def flag_of(setting: str) -> str:

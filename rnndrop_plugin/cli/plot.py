@@ -7,22 +7,24 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from rnndrop_plugin.cli.arguments import positive_number
 from rnndrop_plugin.files import atomic_write
 from rnndrop_plugin.training_log import entries
 
 
-def curve(path: Path, metric: str, prefixes: Sequence[str]) -> tuple[list[int], list[float]]:
+def curve(log: Sequence[dict], metric: str, prefixes: Sequence[str]) -> tuple[list[int], list[float]]:
     """The values of ``metric`` ("ppl", say) by number of updates, both sorted by it.
 
     Where a resumed run logged an update again, its value counts. Both are empty where the log has none.
 
     Args:
+        log: the :func:`~rnndrop_plugin.training_log.entries` of a run.
         prefixes: which statistics, the first that the log has: "" are the means of --log-interval updates, "train_"
             those of an epoch, "valid_" the validations.
     """
     for prefix in prefixes:
         values = {}
-        for entry in entries(path):
+        for entry in log:
             with suppress(KeyError, TypeError, ValueError, OverflowError):  # other statistics, or none of fairseq's
                 values[int(float(entry[f"{prefix}num_updates"]))] = float(entry[f"{prefix}{metric}"])
         if values:
@@ -36,7 +38,8 @@ def both_curves(path: Path, metric: str) -> list[tuple[list[int], list[float]]]:
     Raises:
         ValueError: both are, or no value is a finite number.
     """
-    curves = [curve(path, metric, ("", "train_")), curve(path, metric, ("valid_",))]
+    log = list(entries(path))
+    curves = [curve(log, metric, ("", "train_")), curve(log, metric, ("valid_",))]
     if not any(updates for updates, _ in curves):
         raise ValueError(
             f"{path}: has neither train_{metric} nor valid_{metric}; was it written with --log-format json?"
@@ -56,6 +59,7 @@ def subplots(output: Path, *arguments, **keywords) -> tuple:
     import matplotlib
 
     matplotlib.use("agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is one
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(*arguments, layout="constrained", **keywords)
@@ -132,7 +136,7 @@ def main() -> None:
         "--metric", default="ppl", help="what to plot, as the log calls it: ppl, nll_loss, f1 ... (default: ppl)"
     )
     parser.add_argument(
-        "--max", type=float, metavar="Y", help="upper end of the axis, where the first epochs dwarf the rest"
+        "--max", type=positive_number, metavar="Y", help="upper end of the axis, where the first epochs dwarf the rest"
     )
     parser.add_argument("--title", default="")
     args = parser.parse_args()

@@ -35,12 +35,13 @@ def read_units(path: Path, by: str) -> list[Sentence]:
 
 def train_sentencepiece(units: list[Sentence], size: int, folder: Path) -> None:
     """Train a unigram model on ``units`` and keep it as sentencepiece.model in ``folder``."""
+    texts = [text for _, text in units]
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter([text for _, text in units]),
+            sentence_iterator=iter(texts),
             model_prefix=str(folder / MODEL.removesuffix(".model")),
             vocab_size=size,
-            max_sentence_length=1_048_576,  # bytes; longer ones are left out, and the default is a paragraph's length
+            max_sentence_length=max(len(text.encode()) for text in texts) + 1,  # in bytes; longer ones are left out
             num_threads=1,  # more may sum in another order
             minloglevel=2,
         )

@@ -53,6 +53,7 @@ def apply() -> None:
 
     checkpoint_files.allow_checkpoint_classes()
     checkpoint_utils.load_checkpoint_to_cpu = checkpoint_files.load_checkpoint_to_cpu
+    checkpoint_utils.load_ema_from_checkpoint = checkpoint_files.load_average
     checkpoint_utils.torch_persistent_save = checkpoint_files.save_atomically
     PathManager.copy = staticmethod(checkpoint_files.copy_atomically)
 

@@ -39,6 +39,7 @@ CHECKPOINT_CLASSES = (
     distributed_utils._TensorPlaceholder,
 )
 upstream_load = checkpoint_utils.load_checkpoint_to_cpu
+upstream_load_average = checkpoint_utils.load_ema_from_checkpoint
 upstream_save = checkpoint_utils.torch_persistent_save
 upstream_copy = PathManager.copy
 
@@ -89,6 +90,18 @@ def load_checkpoint_to_cpu(path, arg_overrides=None, *args, **kwargs):
     if getattr(model, "recurrent_backend", None) in ONLY_ON and "recurrent_backend" not in overrides:
         model.recurrent_backend = "auto"
     return state
+
+
+@functools.wraps(upstream_load_average)
+def load_average(path):
+    """checkpoint_utils.load_ema_from_checkpoint, which ends with a KeyError where there is no average.
+
+    Raises:
+        InputError: the checkpoint has none, or cannot be loaded.
+    """
+    if "ema" not in load_checkpoint_to_cpu(path)["extra_state"]:
+        raise InputError(f"--ema-seed-model {path}: the checkpoint has no average of parameters (--store-ema)")
+    return upstream_load_average(path)
 
 
 def _reason(error: Exception) -> tuple[type[InputError], str]:

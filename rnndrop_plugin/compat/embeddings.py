@@ -16,6 +16,6 @@ def build_model(task, cfg, from_checkpoint=False):
     if from_checkpoint:
         cfg = copy.copy(cfg)
         for name in ("encoder_embed_path", "decoder_embed_path"):
-            if getattr(cfg, name, None):
+            if getattr(cfg, name, None) is not None:
                 setattr(cfg, name, None)
     return upstream_build_model(task, cfg, from_checkpoint)

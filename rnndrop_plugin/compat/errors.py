@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf.errors import OmegaConfBaseException
 
 import rnndrop_plugin
-from rnndrop_plugin.errors import TRACEBACK, InputError, traceback_is_wanted
+from rnndrop_plugin.errors import TRACEBACK, InputError, lacks_memory, traceback_is_wanted
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,8 @@ def describe(error: Exception) -> str | None:
         text = f"{error.filename}: {error.strerror}"
     elif isinstance(error, UnicodeDecodeError):  # fairseq-interactive names no file
         text = f"a text is not {error.encoding} (byte 0x{error.object[error.start]:02x})"
+    elif lacks_memory(error):
+        text = "there is not enough memory"
     elif isinstance(error, FloatingPointError):
         text = f"{error}: the training has diverged; a lower --lr or a --clip-norm may help"
     elif isinstance(error, ValueError) and "Unsupported optimizer" in str(error):

@@ -1,13 +1,16 @@
 """Flags that fairseq ends with a traceback for, or finds out about too late."""
 
+import argparse
 import ast
 import dataclasses
 import functools
 import importlib.util
 import logging
+import math
 import re
 import sys
 
+import torch
 from fairseq import options, utils
 from fairseq.dataclass import initialize
 from fairseq.logging import metrics
@@ -19,6 +22,7 @@ from fairseq.models import (
 )
 from fairseq.registry import REGISTRIES
 from fairseq.tasks import TASK_DATACLASS_REGISTRY, TASK_REGISTRY
+from omegaconf import ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from rnndrop_plugin.compat import help, versions
@@ -50,6 +54,8 @@ def parse_args_and_arch(parser, input_args=None, *args, **kwargs):
             given.task = find_task(given.arch) or given.task
         help.print_help(parser, given)
         parser.exit()
+    if getattr(given, "profile", False) and not torch.cuda.is_available():
+        end("--profile needs a GPU, and there is none")
     if "path" not in given:  # fairseq-train; the others evaluate a checkpoint
         if given.arch is None:
             end("give the architecture by --arch, such as --arch lstm_rnndrop")
@@ -94,8 +100,8 @@ def find_missing_setting(architecture: str, task: str) -> str | None:
 def check_flags(cfg) -> None:
     """What fairseq ends with a traceback for: fairseq_cli/train.py gives the seed to numpy and the rate to torch, and
     divides by intervals, iterators.py by --update-freq, and --model-overrides goes to Python's eval in eval_lm.py and
-    validate.py. train.py trains nothing, without a word, where a limit is below 0, or where iopath is missing, which
-    writes asynchronously.
+    validate.py. With a rate that is not finite, train.py trains until the parameters are not either. It trains
+    nothing, without a word, where a limit is below 0, or where iopath is missing, which writes asynchronously.
 
     Raises:
         InputError: one of these flags cannot be used.
@@ -122,11 +128,20 @@ def check_flags(cfg) -> None:
         ("--max-epoch", [cfg.optimization.max_epoch], 0, " (0: no limit)"),
         ("--max-update", [cfg.optimization.max_update], 0, " (0: no limit)"),
         ("--beam", [cfg.generation.beam], 1, ""),
+        ("--ema-update-freq", [cfg.ema.ema_update_freq], 1, ""),
     ):
         if not values:
             raise InputError(f"{flag} is empty")
         if min(values) < least:
             raise InputError(f"{flag} must be at least {least}, got {min(values)}{hint}")
+    if not 0 <= cfg.ema.ema_decay <= 1:
+        raise InputError(f"--ema-decay must be in [0, 1], got {cfg.ema.ema_decay}")
+    for group in filter(None, (cfg.optimization, cfg.optimizer, cfg.lr_scheduler)):
+        for name, value in vars(group).items() if isinstance(group, argparse.Namespace) else group.items():
+            for number in value if isinstance(value, (list, ListConfig)) else [value]:
+                infinite = isinstance(number, float) and not math.isfinite(number)
+                if infinite and (name, number) != ("clip_norm", math.inf):
+                    raise InputError(f"{flag_of(name)} must be finite, got {number}")
     if cfg.checkpoint.write_checkpoints_asynchronously and importlib.util.find_spec("iopath") is None:
         raise InputError("--write-checkpoints-asynchronously needs the package iopath: pip install iopath")
 

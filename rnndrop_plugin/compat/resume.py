@@ -11,6 +11,7 @@ import sys
 from fairseq import checkpoint_utils
 from fairseq.logging import metrics
 from fairseq.optim.lr_scheduler.reduce_lr_on_plateau import ReduceLROnPlateauLRSchedule
+from fairseq.tasks.translation import TranslationTask
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -18,8 +19,10 @@ from omegaconf import OmegaConf
 from rnndrop_plugin.compat import averaging, flags
 from rnndrop_plugin.compat.source import Source, find_source, load_newest_undamaged, warn_of_other_checkpoints
 from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.models import seq2seq
 from rnndrop_plugin.optim.asgd import AveragedSGD
 from rnndrop_plugin.optim.plateau import OTHER_SCHEDULER, Plateau
+from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +44,9 @@ def load_checkpoint(cfg, trainer, **kwargs):
     extra_state, epoch_itr = load_newest_undamaged(_load, cfg, trainer, source, **kwargs)
     if extra_state is None:
         warn_of_other_checkpoints(source)
-    elif source.flag == "--finetune-from-model":
-        _check_dictionaries(trainer.task, extra_state)
     else:
+        _check_dictionaries(trainer.task, extra_state)
+    if extra_state is not None and source.flag != "--finetune-from-model":
         if not cfg.reset_optimizer:
             _check_trained(trainer, extra_state)
         if source.own:
@@ -75,7 +78,8 @@ def save_checkpoint(cfg, trainer, epoch_itr, val_loss):
     if hasattr(task, "progress"):
         task.progress = progress
     elif not hasattr(type(task), "get_checkpoint_dict"):
-        task.get_checkpoint_dict = lambda: {type(task).__name__: {"progress": progress}}
+        kept = {"progress": progress, "dictionaries": task.state.state_dict.get("dictionaries")}
+        task.get_checkpoint_dict = lambda: {type(task).__name__: kept}
     return upstream_save(cfg, trainer, epoch_itr, val_loss)
 
 
@@ -93,9 +97,12 @@ def _load(cfg, trainer, **kwargs):
     those of the checkpoint end with tracebacks of their own.
 
     Raises:
-        InputError: the scheduler is another one, or the parameters that are trained are others.
+        InputError: the scheduler is another one, the parameters that are trained are others, or the checkpoint of
+            --ema-seed-model has no average.
     """
     ema = trainer.cfg.ema
+    if ema.store_ema and ema.ema_seed_model is not None:  # it is read when the average is first asked for
+        checkpoint_utils.load_ema_from_checkpoint(ema.ema_seed_model)
     wanted, ema.store_ema = ema.store_ema, False
     try:
         extra_state, epoch_itr = upstream_load(cfg, trainer, **kwargs)
@@ -118,15 +125,21 @@ def _load(cfg, trainer, **kwargs):
                 average.build_fp32_params(extra_state.get("ema_fp32_params"))
         else:
             logger.warning("the checkpoint has no average of parameters: --store-ema starts from its parameters")
+    elif "ema" in (extra_state or {}):
+        logger.warning("the checkpoint has an average of parameters, which is lost: it goes on with --store-ema alone")
     return extra_state, epoch_itr
 
 
 def _check_dictionaries(task, extra_state: dict) -> None:
-    """checkpoint_utils.load_checkpoint takes any --finetune-from-model whose parameters have the right sizes: it does
-    not give the task its state from the checkpoint, such as other dictionaries."""
-    saved = extra_state.get(type(task).__name__)
-    if saved is not None and "dictionaries" in saved:  # a task of fairseq's own has none there
+    """checkpoint_utils.load_checkpoint takes any checkpoint whose parameters have the right sizes. It does not give the
+    task its state with --finetune-from-model, and a task of fairseq's own never."""
+    saved = extra_state.get(type(task).__name__, {})
+    if saved.get("dictionaries") is None:
+        return
+    if isinstance(task, RnndropTask):
         task.load_state_dict(saved)
+    elif isinstance(task, TranslationTask):
+        seq2seq.check_dictionaries(task, saved["dictionaries"])
 
 
 def _check_trained(trainer, extra_state: dict) -> None:

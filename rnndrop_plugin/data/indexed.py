@@ -1,5 +1,6 @@
 """fairseq's data folders: a dictionary, and splits as indexed datasets."""
 
+import hashlib
 import os
 import re
 
@@ -23,6 +24,32 @@ def load_dictionary(folder: str) -> Dictionary:
         return Dictionary.load(path)
     except Exception as error:
         raise InputError(f"{path}: not a dictionary: {error}") from error
+
+
+def identity(dictionary: Dictionary) -> dict:
+    """What tells a dictionary from others: its number of types, and a digest of their order."""
+    symbols = "\n".join(dictionary.symbols).encode()
+    return {"types": len(dictionary), "sha256": hashlib.sha256(symbols).hexdigest()}
+
+
+def check_identity(name: str, saved: dict | None, own: dict, data: str) -> None:
+    """Check that a checkpoint's dictionary is that of the data.
+
+    Args:
+        name: what to call it in an error.
+        saved, own: the :func:`identity` of the checkpoint's and of the data's; None if the checkpoint has none.
+        data: the data folder.
+
+    Raises:
+        InputError: it is another one.
+    """
+    if saved is None:
+        raise InputError(f"the checkpoint was trained without {name}, which {data} has")
+    if saved != own:
+        raise InputError(
+            f"the checkpoint's {name} has {saved['types']} types and is not the one of {data}, which has "
+            f"{own['types']}: use the folder it was trained on or one made with the same dictionary"
+        )
 
 
 def count_made_up(dictionary: Dictionary) -> int:
@@ -62,6 +89,8 @@ def load_split(
         InputError: its files are missing, damaged, empty or larger than the memory, or have padding or ids beyond
             ``dictionary``.
     """
+    if not split:
+        raise InputError("the name of a split is empty: is there a comma too many?")
     path = os.path.join(folder, split)
     if os.path.isfile(f"{path}.bin") and not os.path.getsize(f"{path}.bin"):
         raise InputError(f"{path}.bin: there is no text in it")

@@ -181,7 +181,8 @@ def batch_iterator(
     if max_sentences is not None and max_sentences < 1:
         raise InputError(f"--batch-size and --batch-size-valid must be at least 1, got {max_sentences}")
     if max_tokens is not None and dataset.sizes.max() > max_tokens:
-        raise InputError(f"a sequence has {dataset.sizes.max()} words: raise --max-tokens, which is {max_tokens}")
+        flags = "--max-tokens or --max-tokens-valid"
+        raise InputError(f"a sequence has {dataset.sizes.max()} words: raise {flags}, which is {max_tokens}")
     with data_utils.numpy_seed(seed):
         indices = dataset.ordered_indices()
     batches = data_utils.batch_by_size(

@@ -271,7 +271,7 @@ def init_embeddings(
         InputError: the file cannot be used.
     """
     path = getattr(cfg, f"{part}_embed_path")
-    if path:
+    if path is not None:
         words = set(dictionary.symbols) - {dictionary.pad_word}  # padding stays zero, whatever the file has for it
         names = {"name": f"--{part}-embed-path {path}", "size_name": f"--{part}-embed-dim"}
         vectors = read_vectors(path, words, embedding.embedding_dim, **names)

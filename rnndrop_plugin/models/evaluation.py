@@ -90,8 +90,8 @@ class Evaluation:
             raise InputError(f"--neural-cache-size must not be negative, got {cfg.neural_cache_size}")
         if not 0 <= cfg.neural_cache_weight < 1:
             raise InputError(f"--neural-cache-weight must be in [0, 1), got {cfg.neural_cache_weight}")
-        if not math.isfinite(cfg.neural_cache_theta):
-            raise InputError(f"--neural-cache-theta must be a number, got {cfg.neural_cache_theta}")
+        if not abs(cfg.neural_cache_theta) <= torch.finfo(torch.float32).max:
+            raise InputError(f"--neural-cache-theta must be a finite float32, got {cfg.neural_cache_theta}")
         self.cache = None
         if cfg.neural_cache_size:
             self.cache = NeuralCache(cfg.neural_cache_size, cfg.neural_cache_theta, cfg.neural_cache_weight)
@@ -212,7 +212,8 @@ class NeuralCache:
         present = kept + torch.arange(time, device=words.device).unsqueeze(1)
         past = torch.arange(kept + time, device=words.device).unsqueeze(0)
         visible = (past < present) & (past >= present - self.size)
-        scores = self.theta * outputs @ states.transpose(1, 2)
+        scores = math.copysign(1, self.theta) * outputs @ states.transpose(1, 2)
+        scores = abs(self.theta) * (scores - scores.masked_fill(~visible, -torch.inf).amax(2, keepdim=True))
         attention = torch.softmax(scores.masked_fill(~visible, -torch.inf), dim=2)
         empty = ~visible.any(1)
         attention = attention.masked_fill(empty[None, :, None], 0.0)
@@ -341,6 +342,6 @@ def _parse_temperature(text: str) -> float:
         temperature = float(text)
     except ValueError:
         temperature = math.nan
-    if not 0 < temperature < math.inf:
-        raise InputError(f"--softmax-temperature must be a number above 0, or `valid`, got {text}")
+    if not 1e-30 <= temperature < math.inf:  # so that no quotient is infinite in float32
+        raise InputError(f"--softmax-temperature must be at least 1e-30, or `valid`, got {text}")
     return temperature

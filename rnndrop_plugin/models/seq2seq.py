@@ -16,6 +16,7 @@ from fairseq.tasks.translation import TranslationTask
 from torch import Tensor, nn
 
 import rnndrop_plugin
+from rnndrop_plugin.data.indexed import check_identity, identity
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.models.config import (
     SamplingChoice,
@@ -277,6 +278,7 @@ class RecurrentSeq2Seq(CheckedLoading, FairseqEncoderDecoderModel):
         """
         if not isinstance(task, TranslationTask):
             raise InputError(f"this model is for --task translation, got the task {type(task).__name__}")
+        _keep_dictionaries(task)
         cfg = copy.copy(cfg)
         with name_flags():
             check_rate("dropout", cfg.dropout)
@@ -313,6 +315,35 @@ class RecurrentSeq2Seq(CheckedLoading, FairseqEncoderDecoderModel):
     def describe(self) -> str:
         types = len(self.encoder.dictionary), len(self.decoder.dictionary)
         return f"{type(self.decoder.rnn).__name__}, dictionaries of {types[0]} and {types[1]} types"
+
+
+def check_dictionaries(task: TranslationTask, saved: dict) -> None:
+    """Check that a checkpoint's model was trained with the dictionaries of ``task``.
+
+    Args:
+        saved: what :func:`_keep_dictionaries` has kept of the checkpoint's.
+
+    Raises:
+        InputError: it was not.
+    """
+    for part, own in _identities(task).items():
+        check_identity(f"{part} dictionary", saved.get(part), own, task.cfg.data)
+
+
+def _keep_dictionaries(task: TranslationTask) -> None:
+    """Have a checkpoint keep which dictionaries it was trained with, as rnndrop_plugin.tasks.RnndropTask does.
+
+    Raises:
+        InputError: a checkpoint is being loaded, and it has others.
+    """
+    saved = task.state_dict().get("dictionaries")  # fairseq gives a task the checkpoint's state before it has a model
+    if saved is not None:
+        check_dictionaries(task, saved)
+    task.load_state_dict({"dictionaries": _identities(task)})
+
+
+def _identities(task: TranslationTask) -> dict[str, dict]:
+    return {"source": identity(task.source_dictionary), "target": identity(task.target_dictionary)}
 
 
 def _check_shared(cfg: Seq2SeqConfig, source: Dictionary, target: Dictionary) -> None:

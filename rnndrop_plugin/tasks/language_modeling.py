@@ -30,7 +30,7 @@ from rnndrop_plugin.criterions.graphed import GraphedCriterion
 from rnndrop_plugin.data.indexed import load_split
 from rnndrop_plugin.data.stream import ContiguousWindows, TokenStream, WindowIterator
 from rnndrop_plugin.data.units import Units, units_of_pieces
-from rnndrop_plugin.errors import InputError
+from rnndrop_plugin.errors import InputError, flag_of
 from rnndrop_plugin.models.evaluation import Evaluation, EvaluationConfig
 from rnndrop_plugin.models.language_model import RecurrentLanguageModel
 from rnndrop_plugin.tasks import teachers
@@ -337,10 +337,13 @@ class RnndropLanguageModelingTask(RnndropTask):
         """A generator that continues prompts, for fairseq-interactive.
 
         Raises:
-            InputError: fairseq-generate, which would take the rows of the stream for prompts, or flags of
-                fairseq-eval-lm.
+            InputError: fairseq-generate, which would take the rows of the stream for prompts, flags of fairseq-eval-lm,
+                or flags that do not go with a continuation.
         """
         self._refuse_evaluation()
+        for name, hint in (("score_reference", ": fairseq-eval-lm scores a text"), ("print_alignment", "")):
+            if getattr(args, name, None):
+                raise InputError(f"{flag_of(name)} does not go with --task rnndrop_language_modeling{hint}")
         if self.datasets:
             raise InputError(
                 "fairseq-generate has no sentences to continue: the data are one stream. Use fairseq-interactive "

@@ -1,6 +1,5 @@
 """What the tasks share: a data folder whose dictionaries a checkpoint must agree with."""
 
-import hashlib
 import logging
 import os
 from pathlib import Path
@@ -12,7 +11,7 @@ from fairseq.models import ARCH_MODEL_REGISTRY, BaseFairseqModel
 from fairseq.tasks import FairseqTask
 from omegaconf import OmegaConf
 
-from rnndrop_plugin.data.indexed import load_dictionary
+from rnndrop_plugin.data.indexed import check_identity, identity, load_dictionary
 from rnndrop_plugin.data.tokenization import Tokenization
 from rnndrop_plugin.errors import InputError
 
@@ -48,7 +47,7 @@ class RnndropTask(FairseqTask):
         except ValueError as error:
             raise InputError(str(error)) from error
         data = os.path.abspath(cfg.data)  # for whoever loads the model in another folder
-        identities = {name: _identity(dictionary) for name, dictionary in dictionaries.items()}
+        identities = {name: identity(dictionary) for name, dictionary in dictionaries.items()}
         self.state.merge_state_dict({"dictionaries": identities, "data": data})
         if self.tokenization is not None:
             self.state.merge_state_dict({"tokenization": self.tokenization.settings()})
@@ -98,15 +97,7 @@ class RnndropTask(FairseqTask):
         """
         saved = state_dict.get("dictionaries")
         for folder, own in self.state.dictionaries.items() if saved is not None else ():
-            name = os.path.join(folder, "dict.txt")
-            if folder not in saved:
-                raise InputError(f"the checkpoint was trained without {name}, which {self.cfg.data} has")
-            if saved[folder] != own:
-                raise InputError(
-                    f"the checkpoint's {name} has {saved[folder]['types']} types and is not the one of "
-                    f"{self.cfg.data}, which has {own['types']}: use the folder it was trained on or one made with "
-                    "the same dictionary"
-                )
+            check_identity(os.path.join(folder, "dict.txt"), saved.get(folder), own, self.cfg.data)
         cut = state_dict.get("tokenization")
         if cut is None:
             return
@@ -138,8 +129,3 @@ class RnndropTask(FairseqTask):
             InputError: the checkpoint is of another dictionary.
         """
         self.load_state_dict(saved)
-
-
-def _identity(dictionary: Dictionary) -> dict:
-    symbols = "\n".join(dictionary.symbols).encode()
-    return {"types": len(dictionary), "sha256": hashlib.sha256(symbols).hexdigest()}

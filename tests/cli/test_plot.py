@@ -1,8 +1,11 @@
 import json
+import os
+import threading
 
 import pytest
 
 from rnndrop_plugin.cli import plot
+from rnndrop_plugin.training_log import entries
 
 PREFIX = "2026-01-01 00:00:00 | INFO | train | "
 
@@ -21,14 +24,14 @@ def log(tmp_path):
 
 
 def test_curves(log):
-    assert plot.curve(log, "ppl", ("", "train_")) == ([10, 20, 30], [390, 380, 7])
-    assert plot.curve(log, "ppl", ("train_",)) == ([20], [300])
-    assert plot.curve(log, "ppl", ("valid_",)) == ([20, 40], [250.5, 150])
+    assert plot.curve(list(entries(log)), "ppl", ("", "train_")) == ([10, 20, 30], [390, 380, 7])
+    assert plot.curve(list(entries(log)), "ppl", ("train_",)) == ([20], [300])
+    assert plot.curve(list(entries(log)), "ppl", ("valid_",)) == ([20, 40], [250.5, 150])
 
 
 def test_a_curve_is_in_the_order_of_its_updates(log):
     log.write_text(log.read_text() + "\n" + json.dumps({"epoch": 2, "ppl": "9", "num_updates": "25"}))
-    assert plot.curve(log, "ppl", ("",)) == ([10, 20, 25, 30], [390, 380, 9, 7])
+    assert plot.curve(list(entries(log)), "ppl", ("",)) == ([10, 20, 25, 30], [390, 380, 9, 7])
 
 
 def test_picture(call, log, tmp_path):
@@ -67,6 +70,8 @@ def test_a_metric_of_the_validation_alone(call, log, tmp_path):
         (["--labels", "a", "b"], "1 logs and 2 --labels"),
         (["--output", "curves.xyz"], "curves.xyz: its ending must be that of a picture: "),
         (["--output", "curves.pgf"], "curves.pgf: its ending must be that of a picture: "),
+        (["--max", "-1"], "argument --max: '-1' is not a number above 0"),
+        (["--max", "nan"], "argument --max: 'nan' is not a number above 0"),
         (["--output", "curves."], "curves.: its ending must be that of a picture: "),
     ],
 )
@@ -76,6 +81,15 @@ def test_bad_input(call, log, tmp_path, monkeypatch, args, words):
     assert status == 2
     assert words in err.splitlines()[-1]
     assert [path.name for path in tmp_path.iterdir()] == ["train.log"]
+
+
+def test_a_log_that_can_be_read_once(call, log, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text(log.read_text()), daemon=True)
+    writer.start()
+    title = ("--title", "what costs $5_^ and $6")  # no formula
+    assert call(plot, tmp_path / "pipe", *title, "--output", tmp_path / "curves.svg") == (0, "", "")
+    assert "<!-- what costs $5_^ and $6 -->" in (tmp_path / "curves.svg").read_text()
 
 
 def test_numbers_that_cannot_be_drawn(call, tmp_path):

@@ -1,4 +1,6 @@
 import json
+import random
+import re
 
 import pytest
 import sentencepiece
@@ -105,6 +107,14 @@ def test_sentencepiece(prepare, tmp_path, read_split):
 
     assert prepare("\n".join(LINES))[0] == 0  # and goes when the folder is prepared anew without it
     assert not (tmp_path / "dest" / "sentencepiece.model").exists()
+
+
+@pytest.mark.slow
+def test_sentencepiece_learns_from_lines_of_any_length(prepare):
+    words = ["".join(random.Random(n).choices("abcde", k=4)) for n in range(220_000)]  # more than a MiB in one line
+    status, out, _ = prepare("\n".join([" ".join(words), *LINES]), "--sentencepiece", "60")
+    unknown = re.search(r"train: 17 sentences, 44\d,\d+ tokens, (\d+) of them <unk>", out)
+    assert status == 0 and int(unknown[1]) < 1000
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,14 @@ def test_flags_that_are_not_known(command, training, tmp_path, capsys, flags, li
         (("--max-valid-steps", -1), "--max-valid-steps must be at least 0, got -1", KeyError),
         (("--max-epoch", -1), "--max-epoch must be at least 0, got -1 (0: no limit)", None),
         (("--max-update", -1), "--max-update must be at least 0, got -1 (0: no limit)", None),
+        (("--ema-update-freq", 0), "--ema-update-freq must be at least 1, got 0", None),
+        (("--ema-decay", 2), "--ema-decay must be in [0, 1], got 2.0", None),
+        (("--ema-decay", "nan"), "--ema-decay must be in [0, 1], got nan", None),
+        (("--lr", "1e400"), "--lr must be finite, got inf", None),
+        (("--weight-decay", "nan"), "--weight-decay must be finite, got nan", None),
+        (("--optimizer", "adam", "--adam-eps", "nan"), "--adam-eps must be finite, got nan", None),
+        (("--clip-norm", "nan"), "--clip-norm must be finite, got nan", None),
+        (("--profile",), "--profile needs a GPU, and there is none", None),
         (("--write-checkpoints-asynchronously",), "needs the package iopath: pip install iopath", None),
         (("--optimizer-overrides", "{lr"), "--optimizer-overrides must be a dictionary such as", None),
     ],
@@ -207,6 +215,11 @@ def test_fairseq_has_no_words_for_flags(command, training, tmp_path, monkeypatch
         monkeypatch.setattr(flags_, "check_flags", lambda cfg: None)
         with pytest.raises(upstream):
             command(*arguments)
+
+
+def test_no_clipping_may_be_clipping_at_infinity(command, training, tmp_path):
+    command(*training, "--max-update", 1, "--save-dir", tmp_path, "--clip-norm", "inf")
+    assert (tmp_path / "checkpoint_last.pt").exists()
 
 
 def test_a_search_needs_a_beam(stream_data, training, refuse):

@@ -56,7 +56,7 @@ def test_a_task_of_fairseq_keeps_what_patience_has_counted(monkeypatch):
         (saved,) = save(monkeypatch, task)
         progress = {"early_stopping": {"num_runs": counted}, "metric": "the lowest loss"}
         progress |= {"trained": ["weight", "bias"], "model": {"units": 1}}
-        assert saved == {"TranslationTask": {"progress": progress}}
+        assert saved == {"TranslationTask": {"progress": progress, "dictionaries": None}}
 
 
 def test_fairseq_starts_afresh_where_the_file_to_restore_is_missing(command, training, tmp_path, unpatch):
@@ -355,9 +355,28 @@ def test_an_average_of_parameters_can_be_added_at_a_resume(command, training, tm
     for state in states[1:]:
         average = {name: 0.75 * average[name] + 0.25 * state["model"][name] for name in average}
         torch.testing.assert_close(state["extra_state"]["ema"], average)
+    assert "has an average of parameters, which is lost" in command(*arguments, 4).text()
     unpatch(checkpoint_utils, "load_checkpoint")
     with pytest.raises(KeyError, match="model"):
         command(*arguments, 2, *decay, "--restore-file", plain)
+
+
+def test_an_average_starts_from_a_checkpoint_that_has_one(command, training, tmp_path, refuse, unpatch):
+    arguments = (*training, "--lr", 1, "--max-update", 1, "--store-ema", "--ema-decay", 1, "--save-dir")
+    command(*training, "--max-update", 1, "--save-dir", tmp_path / "plain")
+    command(*arguments, tmp_path / "averaged")
+    seed = ("--ema-seed-model", tmp_path / "averaged" / "checkpoint_last.pt")
+    command(*arguments, tmp_path / "seeded", "--seed", 2, *seed)
+    averages = [
+        torch.load(tmp_path / name / "checkpoint_last.pt")["extra_state"]["ema"] for name in ("averaged", "seeded")
+    ]
+    torch.testing.assert_close(*averages, rtol=0, atol=0)
+    seed = ("--ema-seed-model", tmp_path / "plain" / "checkpoint_last.pt")
+    line = refuse(*arguments, tmp_path / "refused", *seed)
+    assert line == f"error: --ema-seed-model {seed[1]}: the checkpoint has no average of parameters (--store-ema)"
+    unpatch(checkpoint_utils, "load_ema_from_checkpoint")
+    with pytest.raises(KeyError, match="ema"):
+        command(*arguments, tmp_path / "refused", *seed)
 
 
 @pytest.mark.parametrize("flags", [("--bf16",), ("--store-ema", "--ema-decay", 0.75, "--ema-update-freq", 2)])

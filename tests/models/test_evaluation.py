@@ -224,6 +224,24 @@ def test_padding_is_no_token_of_the_gradients_mean(model):
     torch.testing.assert_close(square, trained_parameters(model)[-1].grad.square(), rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.parametrize("theta", [3e38, -3e38])
+def test_the_most_extreme_cache_has_one_word(theta):
+    outputs, targets = torch.randn(1, 12, 3), torch.arange(12).unsqueeze(0)
+    mixed = NeuralCache(12, theta, weight=0.5)(torch.full((1, 12, 12), 1 / 12).log(), outputs, targets)
+    similar = math.copysign(1, theta) * (outputs @ outputs.transpose(1, 2))[0]
+    for t in range(1, 12):
+        expected = torch.full((12,), 1 / 24)
+        expected[similar[t, :t].argmax()] += 0.5
+        torch.testing.assert_close(mixed[0, t].exp(), expected)
+
+
+def test_the_lowest_temperature_takes_the_greatest_logit(model, batches):
+    (batch, *_) = batches
+    logits, extra = model.eval()(**batch["net_input"])
+    log_probs = evaluation(softmax_temperature="1e-30").log_probs(model.decoder, logits, extra, batch)
+    assert torch.equal(log_probs.exp(), torch.nn.functional.one_hot(logits.argmax(2), logits.size(2)).float())
+
+
 # Flags
 
 
@@ -241,14 +259,16 @@ def test_the_evaluation_is_named_with_its_numbers():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"softmax_temperature": "0"}, "--softmax-temperature must be a number above 0, or `valid`, got 0"),
-        ({"softmax_temperature": "test"}, "--softmax-temperature must be a number above 0, or `valid`, got test"),
+        ({"softmax_temperature": "0"}, "--softmax-temperature must be at least 1e-30, or `valid`, got 0"),
+        ({"softmax_temperature": "1e-40"}, "--softmax-temperature must be at least 1e-30, or `valid`, got 1e-40"),
+        ({"softmax_temperature": "test"}, "--softmax-temperature must be at least 1e-30, or `valid`, got test"),
         ({"dynamic_evaluation": "sgd"}, "--dynamic-evaluation sgd needs a --dynamic-evaluation-lr above 0, got None"),
         ({"dynamic_evaluation_epsilon": 0.0}, "--dynamic-evaluation-epsilon must be above 0, got 0.0"),
         ({"dynamic_evaluation_decay": 1.5}, r"--dynamic-evaluation-decay must be in \[0, 1\], got 1.5"),
         ({"neural_cache_size": -1}, "--neural-cache-size must not be negative, got -1"),
         ({"neural_cache_weight": 1.0}, r"--neural-cache-weight must be in \[0, 1\), got 1.0"),
-        ({"neural_cache_theta": math.inf}, "--neural-cache-theta must be a number, got inf"),
+        ({"neural_cache_theta": math.inf}, "--neural-cache-theta must be a finite float32, got inf"),
+        ({"neural_cache_theta": 1e300}, "--neural-cache-theta must be a finite float32, got 1e.300"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options, message):

@@ -1,6 +1,7 @@
 """Sequence to sequence: the models by themselves, and under fairseq's commands on a task that is learnt in seconds."""
 
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,31 @@ def test_resumes_bit_for_bit(command, data, tmp_path, cell):
         for name in ("whole", "parts")
     )
     torch.testing.assert_close(parts, whole, rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_other_dictionaries_is_refused(command, data, tmp_path, refuse):
+    """Of the same size, too: the same words in another order, or the languages exchanged."""
+    other = shutil.copytree(data, tmp_path / "other")
+    lines = (data / "dict.b.txt").read_text().splitlines(keepends=True)
+    (other / "dict.b.txt").write_text("".join(reversed(lines)))
+    arguments = training(other, "lstm", "--max-update", 1)
+    command(*arguments, "--save-dir", tmp_path / "run")
+    path = tmp_path / "run" / "checkpoint_last.pt"
+    generate = ("--user-dir", "rnndrop_plugin", "--task", "translation", "--path", path, "--cpu", "--num-workers", 0)
+    expected = "error: the checkpoint's target dictionary has 12 types and is not the one of "
+    for source, target in (("a", "b"), ("b", "a")):
+        folder = data if source == "a" else other
+        line = refuse("generate", folder, *generate, "-s", source, "-t", target)
+        assert line.startswith(expected if source == "a" else expected.replace("target", "source"))
+    another = (*training(data, "lstm", "--max-update", 2), "--save-dir")
+    assert refuse(*another, tmp_path / "run").startswith(expected)
+    assert refuse(*another, tmp_path / "run", "--reset-dataloader").startswith(expected)
+    assert refuse(*another, tmp_path / "new", "--finetune-from-model", path).startswith(expected)
+    state = torch.load(path)  # older ones do not say which they were
+    del state["task_state"]["dictionaries"], state["extra_state"]["TranslationTask"]["dictionaries"]
+    torch.save(state, path)
+    command("generate", data, *generate)
+    command(*another, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -572,6 +572,8 @@ def test_damaged_data_end_the_command_in_one_line(refuse, own_data, tmp_path):
         (("--valid-subset", "absent"), "absent.bin, .idx: no such files"),
         (("--train-subset", "absent"), "absent.bin, .idx: no such files"),
         (("--decoder-embed-path", "absent.txt"), "--decoder-embed-path absent.txt: No such file"),
+        (("--decoder-embed-path", ""), "--decoder-embed-path : No such file"),
+        (("--valid-subset", "valid,"), "the name of a split is empty: is there a comma too many?"),
         (("--tokens-per-sample", 0), "--tokens-per-sample"),
         (("--lr", "1,0.5"), "takes one learning rate, got 2"),
         (("--restore-file", "absent.pt"), "--restore-file absent.pt: no such file"),
@@ -662,6 +664,8 @@ def test_evaluation_that_would_lose_the_state_is_refused(trained, refuse, stream
     assert "--context-window" in refuse("eval_lm", *plain, *TASK, "--context-window", 50)
     assert "use fairseq-interactive" in refuse("generate", *plain, *TASK)
     assert "Use fairseq-interactive" in refuse("generate", *plain, *TASK, "--batch-size", 1)
+    for flag in ("--score-reference", "--print-alignment"):
+        assert f"{flag} does not go with" in refuse("interactive", *plain, *TASK, flag, "--input", prompt)
     assert "--constraints is not supported" in refuse("interactive", *plain, *TASK, "--constraints", "--input", prompt)
     assert "absent.pt" in refuse("eval_lm", stream_data, *TASK, "--path", tmp_path / "absent.pt")
     assert "test5.bin, .idx: no such files" in refuse("eval_lm", *plain, *TASK, "--gen-subset", "test5")
