@@ -1,9 +1,9 @@
 """Recurrent dropout for PyTorch and fairseq.
 
-``rnndrop_plugin.ops`` and ``rnndrop_plugin.modules`` need torch and numpy alone. The tasks, models, criteria and
-schedulers are registered with fairseq where it runs: when this package and fairseq have both been imported, in either
-order (``--user-dir`` is read by fairseq's own commands), or when :func:`register` is called. If fairseq is first
-imported by one of our own modules, such as ``rnndrop_plugin.models``, call :func:`register` yourself.
+``rnndrop_plugin.ops`` and ``rnndrop_plugin.modules`` need only torch and numpy. The tasks, models, criteria and
+schedulers are registered with fairseq once both this package and fairseq have been imported, in either order
+(fairseq's own commands import this package through ``--user-dir``), or when :func:`register` is called. If one of our
+own modules, such as ``rnndrop_plugin.models``, is the first to import fairseq, call :func:`register` yourself.
 """
 
 import importlib.abc
@@ -25,7 +25,7 @@ def register() -> None:
 
 
 class _RegisterAfterImport(importlib.abc.MetaPathFinder):
-    """Calls :func:`register` when fairseq is imported, whose ``--user-dir`` does nothing with an imported package."""
+    """Calls :func:`register` when fairseq is imported, since ``--user-dir`` does nothing with an imported package."""
 
     def find_spec(self, name, path=None, target=None):
         if name != "fairseq":
@@ -35,7 +35,7 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
             spec = importlib.util.find_spec(name)
         finally:
             sys.meta_path.insert(0, self)
-        # A module of ours that imports fairseq at this moment cannot be imported by what register imports.
+        # While one of our own modules is importing fairseq it is incomplete, and what register imports may need it.
         ours = [module for name, module in sys.modules.items() if name.startswith(f"{__name__}.") and module]
         if spec is not None and not any(getattr(module.__spec__, "_initializing", False) for module in ours):
             load = spec.loader.exec_module
@@ -45,5 +45,5 @@ class _RegisterAfterImport(importlib.abc.MetaPathFinder):
 
 if sys.modules.get("fairseq"):
     register()
-elif "fairseq" not in sys.modules:  # None there means that it is not to be imported
+elif "fairseq" not in sys.modules:  # None means that its import is blocked
     sys.meta_path.insert(0, _RegisterAfterImport())

@@ -1,11 +1,11 @@
-"""Errors of the user's input and of processes."""
+"""Errors in the user's input, and errors of processes that failed."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 try:
-    from hydra.errors import CompactHydraException as _OneLine  # which hydra prints without a traceback
+    from hydra.errors import CompactHydraException as _OneLine  # hydra prints these without a traceback
 except ImportError:
 
     class _OneLine(Exception):
@@ -16,21 +16,21 @@ TRACEBACK = "RNNDROP_TRACEBACK"
 
 
 class InputError(_OneLine, ValueError):
-    """A flag, file or checkpoint that cannot be used, said in one line.
+    """A flag, file or checkpoint that cannot be used, reported in one line.
 
-    Under fairseq's commands the line is all that is printed, and the exit status is 2 (see compat/errors.py).
+    Under fairseq's commands only this line is printed, and the exit status is 2 (see compat/errors.py).
     """
 
 
 def failure(name: str, status: int, output: str) -> ValueError:
-    """The error of a process that has failed, by the last line that it printed."""
+    """The error for a process that failed: its exit status and the last line that it printed."""
     lines = output.strip().splitlines() or ["it printed nothing"]
     return ValueError(f"{name}: exit status {status}: {lines[-1]}")
 
 
 @contextmanager
 def at(place: str) -> Iterator[None]:
-    """Say in a ValueError of the block that it is of ``place``."""
+    """Put ``place`` in front of the message of a ValueError that the block raises."""
     try:
         yield
     except ValueError as error:
@@ -38,7 +38,7 @@ def at(place: str) -> Iterator[None]:
 
 
 def lacks_memory(error: Exception) -> bool:
-    """Whether ``error`` is Python's or torch's for want of memory."""
+    """Whether ``error`` is what Python or torch raises when memory runs out."""
     told = ("out of memory", "allocate memory", "enough memory")
     return (
         isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(text in str(error) for text in told)
@@ -46,10 +46,10 @@ def lacks_memory(error: Exception) -> bool:
 
 
 def flag_of(setting: str) -> str:
-    """The flag that sets a field of a configuration: ``--update-dropout`` of ``update_dropout``."""
+    """The flag that sets a field of a configuration: ``--update-dropout`` for ``update_dropout``."""
     return f"--{setting.replace('_', '-')}"
 
 
 def traceback_is_wanted() -> bool:
-    """Whether the environment asks for the traceback of an error that is said in one line (RNNDROP_TRACEBACK=1)."""
+    """Whether the environment asks for tracebacks of errors that are reported in one line (RNNDROP_TRACEBACK=1)."""
     return os.environ.get(TRACEBACK, "") not in ("", "0")

@@ -1,4 +1,4 @@
-"""Names of files, and files that appear whole or not at all."""
+"""Names of files, and writing a file so that it is never incomplete."""
 
 import os
 from collections.abc import Iterator
@@ -10,26 +10,26 @@ from rnndrop_plugin.errors import InputError
 
 @contextmanager
 def atomic_write(path: Path, unfinished: Path | None = None) -> Iterator[Path]:
-    """A path to write to, which takes the place of ``path`` when the block ends well and is removed otherwise.
+    """A temporary path to write to. It replaces ``path`` if the block succeeds, and is removed otherwise.
 
     Args:
-        unfinished: that path, in the same folder. The default is another one for every process; one that stays the
-            same does not leave a file behind for each process that is killed.
+        unfinished: the temporary path, in the same folder. By default each process has its own. With a fixed one,
+            processes that are killed do not each leave a file behind.
 
     Raises:
-        OSError: it cannot be written; the error names ``path``.
+        OSError: the file cannot be written; the error names ``path``.
     """
     new = unfinished or path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield new
         new.replace(path)
     except Exception as error:
-        cause: BaseException | None = error  # torch's writer raises a RuntimeError because of what happened
+        cause: BaseException | None = error  # torch's writer wraps an OSError in a RuntimeError
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__cause__ or cause.__context__
         if cause is None:
             raise
-        if cause.filename is not None and str(new) not in (cause.filename, cause.filename2):  # it is of another file
+        if cause.filename is not None and str(new) not in (cause.filename, cause.filename2):  # another file's
             raise
         raise OSError(cause.errno, cause.strerror, str(path)) from error
     finally:
@@ -38,7 +38,7 @@ def atomic_write(path: Path, unfinished: Path | None = None) -> Iterator[Path]:
 
 
 def split_paths(paths: str) -> list[str]:
-    """The files that ``paths`` names with colons between them, as fairseq's flags do, or one whose name has colons.
+    """The paths between the colons of ``paths``, as in fairseq's flags; an existing file or a URL is one path.
 
     Raises:
         InputError: a name is empty.

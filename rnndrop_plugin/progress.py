@@ -1,4 +1,4 @@
-"""Progress bars of long work, gone when it is done; none where standard error is no terminal."""
+"""Progress bars for long work. They disappear when it is done, and appear only if standard error is a terminal."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""torch.nn modules with recurrent dropout, and what stands before and after them. Nothing here needs fairseq."""
+"""torch.nn modules with recurrent dropout, and layers to put before and after them. Nothing here needs fairseq."""
 
 from rnndrop_plugin.modules.cells import GRUCell, LSTMCell, RNNCell
 from rnndrop_plugin.modules.characters import CharacterCNN

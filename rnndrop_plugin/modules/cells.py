@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN cells with recurrent dropout: one step, for loops that feed back what they computed."""
+"""LSTM, GRU and RNN cells with recurrent dropout. A cell computes one step, for loops that feed their output back."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from rnndrop_plugin.ops import Masks, Weights, recurrence
 
 
 class _Cell(RecurrentDropout, nn.RNNCellBase):
-    """What LSTMCell, GRUCell and RNNCell share. Parameters, their names and their shapes are those of torch.nn."""
+    """What LSTMCell, GRUCell and RNNCell share. The parameters have torch.nn's names and shapes."""
 
     def __init__(
         self,
@@ -26,8 +26,8 @@ class _Cell(RecurrentDropout, nn.RNNCellBase):
     def draw_masks(self, time: int, batch: int) -> Masks:
         """Draw the masks of ``time`` steps over ``batch`` sequences.
 
-        ``masks.at(t)`` are those of step ``t``. What is sampled per sequence is the same at every step. In
-        evaluation nothing is drawn, and the masks only scale as ``scaling`` says.
+        ``masks.at(t)`` are the masks of step ``t``. A mask that is sampled per sequence is the same at every step.
+        In evaluation nothing is drawn, and the masks at most scale, as ``scaling`` says.
         """
         return self._draw_masks(time, batch, self.weight_ih.device)
 
@@ -47,7 +47,7 @@ class _Cell(RecurrentDropout, nn.RNNCellBase):
 
         Raises:
             ValueError or TypeError: an input, state or masks of the wrong form, shape, dtype or device; in
-                training also a call without masks where a rate is sampled per sequence.
+                training also a call without masks if a kind of dropout is sampled per sequence.
         """
         if input.dim() not in (1, 2):
             raise ValueError(f"expected input to be 1D or 2D, got {input.dim()}D")
@@ -100,7 +100,7 @@ class LSTMCell(_Cell, nn.LSTMCell):
     Args:
         input_size, hidden_size, bias, device, dtype: as in torch.nn.LSTMCell.
         dropout: the keywords of :class:`~rnndrop_plugin.modules.LSTM`: ``update_dropout``, ``hidden_dropout``,
-            ``cell_dropout``, ``sampling`` and the three of each kind, ``scaling``, ``nonlinearity``, ``backend``.
+            ``cell_dropout``, ``sampling`` (and one for each kind), ``scaling``, ``nonlinearity``, ``backend``.
 
     Raises:
         ValueError: a rate outside [0, 1) or an unknown choice.
@@ -122,7 +122,7 @@ class LSTMCell(_Cell, nn.LSTMCell):
 
 
 class GRUCell(_Cell, GRUForm, nn.GRUCell):  # _Cell first: torch.nn.utils.skip_init reads its signature
-    r"""A GRU's step with recurrent dropout (Semeniuta et al. 2016, Eq. 10 to 13).
+    r"""One step of a GRU with recurrent dropout (Semeniuta et al. 2016, Eq. 10 to 13).
 
     It computes one step of :class:`~rnndrop_plugin.modules.GRU`:
 
@@ -150,7 +150,7 @@ class GRUCell(_Cell, GRUForm, nn.GRUCell):  # _Cell first: torch.nn.utils.skip_i
 
 
 class RNNCell(_Cell, nn.RNNCell):
-    r"""A vanilla RNN's step with dropout of the hidden state (Semeniuta et al. 2016, Eq. 1 and 2).
+    r"""One step of a vanilla RNN with dropout of the hidden state (Semeniuta et al. 2016, Eq. 1 and 2).
 
     .. math:: h' = \phi(W x + U d_h(h) + b)
 

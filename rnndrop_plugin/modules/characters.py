@@ -1,4 +1,4 @@
-"""Features of words that their characters tell."""
+"""Features of words, computed from their characters."""
 
 import math
 
@@ -8,15 +8,15 @@ from torch import Tensor, nn
 
 
 class CharacterCNN(nn.Module):
-    """For each word the largest value of each filter over its characters, relu(max_t(W [e_(t-1) e_t e_(t+1)] + b)).
+    """The maximum of each filter over the characters of a word, relu(max_t(W [e_(t-1) e_t e_(t+1)] + b)).
 
-    As in Ma and Hovy (2016), section 2.1, embeddings of 30 numbers and windows of three characters, with relu. The
-    gradient has no gradient of its own, as torch's embedding_bag has none.
+    As in Ma and Hovy (2016), section 2.1, embeddings have 30 numbers and windows three characters; a relu follows. The
+    gradient cannot be differentiated again, because that of torch's embedding_bag cannot.
 
     Args:
-        characters: how many there are in the dictionary.
-        filters: the features it gives.
-        padding_idx: what stands for no character, counted from the end if it is negative.
+        characters: the number of characters in the dictionary.
+        filters: the number of features that a word gets.
+        padding_idx: the id of the padding, counted from the end if it is negative.
         device, dtype: as in torch.nn.
     """
 
@@ -39,14 +39,14 @@ class CharacterCNN(nn.Module):
             ValueError: characters of another shape.
             RuntimeError: an id that the dictionary does not have; on a GPU it ends in a device-side assertion.
 
-        What a character adds at each place of a window is computed once, and looked up for each window: half the time
-        of torch.conv1d on a CPU, and on a GPU no plan of cuDNN's for each new shape of a batch.
+        What a character adds at each place of a window is computed once and then looked up for each window. On a CPU
+        this takes half the time of torch.conv1d. On a GPU it saves cuDNN's planning for each new shape of a batch.
         """
         if characters.dim() != 3:
             raise ValueError(f"the characters must be (batch, time, characters), got {tuple(characters.shape)}")
         table = self.embedding.weight @ self.convolution.weight.permute(1, 2, 0).flatten(1)
         table = table.unflatten(1, (3, -1))  # (characters, 3, filters)
-        # Padding adds nothing to its neighbours' windows, and -inf to its own, which then is never the largest.
+        # Padding adds nothing to its neighbours' windows, and -inf to its own window, which is then never the maximum.
         places = torch.arange(3, device=table.device)
         nothing = torch.arange(len(table), device=table.device) == self.embedding.padding_idx
         added = table.new_zeros(3).masked_fill(places == 1, -math.inf)

@@ -19,12 +19,12 @@ def _check_input(x: Tensor) -> None:
 
 
 class ConvContext(nn.Module):
-    """A convolution over time, phi(W [x_(t-w) ... x_(t+w)] + b), zeros standing beyond both ends (COLING 2016).
+    """A convolution over time, phi(W [x_(t-w) ... x_(t+w)] + b), with zeros beyond both ends (COLING 2016).
 
     Args:
-        input_size: the features of a word.
-        filters: the features it gives.
-        width: the words it sees, 2w + 1.
+        input_size: the number of features of a word.
+        filters: the number of features that a word gets.
+        width: the number of words in a window, 2w + 1.
         nonlinearity: ``"tanh"`` or ``"relu"``, the function phi.
         device, dtype: as in torch.nn.
 
@@ -59,11 +59,11 @@ class ConvContext(nn.Module):
 
 
 class ConcatContext(nn.Module):
-    """The features of neighbouring words in a row, [x_(t-w) ... x_(t+w)], zeros standing beyond both ends (arXiv v2).
+    """The concatenated features of neighbouring words, [x_(t-w) ... x_(t+w)], with zeros beyond both ends (arXiv v2).
 
     Args:
-        input_size: the features of a word.
-        width: the words in a row, 2w + 1.
+        input_size: the number of features of a word.
+        width: the number of words in a window, 2w + 1.
 
     Raises:
         ValueError: a width that is not odd.

@@ -7,10 +7,10 @@ from rnndrop_plugin.ops import crf_decode, crf_nll
 
 
 class CRF(nn.Module):
-    """A linear-chain conditional random field over tags, its transition scores trained.
+    """A linear-chain conditional random field over tags, with trained transition scores.
 
     Args:
-        tags: how many there are.
+        tags: the number of tags.
         device, dtype: as in torch.nn.
     """
 

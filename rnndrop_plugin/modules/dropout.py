@@ -1,4 +1,4 @@
-"""Forward dropout: of features, with one mask a step or one a sequence, and of whole words."""
+"""Forward dropout: of features, with one mask per step or per sequence, and of words."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ def dropout(x: Tensor, rate: float, training: bool, sampling: str = "step", batc
             all steps of a sequence (Gal 2015, section 4; the "locked" dropout of Merity et al. 2018, section 4.2).
 
     Raises:
-        ValueError: ``x`` has other dimensions, and one mask is to be drawn for all steps.
+        ValueError: one mask is to be drawn for all steps, and ``x`` has another number of dimensions.
     """
     if sampling == "step" or x.dim() == 2:
         return F.dropout(x, rate, training)
@@ -50,7 +50,7 @@ class Dropout(nn.Module):
         self.sampling = sampling
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, time, features)`` or ``(batch, features)``, the shape of what is returned, too."""
+        """Drop features of ``x``, which is ``(batch, time, features)`` or ``(batch, features)`` and keeps its shape."""
         return dropout(x, self.rate, self.training, self.sampling, batch_first=True)
 
     def extra_repr(self) -> str:
@@ -59,10 +59,10 @@ class Dropout(nn.Module):
 
 
 class EmbeddingDropout(nn.Module):
-    """Drops the embeddings of whole words (Gal 2015, section 4.2; Merity et al. 2018, section 4.3).
+    """Drops the embeddings of words (Gal 2015, section 4.2; Merity et al. 2018, section 4.3).
 
-    A word of the vocabulary is dropped with probability ``rate``, and then wherever it stands in a sequence; the
-    embeddings of the others are divided by 1 - rate. Each sequence drops words of its own.
+    A word of the vocabulary is dropped with probability ``rate``, and then at every place where it stands in a
+    sequence. The embeddings of the other words are divided by 1 - rate. Words are drawn separately for each sequence.
 
     Args:
         rate: the probability of dropping a word, in [0, 1).
@@ -78,7 +78,7 @@ class EmbeddingDropout(nn.Module):
         self.vocabulary = vocabulary
 
     def forward(self, embedded: Tensor, words: Tensor) -> Tensor:
-        """``embedded`` ``(batch, time, features)``, those of ``words`` ``(batch, time)``, with some at zero."""
+        """Drop words from ``embedded`` ``(batch, time, features)``, the embeddings of ``words`` ``(batch, time)``."""
         if not self.training or self.rate == 0:
             return embedded
         mask = draw_mask(self.rate, 1, len(words), self.vocabulary, sampling="sequence", device=words.device)

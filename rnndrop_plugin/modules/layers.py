@@ -17,9 +17,9 @@ from rnndrop_plugin.ops.packing import pack_sorted, pad_sorted
 
 
 class _Layer(RecurrentDropout, nn.RNNBase):
-    """What LSTM, GRU and RNN share. Parameters, their names and their checks are those of torch.nn.
+    """What LSTM, GRU and RNN share. The parameters, their names and their checks are torch.nn's.
 
-    They are no subclasses of torch.nn.LSTM, GRU and RNN, because torch.compile breaks its graph at instances of those.
+    They do not inherit from torch.nn.LSTM, GRU and RNN, because torch.compile breaks its graph at instances of those.
     """
 
     torch_nn: type[nn.RNNBase]  # its forward pass runs where nothing is dropped
@@ -76,7 +76,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
             backend=backend,
         )
         check_choice("dropout_sampling", dropout_sampling, SAMPLINGS)
-        if dropout_sampling == "sequence":  # torch.nn's dropout of each step takes a rate of 1, too
+        if dropout_sampling == "sequence":  # torch.nn's dropout, with a mask for each step, also takes a rate of 1
             check_rate("dropout", dropout)
         self.weight_dropout = check_rate("weight_dropout", weight_dropout)
         self.dropout_sampling = dropout_sampling
@@ -94,11 +94,11 @@ class _Layer(RecurrentDropout, nn.RNNBase):
                 ``(time, input)``, or a PackedSequence.
             hx: the initial state, zeros if None; ``(layers * directions, batch, hidden)``, without the
                 batch for unbatched input; for an LSTM a tuple of two, h and c.
-            masks: dropout masks to use instead of drawing them (and in evaluation, too), one
+            masks: dropout masks to use instead of drawing them, in evaluation as well: one
                 :class:`~rnndrop_plugin.ops.Masks` for each layer and direction, in the order of ``hx``.
-                They are indexed by the example's place in the caller's batch and by real time, the
-                batch being padded to its longest sequence. Those of weight dropout and forward dropout are
-                not among them and are drawn all the same.
+                They are indexed by the example's place in the caller's batch and by real time, as if the
+                batch were padded to its longest sequence. The masks of weight dropout and forward dropout
+                are not among them and are still drawn.
 
         Returns:
             The output and the final state, in the form of ``input`` and ``hx``.
@@ -109,13 +109,13 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         """
         run = self._run
         if torch.compiler.is_compiling() and isinstance(input, PackedSequence):
-            run = torch.compiler.disable(run)  # it cannot follow the packing of sequences
+            run = torch.compiler.disable(run)  # torch.compile cannot follow the packing of sequences
         return run(input, hx, masks)
 
     def _run(self, input, hx, masks):
         if not torch.compiler.is_compiling():
             self._update_flat_weights()  # stale after functional_call or a parametrization
-            # torch.nn cannot differentiate an evaluation on cuDNN; ours tells cuDNN that it is training.
+            # torch.nn cannot differentiate cuDNN's evaluation mode; our own call tells cuDNN that it is training.
             differentiable = self.training or not self.weight_hh_l0.is_cuda or not torch.is_grad_enabled()
             dropped = masks is not None or self._drops_or_scales()
             if differentiable and not dropped and self._plan(input) == "vendor":
@@ -161,9 +161,9 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         return self._repack(sequence, state, input)
 
     def draw_masks(self, time: int, batch: int) -> list[Masks]:
-        """Draw what :meth:`forward` takes as ``masks``: those of ``time`` steps over ``batch`` sequences.
+        """Draw ``masks`` for :meth:`forward`, for ``time`` steps over ``batch`` sequences.
 
-        In evaluation nothing is drawn, and the masks only scale as ``scaling`` says.
+        In evaluation nothing is drawn, and the masks at most scale, as ``scaling`` says.
         """
         return [self._draw_masks(time, batch, self.weight_hh_l0.device) for _ in self._all_weights]
 
@@ -185,7 +185,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
 
     def _drops_or_scales(self) -> bool:
         rates = self.update_dropout, self.hidden_dropout, self.cell_dropout, self.weight_dropout
-        # cuDNN draws dropout between layers by a generator of its own, which waits for the GPU after each seeding.
+        # cuDNN draws dropout between layers with its own generator, which waits for the GPU after each seeding.
         own = self.dropout_sampling == "sequence" or self.weight_hh_l0.is_cuda
         between = own and self.training and self.num_layers > 1 and self.dropout > 0
         return between or (any(rates) and (self.training or self.scaling == "expected"))
@@ -212,7 +212,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
     def _unpack(self, input, hx) -> tuple[Tensor, Tensor | None, State]:
         """The input as ``(time, batch, input)``, its lengths, and the state as a tuple.
 
-        A packed batch stays in its own order, the longest sequence first: the host knows its lengths in no other.
+        A packed batch stays in its own order, the longest sequence first: the host knows its lengths only in this one.
         """
         lengths = None
         if isinstance(input, PackedSequence):
@@ -256,7 +256,7 @@ class _Layer(RecurrentDropout, nn.RNNBase):
         return sequence, state if self.cell == "lstm" else state[0]
 
     def extra_repr(self) -> str:
-        """The sizes and what is not at its default, as torch.nn shows it."""
+        """The sizes and the settings that are not at their defaults, as torch.nn shows them."""
         parts = [super().extra_repr()]
         if self.weight_dropout:
             parts.append(f"weight_dropout={self.weight_dropout}")
@@ -286,15 +286,15 @@ class LSTM(_Layer):
         hidden_dropout: the rate of d_h (Gal's), in [0, 1).
         cell_dropout: the rate of d_c (Moon et al.'s), in [0, 1).
         sampling: ``"step"`` draws masks for each step, ``"sequence"`` once for all steps of a call.
-        update_sampling, hidden_sampling, cell_sampling: the same for one of them.
+        update_sampling, hidden_sampling, cell_sampling: ``sampling`` for one kind of dropout.
         scaling: ``"inverted"`` divides by 1-p in training, and evaluation is torch.nn.LSTM's;
             ``"expected"`` multiplies by 1-p in evaluation (Eq. 3). They are two different models.
         nonlinearity: ``"tanh"`` or ``"relu"``, the function phi.
         backend: which implementation runs, see :data:`rnndrop_plugin.ops.BACKENDS`.
         weight_dropout: the rate of dropping single weights of U, in [0, 1), the same ones at all steps of a call
-            (DropConnect, Wan et al. 2013; of recurrent matrices Merity et al. 2018, section 2), scaled as units are.
-        dropout_sampling: ``"sequence"`` for forward dropout between layers with one mask for all steps, whose rate
-            must be below 1.
+            (DropConnect, Wan et al. 2013; for recurrent matrices Merity et al. 2018, section 2), scaled as units are.
+        dropout_sampling: ``"sequence"`` for forward dropout between layers with one mask for all steps; ``dropout``
+            must then be below 1.
 
     Raises:
         ValueError: a rate outside [0, 1), an unknown choice, or ``proj_size``.
@@ -327,7 +327,7 @@ class LSTM(_Layer):
 
     cell = "lstm"
     torch_nn = nn.LSTM
-    # The methods of its own that nn.LSTM.forward calls.
+    # nn.LSTM.forward calls these methods of its class.
     check_forward_args, permute_hidden = nn.LSTM.check_forward_args, nn.LSTM.permute_hidden
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
 
@@ -342,8 +342,8 @@ class GRU(GRUForm, _Layer):
 
     This z is 1 minus the paper's, as in torch.nn.GRU. With ``reset_after`` the candidate is
     torch.nn.GRU's and cuDNN's, :math:`n = \phi(W_n x_t + b_{in} + r * (U_n d_h(h_{t-1}) + b_{hn}))`, and
-    state dicts load both ways; the paper's form keeps a flag in its own, and loading one form's state
-    dict into the other is refused.
+    state dicts load both ways. The state dict of the paper's form contains a flag, and loading one form's
+    state dict into the other is refused.
 
     Args:
         reset_after: False for the paper's candidate, True for torch.nn.GRU's.
@@ -357,7 +357,7 @@ class GRU(GRUForm, _Layer):
     >>> output.shape, h.shape
     (torch.Size([35, 4, 40]), torch.Size([2, 4, 20]))
 
-    Only the form that is torch.nn.GRU's takes its weights:
+    Only torch.nn.GRU's form takes the weights of a torch.nn.GRU:
 
     >>> GRU(10, 20, reset_after=True).load_state_dict(torch.nn.GRU(10, 20).state_dict())
     <All keys matched successfully>

@@ -10,7 +10,7 @@ from rnndrop_plugin.ops.checks import ArgumentError, check_choice, check_rate
 
 
 class RecurrentDropout(nn.Module):
-    """A base class that takes the keywords of recurrent dropout and hands the others to torch.nn's class."""
+    """A base class that takes the keywords of recurrent dropout and passes the others on to torch.nn's class."""
 
     cell: str  # as ops.recurrence names it
     hidden_size: int
@@ -51,7 +51,7 @@ class RecurrentDropout(nn.Module):
                 raise ArgumentError(f"{kind}_dropout", f"must be 0: an RNN has no {kind} to drop (Eq. 2)")
 
     def _draw_masks(self, time: int, batch: int, device: torch.device) -> Masks:
-        """The masks of one layer and direction; in evaluation what the scaling asks for."""
+        """Draw the masks of one layer and direction; in evaluation they at most scale."""
         masks = {}
         for kind in Masks._fields:
             rate = getattr(self, f"{kind}_dropout")
@@ -69,7 +69,7 @@ class RecurrentDropout(nn.Module):
         return Masks(**masks)
 
     def _as_state(self, hx: Any) -> State:
-        """The state that a caller gave as a tuple of tensors; TypeError if it is of another form."""
+        """The caller's state as a tuple of tensors; TypeError if it has another form."""
         number = 2 if self.cell == "lstm" else 1
         state = (hx,) if number == 1 or isinstance(hx, Tensor) else tuple(hx)
         if len(state) != number or not all(isinstance(s, Tensor) for s in state):
@@ -78,7 +78,7 @@ class RecurrentDropout(nn.Module):
         return state
 
     def _zero_state(self, *shape: int, like: Tensor) -> State:
-        return (like.new_zeros(shape),) * (2 if self.cell == "lstm" else 1)  # nothing writes to them
+        return (like.new_zeros(shape),) * (2 if self.cell == "lstm" else 1)  # nothing writes to it
 
     def __prepare_scriptable__(self) -> None:
         raise RuntimeError(
@@ -87,7 +87,7 @@ class RecurrentDropout(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """The sizes and what is not at its default, as torch.nn shows it."""
+        """The sizes and the settings that are not at their defaults, as torch.nn shows them."""
         parts = [super().extra_repr()]
         for kind in Masks._fields:
             if rate := getattr(self, f"{kind}_dropout"):
@@ -100,7 +100,7 @@ class RecurrentDropout(nn.Module):
 
 
 class GRUForm(RecurrentDropout):
-    """The two forms of a GRU, the paper's and torch.nn's, whose state dicts are told apart."""
+    """The two forms of a GRU, the paper's and torch.nn's. A flag in the state dict distinguishes them."""
 
     cell = "gru"
 
@@ -108,7 +108,7 @@ class GRUForm(RecurrentDropout):
         super().__init__(*args, **kwargs)
         self.cell = "gru_reset_after" if reset_after else "gru"
         if not reset_after:
-            # Only its presence counts. A float survives what is done to whole state dicts (averaging, EMA).
+            # Only its presence counts. It is a float because averaging and EMA compute with every entry.
             self.register_buffer("reset_before", next(self.parameters()).detach().new_ones(()))
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
@@ -123,5 +123,5 @@ class GRUForm(RecurrentDropout):
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 
     def extra_repr(self) -> str:
-        """The sizes and what is not at its default, as torch.nn shows it."""
+        """The sizes and the settings that are not at their defaults, as torch.nn shows them."""
         return super().extra_repr() + (", reset_after=True" if self.cell == "gru_reset_after" else "")
