@@ -1,1 +1,1 @@
-"""What turns text, tags and word vectors into tokens and features, and the datasets that hold them."""
+"""Turning text, tags and word vectors into tokens and features, and the datasets that hold them."""

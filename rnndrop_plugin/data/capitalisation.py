@@ -8,7 +8,7 @@ def capitalisation(word: str) -> str:
 
     Returns:
         "none" without letters; "lower" without upper case; "upper" if all letters, two or more, are upper case;
-        "title" if the first character alone is; "mixed" otherwise.
+        "title" if only the first character is; "mixed" otherwise.
     """
     upper = [character.isupper() for character in word if character.isalpha()]
     if not upper:

@@ -1,4 +1,4 @@
-"""Files of columns, a word and its tag on each line."""
+"""Files in columns, with a word and its tag on each line."""
 
 import itertools
 import re
@@ -9,7 +9,7 @@ from rnndrop_plugin.data.entity_tags import TAG, Tagged, check_tag
 from rnndrop_plugin.data.text import read_lines
 
 BLANKS = " \t\r"
-WORD_NUMBER = re.compile(r"\d+([-.]\d+)?")  # in CoNLL-U; with a second number it is of no word
+WORD_NUMBER = re.compile(r"\d+([-.]\d+)?")  # in CoNLL-U; with a second number the line is not a word
 
 
 def read_sentences(
@@ -21,20 +21,20 @@ def read_sentences(
     *,
     any_tags: bool = False,
 ) -> list[Tagged]:
-    """The sentences of a file, which blank lines and ``-DOCSTART-`` lines separate.
+    """The sentences of a file. Blank lines and ``-DOCSTART-`` lines separate them.
 
-    Comments before a sentence, lines that begin with #, are left out, and so are the lines of CoNLL-U for multi-word
-    tokens (1-2) and empty nodes (1.1).
+    Comments before a sentence (lines that begin with #) are left out, and so are CoNLL-U's lines for multi-word tokens
+    (1-2) and empty nodes (1.1).
 
     Args:
-        separator: what is between two columns; None for any number of blanks and tabs.
-        word_column, tag_column: counted from 0, or from the last one, which is -1; without a tag_column no tags are
-            read.
-        any_tags: read tags that mark no entities, such as parts of speech, too.
+        separator: what separates two columns; None for any number of blanks and tabs.
+        word_column, tag_column: counted from 0, or backwards from the last one, which is -1; without a tag_column no
+            tags are read.
+        any_tags: also read tags that do not mark entities, such as parts of speech.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is damaged or has no sentence, a line has other columns than the first one, or no tag.
+        ValueError: it is damaged or has no sentence, or a line has no tag or not as many columns as the first one.
     """
     lines = [*enumerate(read_lines(path, encoding, keep_lone=True), 1)]
     rows = {number: _split(line, separator) for number, line in lines if not _separates(line)}
@@ -60,16 +60,16 @@ def read_sentences(
 
 
 class _Layout(NamedTuple):
-    """How a file's lines are made."""
+    """The structure of a file's lines."""
 
     columns: int
-    numbers_words: bool  # as in CoNLL-U, in the first column
+    numbers_words: bool  # in the first column, as in CoNLL-U
     tag_column: int | None
-    telling: set[str]  # what lines that are no comments have in the column of the tags, or in the last one
+    telling: set[str]  # what lines that are surely not comments have in the tag column, or in the last one
 
     @classmethod
     def of(cls, path: Path, rows: dict[int, list[str]], word_column: int, tag_column: int | None) -> "_Layout":
-        """The layout by the first line that is surely no comment. Raise ValueError if it lacks a column."""
+        """The layout of the first line that is surely not a comment. Raise ValueError if it lacks a column."""
         certain = {number: fields for number, fields in rows.items() if fields[0][:1] != "#"} or rows
         number, first = next(iter(certain.items()))
         _check_columns(f"{path}, line {number}", len(first), word_column, tag_column)
@@ -79,7 +79,7 @@ class _Layout(NamedTuple):
         return cls(len(first), numbers_words, tag_column, telling)
 
     def is_comment(self, fields: list[str]) -> bool:
-        """Whether a line before a sentence is one, or has the token # with what other tokens have."""
+        """Whether a line before a sentence is a comment, and not a token # with a tag such as other tokens have."""
         if fields[0][:1] != "#":
             return False
         if self.numbers_words or len(fields) != self.columns:
@@ -92,7 +92,7 @@ class _Layout(NamedTuple):
         return self.columns > 1 and not known
 
     def is_no_word(self, place: str, fields: list[str]) -> bool:
-        """Whether the line is CoNLL-U's for several words or none. Raise ValueError if it has other columns."""
+        """Whether it is a CoNLL-U line for several words or none. Raise ValueError if it has more or fewer columns."""
         if len(fields) != self.columns:
             raise ValueError(f"{place}: has {len(fields)} columns, the file's first line has {self.columns}")
         number = WORD_NUMBER.fullmatch(fields[0]) if self.numbers_words else None
@@ -126,7 +126,7 @@ def _split(line: str, separator: str | None) -> list[str]:
 
 
 def _check_columns(place: str, columns: int, word_column: int, tag_column: int | None) -> None:
-    """Raise ValueError unless a line with so many columns, which stands at ``place``, has those that are asked for."""
+    """Raise ValueError unless the line at ``place``, which has ``columns`` columns, has those that are asked for."""
     for flag, column in (("--word-column", word_column), ("--tag-column", tag_column)):
         if column is not None and not -columns <= column < columns:
             raise ValueError(f"{place}: has {columns} columns, and {flag} asks for column {column}")

@@ -1,8 +1,8 @@
-"""Tagged sentences, and the schemes of tags for entities.
+"""Tagged sentences, and the tagging schemes of entities.
 
-What is prepared for training is held to its scheme here, and says where it is broken. How predictions are scored, in
-whatever order a model puts its tags, is in :mod:`rnndrop_plugin.data.spans`. Both know that an entity begins at B-, and
-at an I- that continues none.
+This module holds data for training to its scheme and says where the data break it. Predictions may have their tags in
+any order; :mod:`rnndrop_plugin.data.spans` scores them. In both modules an entity begins at B-, and at an I- that does
+not continue one.
 """
 
 import re
@@ -15,12 +15,12 @@ TAG = re.compile(r"O|[BIES]-\S+")
 
 
 class Tagged(NamedTuple):
-    """A sentence, one word and tag a line.
+    """A sentence, with one word and its tag on each line.
 
     Attributes:
-        path: the file it stands in.
-        lines: where each word stands, from 1.
-        words, tags: equally many, or no tags where none are read.
+        path: the file that it stands in.
+        lines: the line of each word, counted from 1.
+        words, tags: as many tags as words, or no tags if none were read.
     """
 
     path: Path
@@ -29,12 +29,12 @@ class Tagged(NamedTuple):
     tags: list[str]
 
     def place(self, i: int = 0) -> str:
-        """Where its ``i``-th word stands."""
+        """Where the ``i``-th word stands."""
         return f"{self.path}, line {self.lines[i]}"
 
 
 def check_tag(place: str, tag: str) -> None:
-    """Raise ValueError unless ``tag``, which stands at ``place``, is one of entities."""
+    """Raise ValueError unless ``tag``, which stands at ``place``, is a tag for entities."""
     if not TAG.fullmatch(tag):
         raise ValueError(f"{place}: {tag!r} is not a tag, which is O or B-, I-, E- or S- and the entity's type")
 
@@ -45,10 +45,10 @@ def continues(before: str, tag: str) -> bool:
 
 
 def tag_scheme(sentences: list[Tagged]) -> str:
-    """The scheme of entities' tags: IOBES if any is E- or S-, else the one that more entities begin as.
+    """The scheme of the tags: IOBES if any tag is E- or S-, else IOB1 or IOB2, whichever more entities begin in.
 
-    In IOB2 (BIO) all begin with B-, in IOB1 only the second of two neighbours of one type. Files of either have a few
-    that begin as in the other, such as CoNLL-2002's and CoNLL-2003's.
+    In IOB2 (BIO) every entity begins with B-, in IOB1 only the second of two adjacent entities of one type. Some files,
+    such as those of CoNLL-2002 and CoNLL-2003, have a few entities that begin as in the other scheme.
     """
     tags = [tag for sentence in sentences for tag in ("O", *sentence.tags)]
     if any(tag[0] in "ES" for tag in tags):
@@ -61,14 +61,14 @@ def tag_scheme(sentences: list[Tagged]) -> str:
 def to_iob2(sentence: Tagged, scheme: str, scheme_of: str = "the training file") -> Tagged:
     """The sentence in IOB2: an entity's first tag is B-, its others are I-.
 
-    IOB1 and IOB2 are read alike, as the task's own evaluation does: an entity begins at B-, and at an I- that continues
-    none. So a B- after O in IOB1, of which CoNLL-2003 has two, begins one as well.
+    IOB1 and IOB2 are read in the same way, as in the task's own evaluation: an entity begins at B-, and at an I- that
+    does not continue one. So a B- after O in IOB1 also begins one; CoNLL-2003 has two of these.
 
     Args:
         scheme: the one that :func:`tag_scheme` found in ``scheme_of``.
 
     Raises:
-        ValueError: E- or S- where the scheme has none, or an order of tags that IOBES does not have.
+        ValueError: E- or S- where the scheme has none, or an order of tags that IOBES does not allow.
     """
     tags = []
     for i, (before, tag) in enumerate(pairwise(("O", *sentence.tags, "O"))):
@@ -83,7 +83,7 @@ def to_iob2(sentence: Tagged, scheme: str, scheme_of: str = "the training file")
 
 
 def to_iobes(tags: Sequence[str]) -> list[str]:
-    """Tags of IOB2 in IOBES: the last tag of an entity is E-, that of an entity of one word S-."""
+    """IOB2 tags in IOBES: the last tag of an entity becomes E-, and the tag of an entity of one word S-."""
     ends = {"B": "S", "I": "E", "O": "O"}
     return [(tag[0] if after[0] == "I" else ends[tag[0]]) + tag[1:] for tag, after in pairwise((*tags, "O"))]
 

@@ -53,10 +53,10 @@ def check_identity(name: str, saved: dict | None, own: dict, data: str) -> None:
 
 
 def count_made_up(dictionary: Dictionary) -> int:
-    """How many symbols at the end of ``dictionary`` stand for nothing.
+    """How many symbols at the end of ``dictionary`` are made up.
 
-    fairseq-preprocess makes the size of a dictionary a multiple of 8 (--padding-factor) by symbols with the names
-    madeupword0000, madeupword0001, ... that never occur. A symbol of such a name that does occur is a real one.
+    fairseq-preprocess fills a dictionary up to a multiple of 8 symbols (--padding-factor) with symbols that never occur
+    and are named madeupword0000, madeupword0001, .... A symbol with such a name that does occur is a real one.
     """
     made_up = 0
     for symbol, count in zip(reversed(dictionary.symbols), reversed(dictionary.count), strict=True):
@@ -67,7 +67,7 @@ def count_made_up(dictionary: Dictionary) -> int:
 
 
 def never_written(dictionary: Dictionary) -> list[int]:
-    """The ids that stand for nothing in a text: ``<s>``, padding and those made up."""
+    """The ids that no text contains: ``<s>``, padding and the made-up symbols."""
     return [dictionary.bos(), dictionary.pad(), *range(len(dictionary) - count_made_up(dictionary), len(dictionary))]
 
 
@@ -86,7 +86,7 @@ def load_split(
         combine: also read ``split1``, ``split2``, ..., as fairseq does for training data in parts.
 
     Raises:
-        InputError: its files are missing, damaged, empty or larger than the memory, or have padding or ids beyond
+        InputError: its files are missing, damaged, empty or larger than the memory, or contain padding or ids beyond
             ``dictionary``.
     """
     if not split:

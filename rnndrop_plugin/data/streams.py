@@ -1,4 +1,4 @@
-"""The streams of a data folder of sequences: the names of its sub-folders and, in a batch, of the words' features."""
+"""The names of streams of sequences: of a data folder's sub-folders and, in a batch, of the words' features."""
 
 WORD = "word"
 CAPITALISATION = "capitalisation"

@@ -1,4 +1,4 @@
-"""Reading text: the one place where it enters, for training and for prediction."""
+"""Reading text. All text for training and for prediction is read here."""
 
 import gzip
 import re
@@ -11,19 +11,19 @@ from pathlib import Path
 STDIN = Path("<stdin>")  # where read_lines is to read standard input
 
 # soft hyphen, zero-width space, marks of direction, word joiner, byte order mark; the joiners of emoji and of Persian
-# and Indian scripts are not among them, since words differ by those
+# and Indian scripts are not among them, because they distinguish words
 _INVISIBLE = "[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
-# Mac OS ended lines with a lone \r; some conversions leave \r\r\n. What else Unicode calls a line's end is a blank.
+# Old Mac OS ended lines with a lone \r; some conversions leave \r\r\n. Unicode's other line ends count as blanks.
 _LINE_END = re.compile(r"\r*\n|\r")
 
 
 def characters(text: str) -> str:
-    """The characters of a text as models of characters have them, with ``_`` for each blank."""
+    """The characters of a text as character-level models read them, with ``_`` for each blank."""
     return re.sub(r"\s", "_", text)
 
 
 def lower_case(text: str) -> str:
-    """Normalised text in lower case, which may take characters of NFC apart."""
+    """Normalised text in lower case. It is normalised again, because lower-casing may split characters of NFC."""
     return normalize(text.lower())
 
 
@@ -31,8 +31,8 @@ def normalize(text: str, *, keep_lone: bool = False) -> str:
     """Text in NFC (an accent and its letter are one character), without characters that have no width.
 
     Args:
-        keep_lone: leave such characters where nothing else stands between two blanks, as a token of a file of columns
-            that has a tag.
+        keep_lone: keep such characters if nothing else stands between two blanks: in a file of columns they are a token
+            with a tag.
     """
     if not text.isascii():
         pattern, kept = (rf"((?<!\S){_INVISIBLE}+(?!\S))|{_INVISIBLE}", r"\1") if keep_lone else (_INVISIBLE, "")
@@ -41,12 +41,12 @@ def normalize(text: str, *, keep_lone: bool = False) -> str:
 
 
 def zero_digits(word: str) -> str:
-    """The word with 0 for each digit, as Lample et al. (2016) read numbers: all dates like ``1996-08-22`` are one."""
+    """The word with 0 for each digit, as in Lample et al. (2016): all dates like ``1996-08-22`` become one word."""
     return re.sub(r"\d", "0", word)
 
 
 def find_file(folder: Path, names: Sequence[str]) -> Path:
-    """The first of ``names`` that ``folder`` has, each as it is or with .gz.
+    """The first of ``names`` that is in ``folder``, as it is or with .gz.
 
     Raises:
         OSError: no such folder, or none of the files in it.
@@ -61,13 +61,13 @@ def find_file(folder: Path, names: Sequence[str]) -> Path:
 
 
 def read_lines(path: Path, encoding: str = "UTF-8", *, keep_lone: bool = False) -> list[str]:
-    r"""The lines of a text file, gzip-compressed if its name ends in .gz, or of ``STDIN``, each normalised.
+    r"""The normalised lines of a text file (gzip-compressed if its name ends in .gz) or of ``STDIN``.
 
     A line ends with ``\n``, ``\r\n`` or ``\r``; see :func:`normalize` for the rest.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is damaged, empty, not of this encoding or no text.
+        ValueError: it is damaged, empty, not in this encoding or not text.
     """
     data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
     if path.suffix == ".gz":

