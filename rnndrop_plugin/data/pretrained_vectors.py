@@ -1,4 +1,4 @@
-"""Pretrained word vectors for the words of a text, from a file or an installed package."""
+"""Pretrained word vectors for the words of a text, from files or packages."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable

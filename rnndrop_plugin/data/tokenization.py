@@ -1,7 +1,7 @@
 """How the text of a data folder was cut into tokens.
 
-``rnndrop prepare`` writes this beside the data, as tokenizer.json. Everything that reads new text for a model trained on
-the data (scoring, sampling, tagging) cuts the text in the same way.
+``rnndrop prepare`` writes this beside the data, as tokenizer.json. Everything that reads new text for a model trained
+on the data (scoring, sampling, tagging) cuts the text in the same way.
 """
 
 import functools
