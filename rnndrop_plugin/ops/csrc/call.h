@@ -1,4 +1,4 @@
-/* A call: its sizes and storage, and the parts of its threads. */
+/* A call: its sizes and storage, and the parts that its threads take. */
 
 struct call {
     const struct arguments *arguments;
@@ -6,34 +6,34 @@ struct call {
     int threads, relu;
     int64_t T, B, I, H;
     int64_t chunk; /* time steps worked on together */
-    /* Two sets of gates: all (LSTM, RNN), or r and z, then n (GRU). */
+    /* Sets of gates: one with all gates (LSTM, RNN), or r and z in the first and n in the second (GRU). */
     int sets;
     struct gates set[2];
-    struct matrix w_ih[2], w_hh[2];          /* packed weights, of a backward pass for its products */
+    struct matrix w_ih[2], w_hh[2];          /* packed weights, as the products of this pass read them */
     REAL *bias[2], *bias_hn;                 /* forward: of the gate features; b_hn of U_n h if reset_after */
-    REAL *zeros;                             /* where the products of a backward pass begin: units, or inputs */
+    REAL *zeros;                             /* what the backward products over units or inputs start from */
     struct matrix x;                         /* the input of a chunk */
     struct matrix gates[2], hn, cells;       /* of all steps if saved, else of a chunk; cells of one step */
-    struct matrix h, masked_h[2], reset_h;   /* states; what the products read of them alternates */
+    struct matrix h, masked_h[2], reset_h;   /* states; the products read two masked copies in turn */
     struct matrix d_gates[2], d_hn, d_x;     /* backward, of a chunk */
     struct matrix previous_h;                /* backward, of a chunk: the masked h that its steps read */
     struct matrix d_h, d_c, d_masked_h;      /* backward, of a step */
 };
 
-/* What a thread does of a call: blocks of units, and of input features. */
+/* A thread's part of a call: blocks of units, and of input features. */
 struct member {
     int id, size;
     int64_t u0, u1, i0, i1;
 };
 
-/* A chunk of steps, at these times; `first` is its first row of what has the rows of all steps. */
+/* A chunk of `steps` steps from `time` on; `first` is its first row in matrices with the rows of all steps. */
 struct chunk {
     int64_t time, steps, rows, first;
 };
 
 INLINE struct member this_member(const struct call *c)
 {
-    /* The same thread has the same part in every call: some of it is in its core's cache. */
+    /* A thread has the same part in every call, because some of it is still in its core's cache. */
     int id = rnndrop_number_in_team(c->threads), size = rnndrop_team_size(c->threads);
     int64_t units = blocks_of(c->H), inputs = blocks_of(c->I);
     return (struct member){id, size, share(units, id, size), share(units, id + 1, size), share(inputs, id, size),
@@ -42,7 +42,7 @@ INLINE struct member this_member(const struct call *c)
 
 INLINE int64_t time_of(const struct call *c, int64_t step) { return c->arguments->reverse ? c->T - 1 - step : step; }
 
-/* The chunk that begins at a step; its rows are in the order of time, whatever that of the steps. */
+/* The chunk that begins at a step; its rows are in the order of time, even if the steps are reversed. */
 INLINE struct chunk chunk_at(const struct call *c, int64_t step)
 {
     int64_t steps = MIN(c->chunk, c->T - step), time = c->arguments->reverse ? c->T - step - steps : step;
@@ -57,7 +57,7 @@ INLINE int running(const struct call *c, int64_t b, int64_t t)
 /* A row (t, b) of the output and of its gradient. */
 INLINE int64_t row_of(const struct call *c, int64_t t, int64_t b) { return (t * c->B + b) * c->H; }
 
-/* The state in the caller's order that step t of row b reads. */
+/* The state that step t of row b reads, in torch's layout. */
 INLINE const REAL *previous_row(const struct call *c, int64_t t, int64_t b)
 {
     const struct arguments *a = c->arguments;
@@ -99,7 +99,7 @@ INLINE vec drop(const struct factors *f, int part, vec x)
 
 /* ---- storage -------------------------------------------------------------------------------------- */
 
-/* Cuts storage of `base`; with base NULL it only counts. */
+/* Hands out storage from `base`; if base is NULL it only counts. */
 struct arena {
     char *base;
     size_t used;

@@ -1,12 +1,12 @@
-/* The cells, forward: what reference.py computes of a step after the products, by the same names.
+/* The cells, forward: what reference.py computes in a step after the products, with the same names.
  *
- * Each function has one row's block of 16 units at step t; `part` counts its vectors. Gates are those of
- * the matrices' row `row`. Where a sequence has ended its state stays as it is.
+ * Each function computes one row's block of 16 units at step t; `part` counts the vectors of the block. The gates are
+ * in row `row` of their matrices. Where a sequence has ended, its state does not change.
  */
 
 #define EACH_PART(part) for (int part = 0; part < PARTS; part++)
 
-/* `h` as the products of step t read it, into `masked`; past the last step only scaled. */
+/* Write `h` to `masked` as the products of step t read it; past the last step it is only scaled. */
 INLINE void drop_hidden(const struct call *c, int64_t t, int64_t b, int64_t block, REAL *masked, const REAL *h)
 {
     struct factors hidden;
@@ -15,7 +15,7 @@ INLINE void drop_hidden(const struct call *c, int64_t t, int64_t b, int64_t bloc
         store(masked + p * LANES, drop(&hidden, p, load(h + p * LANES)));
 }
 
-/* The new h, already in c->h, as the next step's products read it, and the output. */
+/* Write the new h, which is in c->h, as the next step's products read it, and as output. */
 INLINE void write_h(const struct call *c, int64_t step, int64_t t, int64_t b, int64_t block)
 {
     const struct arguments *a = c->arguments;
@@ -68,7 +68,7 @@ INLINE void rnn_cell(const struct call *c, int64_t t, int64_t b, int64_t block, 
             store(h + p * LANES, phi(load(product + p * LANES), c->relu));
 }
 
-/* r and z of a GRU; the paper's needs r * h for its next product. */
+/* r and z of a GRU; the paper's form also needs r * h for its next product. */
 INLINE void gru_gates(const struct call *c, int64_t step, int64_t b, int64_t block, int64_t row)
 {
     int64_t stride = c->gates[0].stride;

@@ -30,7 +30,7 @@ typedef uint8_t bytes_anywhere __attribute__((vector_size(VECTOR_BYTES / sizeof(
 
 INLINE vec splat(REAL x) { return x - (vec){0}; }
 
-/* At any address: tensors need not begin where vectors would. */
+/* The address may be any: tensors need not be aligned as vectors are. */
 INLINE vec load(const REAL *x) { return *(const vec_anywhere *)x; }
 INLINE void store(REAL *x, vec v) { *(vec_anywhere *)x = v; }
 /* 1 where a byte is not 0, as torch reads a bool: a view of other bytes as bool may hold any. */
@@ -62,7 +62,7 @@ INLINE vec exp_parts(vec x, vec *scale)
     return p * r;
 }
 
-/* exp(x) for x <= 0; what is below the smallest normal number is that. */
+/* exp(x) for x <= 0, but at least exp(-LARGEST), which is a normal number. */
 INLINE vec exp_negative(vec x)
 {
     vec scale, p = exp_parts(choose(x < -LARGEST, splat(-LARGEST), x), &scale);
@@ -93,7 +93,7 @@ INLINE vec hyperbolic_tangent(vec x)
 /* The nonlinearity of a candidate. */
 INLINE vec phi(vec x, int relu) { return relu ? choose(x < 0, splat(0), x) : hyperbolic_tangent(x); }
 
-/* The derivative of phi where it gave y. */
+/* The derivative of phi where its value is y. */
 INLINE vec phi_slope(vec y, int relu)
 {
     if (relu)

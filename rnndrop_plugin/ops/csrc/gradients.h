@@ -1,7 +1,8 @@
-/* The cells, backward: the gradients of the gates of step t from those of h and c, d_x for the gradient of x.
+/* The cells, backward: the gradients of the gates of step t from those of h and c; d_x is the gradient of x.
  *
- * As in cells.h each function has one row's block of units; `row` is that of the chunk's matrices, and `saved` that of
- * the saved ones. Where a sequence has ended the gradients of the gates are 0, and the state's passes as it is.
+ * As in cells.h, each function computes one row's block of units; `row` is its row in the chunk's matrices, and `saved`
+ * its row in the saved ones. Where a sequence has ended, the gradients of the gates are 0, and that of the state passes
+ * unchanged.
  */
 
 INLINE void no_gradients(struct matrix d_gates, int64_t gates, int64_t block, int64_t row)
@@ -61,7 +62,7 @@ INLINE void rnn_gradients(const struct call *c, int64_t t, int64_t b, int64_t bl
     }
 }
 
-/* All but d_r of the paper's GRU, which needs the product of d_n first. */
+/* All gradients of a GRU but d_r of the paper's form, which needs the product of d_n first. */
 INLINE void gru_gradients(const struct call *c, int64_t t, int64_t b, int64_t block, int64_t row, int64_t saved)
 {
     const struct arguments *a = c->arguments;
@@ -96,7 +97,7 @@ INLINE void gru_gradients(const struct call *c, int64_t t, int64_t b, int64_t bl
     }
 }
 
-/* The paper's GRU: d_r from the gradient of r * h, which becomes that of h. */
+/* The paper's GRU: d_r from the gradient of r * h, which is replaced by that of h. */
 INLINE void gru_reset_gradients(const struct call *c, int64_t t, int64_t b, int64_t block, int64_t row, int64_t saved)
 {
     if (!running(c, b, t)) {

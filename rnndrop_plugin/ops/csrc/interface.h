@@ -1,6 +1,6 @@
 /* What library.c and the kernels share: the arguments of a call, threads and working storage.
  *
- * Plain C without headers of torch, Python or OpenMP, so that one build serves every version of them. kernel.c is
+ * Plain C without headers of torch, Python or OpenMP, so that one build works with every version of them. kernel.c is
  * compiled for each floating-point type and instruction set, and library.c chooses among the results at run time.
  */
 #include <stdatomic.h>
@@ -9,7 +9,7 @@
 
 enum { LSTM, GRU, GRU_RESET_AFTER, RNN };
 
-/* d(x) = scale * keep * x; keep is bytes, 0 where a unit is dropped, (batch, hidden) at each step, NULL to scale only. */
+/* d(x) = scale * keep * x. keep is (batch, hidden) bytes at each step, 0 where a unit is dropped; NULL only scales. */
 struct mask {
     const uint8_t *keep;
     int64_t step; /* elements from one time step to the next, 0 for one mask for all steps */
@@ -26,8 +26,8 @@ struct arguments {
     struct mask update, hidden_mask, cell_mask;
     const int64_t *lengths;     /* (batch,), may be NULL */
     void *output, *h_n, *c_n;   /* (time, batch, hidden); (batch, hidden) */
-    /* What the backward pass reads, NULL to save nothing, each a matrix with a row for each step and example.
-     * LSTM: gates i, f, g, o; cells, of one step more.  GRU: gates r, z; n; and U_n h + b_hn if reset_after. */
+    /* What the backward pass reads, NULL to save nothing; each is a matrix with a row for each step and example.
+     * LSTM: gates i, f, g, o; cells, with one step more.  GRU: gates r, z; n; and U_n h + b_hn if reset_after. */
     void *saved[3];
     /* Backward only. Gradients that are not wanted are NULL. */
     const void *d_output, *d_h_n, *d_c_n;
@@ -40,13 +40,13 @@ struct loss_arguments {
     int64_t threads, rows, features, classes;
     const void *x, *w, *b;      /* (rows, features); (classes, features); (classes,), may be NULL */
     const int64_t *target;      /* (rows,), each in [0, classes) */
-    double share, target_share; /* a logit's gradient is its softmax - share, the target's - target_share, too */
-    /* Of each row: the largest logit, the sum of exp(logit - largest), that of the logits, and the target's logit. */
+    double share, target_share; /* a logit's gradient is its softmax - share; for the target also - target_share */
+    /* For each row: the largest logit, the sums of exp(logit - largest) and of the logits, and the target's logit. */
     void *largest, *sum_of_exp, *sum_of_logits, *of_target;
     void *d_x, *d_w, *d_b; /* NULL where not wanted */
 };
 
-/* One kernel.c: each function returns 0, or 1 if there is not enough memory. */
+/* The functions of one compiled kernel.c. Each returns 0, or 1 if there is not enough memory. */
 struct kernel {
     int (*forward)(const struct arguments *), (*backward)(const struct arguments *);
     int (*loss)(const struct loss_arguments *);
@@ -64,9 +64,9 @@ int rnndrop_team_size(int threads);
 int rnndrop_number_in_team(int threads);
 void rnndrop_wait(struct team *team, int size);
 
-/* Working storage of at least so many bytes, aligned to 64; NULL if there is not enough memory. */
+/* Working storage of at least `bytes` bytes, aligned to 64; NULL if there is not enough memory. */
 void *rnndrop_get_storage(size_t bytes);
 void rnndrop_give_back(void *storage);
 
-/* Ask for huge pages, which a page fault each spares most of the cost of fresh memory; a hint. */
+/* Ask for huge pages: most of the cost of fresh memory is page faults, and these have fewer. It is only a hint. */
 void rnndrop_prefer_huge_pages(void *memory, size_t bytes);

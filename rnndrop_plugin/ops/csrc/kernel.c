@@ -1,6 +1,6 @@
-/* All computation for one floating-point type and instruction set. setup.py compiles this file for each, with
- *   REAL float or double (then DOUBLE, too), VECTOR_BYTES the size of a vector, MOST_ROWS and TRANSPOSED_ROWS the
- *   heights of the products' tiles, and KERNEL the name of what library.c gets. */
+/* All computation for one floating-point type and instruction set. setup.py compiles this file for each. It defines
+ *   REAL as float or double (then DOUBLE, too), VECTOR_BYTES as the size of a vector, MOST_ROWS and TRANSPOSED_ROWS as
+ *   the heights of the products' tiles, and KERNEL as the name of the structure that library.c reads. */
 #include "interface.h"
 #include <math.h>
 #include <string.h>

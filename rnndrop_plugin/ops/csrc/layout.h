@@ -1,8 +1,8 @@
-/* Matrices as the products read them, and changes from and to torch's layout.
+/* Matrices as the products read them, and conversions from and to torch's layout.
  *
  * Features are the vector dimension. A matrix of rows and features is cut into blocks of 16 features: [block][row]
- * [feature], the last block filled with zeros. What has a time is a matrix with the rows of all steps, row
- * t * batch + b, so a batch of any size has no row but its own.
+ * [feature], the last block filled up with zeros. A matrix over time has the rows of all steps, example b of step t in
+ * row t * batch + b, so a batch of any size needs no rows but its own.
  *
  * The gates of a cell are the features of one matrix, ordered by block of units, then gate, so that a thread has all
  * gates of its units.
@@ -20,7 +20,7 @@ struct matrix {
 
 INLINE int64_t blocks_of(int64_t features) { return (features + BLOCK - 1) / BLOCK; }
 
-/* An odd number of rows, so that equal places of the blocks do not share cache sets. */
+/* An odd number of rows, so that the same place in different blocks does not fall into the same cache set. */
 INLINE int64_t stride_of(int64_t rows) { return (rows | 1) * BLOCK; }
 
 INLINE REAL *at(struct matrix m, int64_t block, int64_t row) { return m.data + block * m.stride + row * BLOCK; }
@@ -28,10 +28,10 @@ INLINE REAL *at(struct matrix m, int64_t block, int64_t row) { return m.data + b
 /* The matrix that begins at a later row. */
 INLINE struct matrix from_row(struct matrix m, int64_t row) { return (struct matrix){at(m, 0, row), m.stride}; }
 
-/* The first of `n` items that are member `index`'s share. */
+/* The first of the `n` items that are in the share of member `index`. */
 INLINE int64_t share(int64_t n, int64_t index, int64_t size) { return n * index / size; }
 
-/* The first n numbers, up to a block; the rest of the block becomes zero. */
+/* Copy the first n numbers, at most a block; the rest of the block becomes zero. */
 INLINE void copy_in(REAL *to, const REAL *from, int64_t n)
 {
     if (n >= BLOCK)
@@ -49,7 +49,7 @@ INLINE void copy_out(REAL *to, const REAL *from, int64_t n)
         memcpy(to, from, n * sizeof(REAL));
 }
 
-/* A block of a row in torch's layout where it stands, or filled with zeros in `room` if it is not a whole one. */
+/* A block of a row in torch's layout; if it is not a full one, a copy in `room` that is filled up with zeros. */
 INLINE const REAL *whole_block(const REAL *row, int64_t block, int64_t features, REAL *room)
 {
     if ((block + 1) * BLOCK <= features)
@@ -58,7 +58,7 @@ INLINE const REAL *whole_block(const REAL *row, int64_t block, int64_t features,
     return room;
 }
 
-/* The blocks [first, last) of rows in torch's layout. */
+/* Copy the blocks [first, last) of rows in torch's layout. */
 static void to_blocks(struct matrix to, const REAL *from, int64_t rows, int64_t features, int64_t first, int64_t last)
 {
     for (int64_t block = first; block < last; block++)
@@ -73,14 +73,15 @@ static void from_blocks(REAL *to, struct matrix from, int64_t rows, int64_t feat
             copy_out(to + row * features + block * BLOCK, at(from, block, row), features - block * BLOCK);
 }
 
-/* The numbered elements of two vectors in a row. Clang has the one; gcc has the other, and the first from 12 on. */
+/* The elements with these numbers of two vectors in a row. Clang has only __builtin_shufflevector, gcc before 12 only
+ * __builtin_shuffle. */
 #ifdef __clang__
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
 #endif
 
-/* Elements of a and b by turns, of their lower or upper halves. */
+/* The elements of the lower or upper halves of a and b in turn. */
 INLINE vec interleave(vec a, vec b, int upper)
 {
 #if LANES == 2
@@ -95,7 +96,7 @@ INLINE vec interleave(vec a, vec b, int upper)
 #endif
 }
 
-/* to[column][row] = from[row][column] for 16 x 16 numbers; log2(LANES) times, interleave the halves. */
+/* to[column][row] = from[row][column] for 16 x 16 numbers: interleave the halves log2(LANES) times. */
 static void transpose_block(REAL *to, const REAL *const *from)
 {
     for (int i = 0; i < BLOCK; i += LANES)
@@ -121,18 +122,18 @@ static void transpose_block(REAL *to, const REAL *const *from)
         }
 }
 
-/* The rows of a weight matrix that one product reads: gates of each unit, from gate `first` on. */
+/* The rows of a weight matrix that one product reads: `count` gates of each unit, from gate `first` on. */
 struct gates {
     int first, count;
 };
 
-/* Row of the weight matrix (gates * hidden, features) for a gate feature's block. */
+/* The first row of the weight matrix (gates * hidden, features) for a block of gate features. */
 INLINE int64_t first_row(struct gates gates, int64_t block, int64_t hidden)
 {
     return (gates.first + block % gates.count) * hidden + block / gates.count * BLOCK;
 }
 
-/* W^T for products x W^T: a row for each column of w, a feature for each gate of the blocks [first, last). */
+/* Pack W^T for products x W^T: a row for each column of w, and the blocks [first, last) of gate features. */
 static void pack_transposed(struct matrix to, const REAL *w, struct gates gates, int64_t hidden, int64_t columns,
                             int64_t first, int64_t last)
 {
@@ -161,7 +162,8 @@ static void pack_transposed(struct matrix to, const REAL *w, struct gates gates,
     }
 }
 
-/* W for products d W of gates' gradients: a row for each gate feature, features [first, last) of blocks of columns. */
+/* Pack W for products d W of the gates' gradients: a row for each gate feature, and the blocks [first, last) of w's
+ * columns. */
 static void pack(struct matrix to, const REAL *w, struct gates gates, int64_t hidden, int64_t columns, int64_t first,
                  int64_t last)
 {

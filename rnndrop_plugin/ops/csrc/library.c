@@ -1,4 +1,4 @@
-/* The functions that Python calls, and what the kernels need of the machine: threads, memory, its instructions. */
+/* The functions that Python calls, and what the kernels need from the machine: threads, memory, instruction sets. */
 #define _GNU_SOURCE /* madvise */
 #include "interface.h"
 #include <sched.h>
@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #endif
 
-/* Tells which sources the library is of; the compiler is given the digest. */
+/* The digest of the sources that the library is compiled from, which setup.py defines. */
 #ifndef DIGEST
 #define DIGEST ""
 #endif
@@ -105,7 +105,7 @@ void *rnndrop_get_storage(size_t bytes)
     }
     struct storage *storage = memory;
 #ifdef POISON
-    memset(storage->data, 0xff, storage->bytes); /* NaN: what is read before it is written shows */
+    memset(storage->data, 0xff, storage->bytes); /* NaN, which shows what is read before it is written */
 #endif
     return storage->data;
 }
@@ -135,7 +135,7 @@ static int has_avx512(void)
 }
 #endif
 
-/* The best last. */
+/* From the slowest to the fastest. */
 static const struct {
     const char *name;
     int (*supported)(void);
@@ -150,8 +150,8 @@ static const struct {
 
 static int chosen;
 
-/* Choose the named instruction set, the best one for NULL, before anything else is called. Returns 0 where the machine
- * does not have it. */
+/* Choose the named instruction set, or the fastest one if the name is NULL. This comes before all other calls. Returns
+ * 0 if the machine does not have it. */
 int rnndrop_set_instructions(const char *name)
 {
     for (int set = sizeof sets / sizeof *sets - 1; set >= 0; set--)
@@ -164,14 +164,14 @@ int rnndrop_set_instructions(const char *name)
 
 const char *rnndrop_instructions(void) { return sets[chosen].name; }
 
-/* Run a pass: 0, or 1 if there is not enough memory. */
+/* Run a pass. Returns 0, or 1 if there is not enough memory. */
 int rnndrop_run(const struct arguments *arguments, int backward, int is_double)
 {
     const struct kernel *kernel = sets[chosen].kernels[is_double];
     return backward ? kernel->backward(arguments) : kernel->forward(arguments);
 }
 
-/* Run an output layer with its loss: 0, or 1 if there is not enough memory. */
+/* Run an output layer with its loss. Returns 0, or 1 if there is not enough memory. */
 int rnndrop_loss(const struct loss_arguments *arguments, int is_double)
 {
     return sets[chosen].kernels[is_double]->loss(arguments);

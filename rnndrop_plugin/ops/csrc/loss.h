@@ -1,8 +1,8 @@
 /* The output layer and its cross entropy: the logits are neither kept nor computed twice. */
 
-#define LOGITS ((int64_t)1 << 22) /* at a time: they stay in the last cache */
+#define LOGITS ((int64_t)1 << 22) /* at a time, so that they stay in the last-level cache */
 
-/* To the products of a call the classes are the units of a cell with one gate. */
+/* For the products of a call the classes are the units of a cell with one gate. */
 struct loss {
     const struct loss_arguments *arguments;
     struct call call;                       /* its sizes, threads, packed weights, x and its gradient */
@@ -25,9 +25,9 @@ static REAL sum_of(vec v)
     return sum;
 }
 
-/* Of up to TOGETHER rows' logits: what the loss takes of them; then their gradients in their place. Rows together,
- * since they stand side by side in each block. */
-enum { TOGETHER = 8, GROUP = 8 /* blocks summed apart, so that rounding does not grow with the classes */ };
+/* Compute what the loss needs from the logits of up to TOGETHER rows, and replace the logits by their gradients. Rows
+ * are taken together because they stand side by side in each block. */
+enum { TOGETHER = 8, GROUP = 8 /* blocks summed separately, so that rounding does not grow with the classes */ };
 
 static void softmax(const struct loss *l, int64_t place, int64_t row, int64_t rows)
 {

@@ -2,7 +2,7 @@
 
 /* ---- forward -------------------------------------------------------------------------------------- */
 
-/* One number a gate feature, from one or two vectors of (gates * hidden). */
+/* Load a number for each gate feature: the sum of one or two vectors of (gates * hidden). */
 static void load_bias(const struct call *c, REAL *to, struct gates gates, int64_t u0, int64_t u1, const REAL *one,
                       const REAL *two)
 {
@@ -35,7 +35,7 @@ static void begin_forward(const struct call *c, const struct member *m)
             drop_hidden(c, time_of(c, 0), b, block, at(c->masked_h[0], block, b), at(c->h, block, b));
 }
 
-/* A step; its gates are rows of their matrices from `row` on, which hold the products of the input. */
+/* Run a step. Its gates are the rows of their matrices from `row` on, which hold the products with the input. */
 static void forward_step(const struct call *c, const struct member *m, int64_t step, int64_t row)
 {
     int64_t t = time_of(c, step), cell = c->arguments->cell;
@@ -75,7 +75,7 @@ static void forward_member(void *data)
     begin_forward(c, m);
     for (int64_t step = 0; step < c->T; step += c->chunk) {
         struct chunk chunk = chunk_at(c, step);
-        rnndrop_wait(c->team, m->size); /* the last chunk's input is no longer read */
+        rnndrop_wait(c->team, m->size); /* the previous chunk's input is no longer read */
         to_blocks(c->x, (const REAL *)a->x + chunk.first * c->I, chunk.rows, c->I, m->i0, m->i1);
         rnndrop_wait(c->team, m->size);
         for (int k = 0; k < c->sets; k++)
@@ -150,7 +150,7 @@ static void weight_gradient(REAL *dw, struct gates gates, int64_t hidden, struct
                             int64_t rows, int64_t first, int64_t last, int add)
 {
     enum { WIDE = 2 };                                                  /* blocks of columns multiplied at once */
-    int64_t group = (1 << 19) / (rows * BLOCK * (int64_t)sizeof(REAL)); /* those that stay in cache */
+    int64_t group = (1 << 19) / (rows * BLOCK * (int64_t)sizeof(REAL)); /* as many as stay in the cache */
     group = group < WIDE ? WIDE : group / WIDE * WIDE;
     for (int64_t j0 = 0; j0 < blocks_of(n); j0 += group)
         for (int64_t block = first; block < last; block++) {
@@ -231,7 +231,7 @@ static void backward_member(void *data)
             int64_t t = time_of(c, k * c->chunk + s);
             backward_step(c, m, t, (t - chunk.time) * c->B);
         }
-        rnndrop_wait(c->team, m->size); /* all of the chunk's x and previous_h are there */
+        rnndrop_wait(c->team, m->size); /* the chunk's x and previous_h are complete */
         chunk_gradients(c, m, chunk, k < chunks - 1);
         rnndrop_wait(c->team, m->size);
     }
@@ -305,7 +305,7 @@ static int run_pass(const struct arguments *a, int backward)
         rnndrop_prefer_huge_pages(a->d_w_hh, sizeof(REAL) * gates * c.H);
     } else {
         rnndrop_prefer_huge_pages(a->output, sizeof(REAL) * rows * c.H);
-        for (int k = 0; k < 3; k++) /* one at least of what is saved of each row */
+        for (int k = 0; k < 3; k++) /* at least this much is saved for each row */
             rnndrop_prefer_huge_pages(a->saved[k], sizeof(REAL) * rows * c.H * (k == 0 ? c.set[0].count : 1));
     }
     rnndrop_run_team(backward ? backward_member : forward_member, &c, c.threads);

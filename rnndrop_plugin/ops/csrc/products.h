@@ -1,7 +1,7 @@
 /* Matrix products in tiles that stay in registers. */
 
-#define DEPTH 512 /* terms that are summed before the next tile, where several tiles read the same of a factor */
-#define AHEAD 128 /* terms: what the first of these tiles reads comes from far, as weights of many units do */
+#define DEPTH 512 /* terms that are summed before the next tile, if several tiles read the same part of a factor */
+#define AHEAD 128 /* terms to prefetch ahead: the first of these tiles reads from far, e.g. the weights of many units */
 
 /* c[row][column] += sum over k of a[k][row] * b[k][column], for `vectors` vectors of columns; the sum begins at
  * start[column] if that is given. A run of `a_run` terms of a has its elements at a + row * a_row + k * a_step. */
@@ -43,7 +43,7 @@ INLINE void multiply_tile(REAL *restrict c, int64_t c_block, const REAL *restric
 #undef PLACE
 }
 
-/* A tile of up to MOST_ROWS rows of a matrix times a matrix; of up to half of them where it is 4 vectors wide. */
+/* Multiply a tile of up to MOST_ROWS rows of a matrix, or half as many if it is 4 vectors wide, by a matrix. */
 #define ARGUMENTS                                                                                                  \
     REAL *c, int64_t c_block, const REAL *start, const REAL *a, int64_t a_block, const REAL *b, int64_t b_block, \
         int64_t depth
@@ -84,8 +84,8 @@ static void multiply_rows_1(ARGUMENTS, int rows)
 #undef ROWS
 #undef ARGUMENTS
 
-/* The blocks [first, last) of c: its rows + a b, where `depth` features of a are the rows of b. Given `start`, a number
- * for each feature of c, these + a b. Rows are cut into tiles of nearly the same height. */
+/* Add a b to the blocks [first, last) of c, where the `depth` features of a are the rows of b. If `start` is given, a
+ * number for each feature of c, set them to start + a b instead. Rows are cut into tiles of nearly the same height. */
 static void multiply(struct matrix c, const REAL *start, struct matrix a, struct matrix b, int64_t rows, int64_t depth,
                      int64_t first, int64_t last)
 {
