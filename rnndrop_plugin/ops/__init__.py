@@ -1,4 +1,4 @@
-"""Pure functions on tensors: dropout masks, the recurrences that read them, output layers with their losses."""
+"""Pure functions on tensors: dropout masks, the recurrences that use them, and output layers with their losses."""
 
 from rnndrop_plugin.ops.crf.dispatch import crf_decode, crf_nll
 from rnndrop_plugin.ops.cross_entropy.dispatch import linear_cross_entropy, linear_cross_entropy_ref

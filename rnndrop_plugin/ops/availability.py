@@ -6,7 +6,7 @@ import logging
 import torch
 
 OLDEST = (3, 6)  # the oldest Triton that the kernels are compiled with in the tests
-CAPABILITY = (8, 0)  # the oldest GPUs whose products in TF32 and bfloat16 the kernels take
+CAPABILITY = (8, 0)  # of the oldest GPUs that have the products in TF32 and bfloat16 that the kernels use
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -31,10 +31,10 @@ def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
 
 @functools.cache
 def _unavailable(index: int) -> str | None:
-    """Why the kernels cannot run on the GPU of this number.
+    """Why the kernels cannot run on the GPU of this number, None if they can.
 
     Triton builds a small launcher with a C compiler when it launches its first kernel. So a kernel that does nothing is
-    launched here, once, to see that this works.
+    launched here once, to see whether this works.
     """
     if not torch.cuda.is_available():
         return "there is no GPU that torch can use"
@@ -49,8 +49,8 @@ def _unavailable(index: int) -> str | None:
         return f"Triton is {triton.__version__}, and the oldest that serves is {OLDEST[0]}.{OLDEST[1]}"
     try:
         _launch_nothing(device)
-    except Exception as error:  # whatever the compilers, the driver and the cache folder say
-        if "out of memory" in str(error):  # which it may not be at the next call
+    except Exception as error:  # the compilers, the driver and the cache folder fail in many ways
+        if "out of memory" in str(error):  # there may be enough at the next call
             raise
         words = (str(error).strip() or repr(error)).splitlines()[-1]
         return f"Triton cannot build and launch a kernel (it needs a C compiler): {words}"
@@ -66,5 +66,5 @@ def _launch_nothing(device: torch.device) -> None:
 
 @functools.cache
 def warn_once(reason: str) -> None:
-    """Log, once for each reason, that slower torch operations serve instead."""
+    """Log, once for each reason, that slower torch operations run instead."""
     _logger.warning(f"recurrent dropout runs on torch operations here, several times slower than on Triton: {reason}")

@@ -1,4 +1,4 @@
-"""The compiled library of csrc/, by ctypes: loading it, and why it may not be there.
+"""Loading the compiled library of csrc/ with ctypes, and the reasons why it may be missing.
 
 ``setup.py`` compiles it when the package is installed. A call releases the interpreter lock.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 LIBRARY = Path(__file__).with_name("librecurrence.so")
-FAILURE = "librecurrence.failure.txt"  # beside it, where it could not be compiled: why, written by setup.py
+FAILURE = "librecurrence.failure.txt"  # beside it: why it could not be compiled, written by setup.py
 DTYPES = (torch.float32, torch.float64)
 
 _logger = logging.getLogger(__name__)
@@ -35,13 +35,13 @@ def threads() -> int:
 
 
 def address(x: Tensor, keep_alive: list[Tensor]) -> int:
-    """Where the elements of ``x`` are, one after the other and each aligned to its own size; a copy if need be.
+    """The address of the elements of ``x``, contiguous and each aligned to its own size; of a copy if necessary.
 
-    Hooks of autograd may hand back what was saved in other strides and at any address. What the address is of is
+    Hooks of autograd may return saved tensors with other strides and at any address. The tensor at the address is
     appended to ``keep_alive``, which must live until the library is done with it.
 
     Raises:
-        RuntimeError: there are none: the tensor has only a shape, or its memory was freed.
+        RuntimeError: there are no elements: the tensor has only a shape, or its memory was freed.
     """
     x = x.contiguous().resolve_neg()  # the imaginary part of a conjugate is stored unnegated
     address = x.data_ptr()
@@ -55,7 +55,7 @@ def address(x: Tensor, keep_alive: list[Tensor]) -> int:
 
 
 def source_digest(folder: Path) -> str:
-    """What tells whether a library was compiled from the sources in ``folder``."""
+    """A hash of the sources in ``folder``, which shows whether a library was compiled from them."""
     return hashlib.sha256(b"".join(source.read_bytes() for source in sorted(folder.glob("*.[ch]")))).hexdigest()[:16]
 
 
@@ -78,7 +78,7 @@ def load() -> tuple[ctypes.CDLL | None, str | None]:
     if digest != source_digest(LIBRARY.parent / "csrc"):
         return None, f"{LIBRARY} was compiled from other sources than those beside it"
     try:
-        # The OpenMP runtime that torch loaded, whatever its name, so that there is no second one.
+        # Take the OpenMP runtime that torch loaded, whatever its name, so that there is no second one.
         runtime = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         library.rnndrop_set_threading(runtime.GOMP_parallel, runtime.omp_get_num_threads, runtime.omp_get_thread_num)
     except (OSError, AttributeError):
@@ -98,7 +98,7 @@ def instructions() -> str:
 
 @functools.cache
 def warn_unavailable() -> None:
-    """Log once that the slower torch operations serve instead, and what to do about it."""
+    """Log once that slower torch operations run instead, and what to do about it."""
     _logger.warning(
         f"the compiled recurrence is not available ({unavailable()}): torch operations serve instead, slower. "
         "To compile it, install rnndrop-plugin again with pip where there is a C compiler (gcc 11 or later, or clang)."

@@ -1,4 +1,4 @@
-"""Checks that the operations share: of the shape, dtype, device and range of a tensor."""
+"""Checks that the operations share: of the shape, dtype, device and values of a tensor."""
 
 from collections.abc import Iterable
 from numbers import Real
@@ -28,14 +28,14 @@ class ArgumentError(ValueError):
 
 
 def check_rate(name: str, rate: float) -> float:
-    """``rate`` as a float; ArgumentError unless this, which the user knows as ``name``, is in [0, 1)."""
+    """``rate`` as a float. Raise ArgumentError, which calls it ``name``, unless it is in [0, 1)."""
     if not isinstance(rate, Real) or not 0 <= rate < 1 or float(rate) == 1:
         raise ArgumentError(name, f"must be in [0, 1), got {rate!r}")
     return float(rate)
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raise ArgumentError unless ``value``, which the user knows as ``name``, is one of ``choices``."""
+    """Raise ArgumentError, which calls the value ``name``, unless it is one of ``choices``."""
     if value not in choices:
         raise ArgumentError(name, f"must be one of {', '.join(choices)}, got {value!r}")
 
@@ -49,7 +49,7 @@ def check_tensor(name: str, x: Any) -> None:
 
 
 def check_like(name: str, x: Any, shape: tuple[int, ...], of: str, like: Tensor) -> None:
-    """Raise unless ``x`` is a tensor of this shape, and of the device and (autocast aside) dtype of ``like``."""
+    """Raise unless ``x`` is a tensor with this shape and the device and (except under autocast) dtype of ``like``."""
     if type(x) in PLAIN and x.layout is torch.strided and not x.is_nested:  # the usual case, checked in one go
         if x.shape == shape and x.dtype == like.dtype and x.device == like.device:
             return
@@ -68,7 +68,7 @@ def check_device(name: str, x: Tensor, of: str, like: Tensor) -> None:
 
 
 def check_integers(name: str, x: Any, shape: tuple[int, ...]) -> None:
-    """Raise unless ``x`` is a tensor of integers of this shape."""
+    """Raise unless ``x`` is a tensor of integers with this shape."""
     check_tensor(name, x)
     if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
         raise ValueError(f"the {name} must be of an integer dtype, got {x.dtype}")
@@ -77,7 +77,7 @@ def check_integers(name: str, x: Any, shape: tuple[int, ...]) -> None:
 
 
 def check_lengths(lengths: Any, batch: int, time: int, least: int, device: torch.device) -> Tensor:
-    """The lengths of sequences as int64 on ``device``; they may be given on a CPU, too."""
+    """The lengths of sequences as int64 on ``device``; they may also be given on a CPU."""
     check_integers("lengths", lengths, (batch,))
     if lengths.device != device and lengths.device.type != "cpu":
         raise ValueError(f"the lengths are on {lengths.device}, the input on {device}: not on the same device")

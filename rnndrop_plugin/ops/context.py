@@ -1,4 +1,4 @@
-"""What surrounds a call and decides what may compute it: autocast, and transformations of PyTorch."""
+"""The context of a call, which decides what may compute it: autocast, and transformations of PyTorch."""
 
 import sys
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ PLAIN = (Tensor, torch.nn.Parameter)  # no subclass, which might intercept opera
 
 
 def in_autocast(device: str) -> bool:
-    """Whether autocast is on for ``device``; some (meta) have none."""
+    """Whether autocast is on for ``device``; some devices (meta) do not have it."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
@@ -22,13 +22,13 @@ def without_autocast(device: str) -> AbstractContextManager:
 
 
 def computed_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that a recurrence over ``x`` is computed in: autocast's where it is on, but for float64."""
+    """The dtype that a recurrence over ``x`` is computed in: autocast's where it is on, except for float64."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if x.dtype != torch.float64 and in_autocast(device) else x.dtype
 
 
 def tracing() -> str | None:
-    """What is recording torch's operations, which would not see compiled code; None if nothing is."""
+    """What is recording torch's operations and would not see compiled code; None if nothing is."""
     exporter = sys.modules.get("torch.onnx._internal.exporter")
     if exporter is not None and torch.onnx.is_in_onnx_export():
         return "export to ONNX"
@@ -43,7 +43,7 @@ def transformation() -> str | None:
 
 
 def values_are_known() -> bool:
-    """Whether tensors have values that can be read, as checks do; torch.compile and the like only record."""
+    """Whether tensors have values that checks can read; under torch.compile and the like they have none."""
     return not (torch.compiler.is_compiling() or intercepted() or tracing() or transformation())
 
 

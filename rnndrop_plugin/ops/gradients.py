@@ -1,4 +1,4 @@
-"""Whether a gradient is wanted, and gradients by a reference where those of compiled code cannot serve."""
+"""Whether a gradient is wanted, and gradients by a reference where compiled code cannot give them."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -9,7 +9,7 @@ from rnndrop_plugin.ops.context import transformation, without_autocast
 
 
 def gradient_is_wanted(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether autograd is to record a gradient of any of these."""
+    """Whether autograd records a gradient of any of these tensors."""
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 

@@ -17,9 +17,9 @@ class Mask(NamedTuple):
     """The dropout function d(x) = scale * keep * x.
 
     Attributes:
-        keep: bool, ``(batch, hidden)`` for one mask a sequence or ``(time, batch, hidden)`` for one a
+        keep: bool, ``(batch, hidden)`` for one mask per sequence or ``(time, batch, hidden)`` for one per
             step, False where a unit is dropped. None drops nothing and only scales.
-        scale: the factor of what is kept.
+        scale: the factor that kept units are multiplied by.
     """
 
     keep: Tensor | None
@@ -31,13 +31,13 @@ class Mask(NamedTuple):
         return self.keep is None and self.scale == 1
 
     def at(self, t: int) -> "Mask":
-        """The mask of step ``t``, ``keep`` being ``(batch, hidden)`` or None."""
+        """The mask of step ``t``, whose ``keep`` is ``(batch, hidden)`` or None."""
         if self.keep is not None and self.keep.dim() == 3:
             return Mask(self.keep[t], self.scale)
         return self
 
     def of_examples(self, order: Tensor) -> "Mask":
-        """The mask of the examples in ``order`` ``(batch,)``; itself if it does not fit, for checks to refuse."""
+        """The mask for the examples in ``order`` ``(batch,)``; unchanged if it does not fit, for checks to refuse."""
         if isinstance(self.keep, Tensor) and self.keep.dim() in (2, 3) and self.keep.size(-2) == len(order):
             return Mask(self.keep.index_select(-2, order), self.scale)
         return self
@@ -70,7 +70,7 @@ class Masks(NamedTuple):
         return Masks(*(mask.at(t) for mask in self))
 
     def of_examples(self, order: Tensor) -> "Masks":
-        """The masks of the examples in ``order`` ``(batch,)``."""
+        """The masks for the examples in ``order`` ``(batch,)``."""
         return Masks(*(mask.of_examples(order) for mask in self))
 
 
@@ -91,7 +91,7 @@ def draw_mask(
 ) -> Mask:
     """Draw the mask of one kind of dropout for one layer and direction.
 
-    Units are dropped independently with probability ``rate``, through torch's generator.
+    Units are dropped independently with probability ``rate``, with torch's generator.
 
     Args:
         rate: the probability p of dropping a unit, in [0, 1).
@@ -100,12 +100,12 @@ def draw_mask(
         scaling: ``"inverted"`` divides by 1-p in training and does nothing in evaluation (Eq. 18 of
             arXiv v2, 14 of COLING); ``"expected"`` multiplies by 1-p in evaluation (Eq. 3).
         training: False for evaluation, which draws nothing.
-        device: where the mask is to be, torch's default device if None.
+        device: the device of the mask, torch's default device if None.
         generator: a generator on ``device``, torch's default one if None.
 
     Returns:
-        The mask: bool ``(time, batch, hidden)`` by step, ``(batch, hidden)`` by sequence, none where nothing is drawn;
-        and its scale.
+        The mask and its scale. ``keep`` is bool, ``(time, batch, hidden)`` by step or ``(batch, hidden)`` by sequence,
+        and None where nothing is drawn.
 
     Raises:
         ValueError: a rate outside [0, 1), an unknown sampling or scaling.
@@ -148,9 +148,10 @@ def _draw(p: float, shape: tuple[int, ...], device, generator: torch.Generator |
     return keep
 
 
-# As an operator, it gives torch.compile the masks of eager mode, and as fast. In training, torch.compile merges calls
-# with equal arguments, in spite of the tag; it never merges torch.empty, so ``place`` makes each call a different one.
-# To save the state of a random operator's generator (for checkpointing), torch looks for a keyword ``device``.
+# As an operator it draws the same masks under torch.compile as in eager mode, and as fast. In training, torch.compile
+# merges calls with equal arguments in spite of the tag. It never merges torch.empty, so ``place`` makes each call a
+# different one. torch looks for a keyword ``device`` to save the state of a random operator's generator (for
+# checkpointing).
 LIBRARY = torch.library.Library("rnndrop", "FRAGMENT")
 LIBRARY.define(
     "draw(float p, SymInt[] shape, Tensor place, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,)

@@ -1,8 +1,8 @@
 """Packed batches as torch.nn.utils.rnn makes them, without waiting for a GPU and in few operations.
 
-torch's own functions order sequences of any lengths by blocking copies, and their gradients take some operations for
-each step. Here the host finds which rows of the data go where, and what a device needs of that is copied while the
-host goes on.
+torch's own functions need blocking copies to sort sequences by their lengths, and their gradients take several
+operations for each step. Here the host finds which rows of the data go where, and copies that to the device without
+waiting.
 """
 
 import torch
@@ -11,11 +11,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 
 def pack(x: Tensor, lengths: Tensor, batch_first: bool = False) -> PackedSequence:
-    """torch's ``pack_padded_sequence`` of sequences in any order.
+    """torch's ``pack_padded_sequence`` for sequences in any order.
 
     Args:
         x: ``(time, batch, ...)``, or ``(batch, time, ...)`` with ``batch_first``.
-        lengths: ``(batch,)``, each at least 1. On another device than a CPU they are waited for.
+        lengths: ``(batch,)``, each at least 1. If they are not on a CPU, the host waits for them.
 
     Raises:
         RuntimeError: a length below 1.
@@ -45,7 +45,7 @@ def pad_sorted(
     """The sequences from the longest to the shortest, and their lengths on the CPU.
 
     Raises:
-        ValueError: ``total_length`` is less than that of the longest.
+        ValueError: ``total_length`` is less than the length of the longest sequence.
     """
     running, rows = _rows(packed)
     data, (time, batch) = packed.data, running.shape
@@ -62,8 +62,8 @@ def pack_sorted(x: Tensor, like: PackedSequence) -> PackedSequence:
 
 
 def _rows(packed: PackedSequence) -> tuple[Tensor, Tensor]:
-    """Which sequences run at each step, bool ``(time, batch)`` on the CPU, and the places of these in a padded batch,
-    on the device of the data. They are found where the batch sizes are, so that nothing waits for a GPU."""
+    """Which sequences run at each step, bool ``(time, batch)`` on the CPU, and their places in a padded batch, on the
+    device of the data. Both are computed where the batch sizes are, so that nothing waits for a GPU."""
     sizes = packed.batch_sizes
     running = torch.arange(int(sizes[0]), device=sizes.device) < sizes.unsqueeze(1)
     return running, running.flatten().nonzero().squeeze(1).to(packed.data.device, non_blocking=True)

@@ -5,5 +5,5 @@ from pathlib import Path
 
 _FILES = sorted(path for path in Path(__file__).parent.rglob("*.*") if path.suffix in (".py", ".c", ".h"))
 
-#: Given to the operators of torch, because the caches of torch.compile on disk know an operator by its arguments alone.
+#: An argument of torch's operators, because torch.compile's caches on disk identify an operator by its arguments alone.
 VERSION = hashlib.sha256(b"".join(path.read_bytes() for path in _FILES)).hexdigest()[:16]

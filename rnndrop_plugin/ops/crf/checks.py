@@ -1,4 +1,4 @@
-"""What goes into a conditional random field is checked here, before one of its forms is chosen."""
+"""Checks of the arguments of a conditional random field, before one of its forms is chosen."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from rnndrop_plugin.ops.checks import check_device, check_lengths, check_tensor
 
 
 def check_scores(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> list[Tensor]:
-    """The arguments in at least float32: sums over a sequence lose too much in half types.
+    """The arguments in at least float32, because sums over a sequence lose too much precision in half types.
 
     Raises:
         ValueError: a shape, dtype, device or length that does not fit.

@@ -21,16 +21,16 @@ def crf_nll(
         emissions: ``(batch, time, tags)``.
         transitions: ``(tags, tags)``, from the row's tag to the column's.
         start, end: ``(tags,)``.
-        tags: ``(batch, time)``, the paths; past a sequence's end anything.
+        tags: ``(batch, time)``, the paths; what stands past a sequence's end does not matter.
         lengths: ``(batch,)``, each at least 1.
 
     Returns:
-        ``(batch,)``, at least float32 whatever the dtype of the arguments.
+        ``(batch,)``, in at least float32 whatever the dtype of the arguments.
 
     Raises:
         ValueError: a shape, dtype, device or length that does not fit.
         TypeError: something that is no tensor.
-        IndexError: a tag that the scores do not have. On a GPU, whose values are not read, it ends in torch's
+        IndexError: a tag that the scores do not have. On a GPU values are not read, and such a tag ends in torch's
             device-side assertion.
     """
     emissions, transitions, start, end, lengths = check_scores(emissions, transitions, start, end, lengths)
@@ -57,7 +57,7 @@ def crf_decode(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tenso
 
 
 def _form(emissions: Tensor, *scores: Tensor) -> ModuleType:
-    """The module ``fused`` where its kernels can run, which need one launch for all steps, else ``reference``."""
+    """The module ``fused``, which needs one launch for all steps, where its kernels can run; else ``reference``."""
     recorded = not values_are_known() or not is_plain((emissions, *scores))
     if recorded or len(emissions) == 0 or availability.obstacle(emissions.device, emissions.dtype):
         return reference

@@ -1,6 +1,6 @@
 """The conditional random field as Triton kernels: one launch for all steps of all sequences.
 
-A block has a sequence, and its scores by tag in registers. Sums are in float32.
+A block works on one sequence and holds the scores of its tags in registers. Sums are in float32.
 """
 
 import torch
@@ -26,7 +26,7 @@ def log_sum_exp(x, axis: tl.constexpr):
 
 @triton.jit
 def load_transitions(transitions, TAGS: tl.constexpr, K: tl.constexpr):
-    """The transitions, from the row's tag to the column's, -inf for tags that there are not."""
+    """The transitions, from the row's tag to the column's, -inf for tags that do not exist."""
     tag = tl.arange(0, K)
     ok = (tag[:, None] < TAGS) & (tag[None, :] < TAGS)
     return tl.load(transitions + tag[:, None] * TAGS + tag[None, :], mask=ok, other=NOWHERE)
@@ -34,7 +34,7 @@ def load_transitions(transitions, TAGS: tl.constexpr, K: tl.constexpr):
 
 @triton.jit
 def length_of(lengths, b, T):
-    """The length of a sequence; never beyond its memory, since a replayed CUDA graph cannot check what it is given."""
+    """The length of a sequence, limited to its memory, since a replayed CUDA graph cannot check what it is given."""
     return tl.minimum(tl.maximum(tl.load(lengths + b), 1), T)
 
 
@@ -42,8 +42,8 @@ def length_of(lengths, b, T):
 def forward(
     emissions, transitions, start, end, tags, lengths, alphas, total, nll, T, TAGS: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """alphas ``(B, T, TAGS)``, logarithms of sums over all beginnings that end in a tag; total ``(B,)``, over all
-    paths; nll ``(B,)``, less the score of the path ``tags``, ``(B, T)``."""
+    """Write alphas ``(B, T, TAGS)``, the logarithms of sums over all beginnings of paths that end in a tag; total
+    ``(B,)``, the same over all paths; and nll ``(B,)``, total less the score of the path ``tags``, ``(B, T)``."""
     b = tl.program_id(0).to(tl.int64)
     tag = tl.arange(0, K)
     ok = tag < TAGS
@@ -58,7 +58,7 @@ def forward(
         before = y
         y = tl.load(tags + b * T + t)
         score += tl.load(transitions + before * TAGS + y) + tl.load(emissions + (b * T + t) * TAGS + y)
-        emitted = tl.load(emissions + here, mask=ok, other=0.0)  # before the sum, which synchronises the threads
+        emitted = tl.load(emissions + here, mask=ok, other=0.0)  # loaded before the sum, which synchronises the threads
         alpha = log_sum_exp(alpha[:, None] + moves, 0) + emitted
         tl.store(alphas + here, alpha, mask=ok)
     whole = log_sum_exp(alpha + tl.load(end + tag, mask=ok, other=NOWHERE), 0)
@@ -72,11 +72,11 @@ def backward(
     emissions, transitions, end, tags, lengths, alphas, total, grad, d_emissions, d_scores, T,
     TAGS: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """The gradients: the probability of each tag at each step, and of each transition, summed over the steps, less
+    """The gradients: the probability of each tag at each step, and that of each transition summed over the steps, less
     1 for those of the path.
 
-    d_emissions ``(B, T, TAGS)`` is zero past a sequence's end; d_scores ``(B, TAGS + 2, TAGS)`` has the transitions',
-    and below them those of start and end.
+    d_emissions ``(B, T, TAGS)`` is zero past a sequence's end; d_scores ``(B, TAGS + 2, TAGS)`` has the gradients of
+    the transitions, and below them those of start and end.
     """
     b = tl.program_id(0).to(tl.int64)
     tag = tl.arange(0, K)
@@ -111,7 +111,10 @@ def backward(
 
 @triton.jit(do_not_specialize=["T"])
 def best_path(emissions, transitions, start, end, lengths, came_from, path, T, TAGS: tl.constexpr, K: tl.constexpr):
-    """path ``(B, T)``, of the highest score, with its last tag past the end. came_from: ``(B, T, TAGS)``, scratch."""
+    """Write path ``(B, T)``, the one of the highest score; its last tag is repeated past the end.
+
+    came_from ``(B, T, TAGS)`` is scratch memory.
+    """
     b = tl.program_id(0).to(tl.int64)
     tag = tl.arange(0, K)
     ok = tag < TAGS
@@ -124,7 +127,7 @@ def best_path(emissions, transitions, start, end, lengths, came_from, path, T, T
         emitted = tl.load(emissions + here, mask=ok, other=0.0)
         scores, previous = tl.max(best[:, None] + moves, 0, return_indices=True)
         best = scores + emitted
-        tl.store(came_from + here, tl.minimum(previous, TAGS - 1), mask=ok)  # among NaN the largest may be no tag
+        tl.store(came_from + here, tl.minimum(previous, TAGS - 1), mask=ok)  # with NaN the largest may not be a tag
     tl.debug_barrier()  # what all threads have stored is read below
     last = tl.minimum(tl.argmax(best + tl.load(end + tag, mask=ok, other=NOWHERE), 0), TAGS - 1)
     for t in range(length - 1, T):
@@ -165,19 +168,19 @@ class _NLL(torch.autograd.Function):
         d_emissions, d_scores = emissions.new_zeros(emissions.shape), emissions.new_empty(batch, kinds + 2, kinds)
         with torch.cuda.device_of(emissions):
             arguments = (emissions, transitions, end, tags, lengths, alphas, total, grad)
-            arguments = [x.contiguous() for x in arguments]  # whose layout a hook may have changed
+            arguments = [x.contiguous() for x in arguments]  # a hook may have changed their layout
             backward[(batch,)](*arguments, d_emissions, d_scores, time, **_constants(emissions))
         d_transitions, d_start, d_end = d_scores.sum(0).split_with_sizes((kinds, 1, 1))
         return d_emissions, d_transitions, d_start[0], d_end[0], None, None
 
 
 def nll(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
-    """See :func:`rnndrop_plugin.ops.crf_nll`; the scores are in float32, with tags past a sequence's end, too."""
+    """See :func:`rnndrop_plugin.ops.crf_nll`; here scores are in float32, with tags past a sequence's end, too."""
     return _NLL.apply(*(x.contiguous() for x in (emissions, transitions, start, end, tags, lengths)))
 
 
 def decode(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, lengths: Tensor) -> Tensor:
-    """See :func:`rnndrop_plugin.ops.crf_decode`; the arguments are in float32."""
+    """See :func:`rnndrop_plugin.ops.crf_decode`; here the scores are in float32."""
     batch, time, _ = emissions.shape
     came_from = torch.empty_like(emissions, dtype=torch.int32, memory_format=torch.contiguous_format)
     path = lengths.new_empty(batch, time)

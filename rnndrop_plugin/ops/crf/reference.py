@@ -1,13 +1,13 @@
-"""The conditional random field in plain operations, one step after the other: what the kernels must equal."""
+"""The conditional random field in plain operations, step by step: the specification of the kernels."""
 
 import torch
 from torch import Tensor
 
-FORBIDDEN = -1e30  # as good as -inf, for which torch's logsumexp gives a gradient of NaN; the sum of many is finite
+FORBIDDEN = -1e30  # instead of -inf, for which torch's logsumexp has a gradient of NaN; the sum of many stays finite
 
 
 def nll(emissions: Tensor, transitions: Tensor, start: Tensor, end: Tensor, tags: Tensor, lengths: Tensor) -> Tensor:
-    """See :func:`rnndrop_plugin.ops.crf_nll`; here tags past a sequence's end have to be tags, too."""
+    """See :func:`rnndrop_plugin.ops.crf_nll`; here the values past a sequence's end must be tags, too."""
     inside = torch.arange(emissions.size(1), device=emissions.device) < lengths.unsqueeze(1)
     emissions = emissions.masked_fill(~inside.unsqueeze(2), 0)
     steps = emissions.gather(2, tags.unsqueeze(2)).squeeze(2)

@@ -1,4 +1,4 @@
-"""What goes into an output layer with its loss is checked here, before one of its forms is chosen."""
+"""Checks of the arguments of an output layer with its loss, before one of its forms is chosen."""
 
 from numbers import Real
 
@@ -48,8 +48,8 @@ def check_linear_cross_entropy(
 def check_classes(target: Tensor, classes: int, ignore_index: int) -> None:
     """Raise IndexError unless every target is a class or ``ignore_index``.
 
-    Those on a GPU are not read, since the host would have to wait for them: there assertions of torch, or of the
-    kernel, see them.
+    Targets on a GPU are not read, since the host would have to wait for them. There, assertions of torch or of the
+    kernel catch wrong ones.
     """
     if target.numel() == 0 or target.device.type != "cpu":
         return

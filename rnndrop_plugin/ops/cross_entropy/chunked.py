@@ -10,7 +10,7 @@ CHUNK = 2**22  # logits at a time on a CPU: 16 MB, so that the softmax and the p
 # 256 MB in float32. An update of the paper's models (11 million) is one chunk, and the work of a full chunk takes
 # the GPU longer than its launches take the host.
 GPU_CHUNK = 2**26
-ROWS = 256  # the least in a chunk: products of fewer are slow
+ROWS = 256  # the fewest in a chunk: smaller products are slow
 
 
 def rows_at_a_time(target: Tensor, vocabulary: int) -> int:
@@ -34,7 +34,7 @@ def linear_cross_entropy(
     See :func:`rnndrop_plugin.ops.linear_cross_entropy`; here ``features`` is ``(rows, features)``.
 
     Args:
-        counted: bool, ``(rows,)``, False for rows that count for nothing; None where all count.
+        counted: bool, ``(rows,)``, False for rows that do not count; None if all count.
     """
     if counted is not None:
         features, target = features.masked_fill(~counted.unsqueeze(1), 0), target.where(counted, 0)

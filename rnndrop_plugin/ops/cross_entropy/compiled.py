@@ -31,10 +31,11 @@ def linear_cross_entropy(
     """The loss, the negative log-likelihood and the gradients that are wanted of the first three arguments.
 
     See :func:`rnndrop_plugin.ops.linear_cross_entropy`; here ``features`` is ``(rows, features)``, and every
-    row counts and has a class. The working storage is twice the weight, reordered, and up to 512 rows of logits.
+    row counts and has a class. The working storage holds two reordered copies of the weight and up to 512 rows of
+    logits.
 
     Raises:
-        MemoryError: no room for the working storage.
+        MemoryError: there is not enough memory for the working storage.
     """
     (rows, size), classes = features.shape, weight.size(0)
     share = label_smoothing / max(classes - 1, 1)

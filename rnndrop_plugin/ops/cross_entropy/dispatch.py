@@ -1,4 +1,4 @@
-"""The one place that chooses which form of the output layer and its loss runs."""
+"""The only place that chooses which form of the output layer and its loss runs."""
 
 from types import ModuleType
 
@@ -27,18 +27,18 @@ def linear_cross_entropy(
 
     On many logits of single or double precision, the forward pass takes the rows in chunks and forms the
     gradients of each chunk at once: the logits are neither kept nor computed twice. Half precisions and
-    autocast take the reference, since the scale of float16's gradients is known in the backward pass only.
-    On a GPU, in single precision, a Triton kernel does this for any number of logits; as with torch's own losses, the
-    features of targets that count for nothing must be finite there, or the gradient of the weight is not.
+    autocast use the reference, since the scale of float16's gradients is known only in the backward pass.
+    On a GPU, in single precision, a Triton kernel does this for any number of logits. There, as with torch's own
+    losses, the features of targets that do not count must be finite, or the gradient of the weight is not.
 
     Args:
         features: ``(..., features)``.
         weight: ``(vocabulary, features)``.
         bias: ``(vocabulary,)`` or None.
         target: ``(...)``, class indices of any integer dtype.
-        ignore_index: targets of this value count for nothing.
-        label_smoothing: probability taken from the target and shared by all other classes, as fairseq's
-            label_smoothed_cross_entropy does (torch shares it among all classes).
+        ignore_index: targets of this value do not count.
+        label_smoothing: the probability that is taken from the target and shared by all other classes, as in
+            fairseq's label_smoothed_cross_entropy (torch shares it among all classes).
 
     Returns:
         The loss and the negative log-likelihood of the targets, in nats and at least float32. The latter
@@ -47,7 +47,7 @@ def linear_cross_entropy(
     Raises:
         ValueError: a shape, dtype, device or number that does not fit.
         TypeError: something that is no tensor.
-        IndexError: a target that is no class. On a GPU, whose values are not read, it ends in a device-side assertion.
+        IndexError: a target that is no class. On a GPU values are not read, and it ends in a device-side assertion.
     """
     arguments = features, weight, bias, target, ignore_index, label_smoothing
     if torch.compiler.is_compiling():

@@ -1,6 +1,6 @@
-"""The output layer and its loss on a GPU: a Triton kernel computes the loss and overwrites the logits by its gradient.
+"""The output layer and its loss on a GPU: a Triton kernel computes the loss and replaces the logits by their gradient.
 
-The host gives the GPU few launches, and waits for none. So a CUDA graph can capture them.
+The host makes few launches and waits for none, so a CUDA graph can capture them.
 """
 
 import torch
@@ -35,9 +35,9 @@ def softmax_loss(
 ):  # fmt: skip
     """The loss of a row, and the gradient of its logits.
 
-    logits ``(.., stride)``, without the bias, replaced by their gradient where that is wanted, of which a row has
-    ``classes`` and then what nobody reads; target ``(rows,)``; losses ``(2, rows)``, the loss and the negative
-    log-likelihood. The logits are those of the rows from ``first`` on.
+    logits ``(.., stride)`` are those of the rows from ``first`` on, without the bias. A row has ``classes`` of them,
+    and what follows these is never read. They are replaced by their gradient if it is wanted. target is ``(rows,)``;
+    losses ``(2, rows)`` are the loss and the negative log-likelihood.
     share: the smoothed probability of each class that is not the target.
     """
     row = tl.program_id(0).to(tl.int64)
@@ -57,7 +57,7 @@ def softmax_loss(
         of_target = tl.load(logits + y, mask=is_class, other=float("nan"))
         if bias is not None:
             of_target += tl.load(bias + y, mask=is_class, other=0.0)
-        # Each place of the block has a maximum and sums of its own, which are put together at the end.
+        # Each place of the block has its own maximum and sums, which are combined at the end.
         top = tl.full((BLOCK,), NOWHERE, tl.float32)
         sum_of_exp = tl.zeros((BLOCK,), tl.float32)
         sum_of_logits = tl.zeros((BLOCK,), tl.float32)
@@ -89,7 +89,7 @@ def softmax_loss(
 
 @triton.jit(do_not_specialize=["rows"])
 def sums(losses, loss, nll, rows, BLOCK: tl.constexpr):
-    """Both sums of losses ``(2, rows)``, in an order that does not change."""
+    """Both sums of losses ``(2, rows)``, always in the same order."""
     block = tl.arange(0, BLOCK)
     loss_of_place = tl.zeros((BLOCK,), tl.float32)
     nll_of_place = tl.zeros((BLOCK,), tl.float32)

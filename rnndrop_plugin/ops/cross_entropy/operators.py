@@ -16,7 +16,7 @@ Kernel = Callable[..., tuple[Tensor, Tensor, list[Tensor | None]]]
 
 
 def register(whole: Callable[..., tuple[Tensor, Tensor]], kernel: Kernel) -> Kernel:
-    """Make operators of the whole function and of its kernel; the latter is given back as a function that calls it."""
+    """Make operators of the whole function and of its kernel. Return a function that calls the kernel's operator."""
     LIBRARY.impl("linear_cross_entropy", lambda version, *inputs: whole(*inputs), "CompositeImplicitAutograd")
 
     @torch.library.custom_op("rnndrop::linear_cross_entropy_forward", mutates_args=())

@@ -1,4 +1,4 @@
-"""The output layer and its loss in plain operations: what every other form must equal."""
+"""The output layer and its loss in plain operations: the specification of all other forms."""
 
 import torch
 import torch.nn.functional as F
@@ -12,10 +12,10 @@ def linear_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """See :func:`rnndrop_plugin.ops.linear_cross_entropy`; here ``features`` is ``(rows, features)``.
 
-    Any dtype, differentiable any number of times.
+    It takes any dtype and is differentiable any number of times.
     """
     counted = target != ignore_index
-    if not readable(counted):  # nor is the number of rows that count known
+    if not readable(counted):  # the number of rows that count is unknown
         features = features.masked_fill(~counted.unsqueeze(1), 0)
     elif not counted.all():
         features, target, counted = features[counted], target[counted], counted[counted]

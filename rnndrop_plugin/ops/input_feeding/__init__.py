@@ -1,1 +1,1 @@
-"""An attentional recurrence that reads its own output: specification, backpropagation by hand, and their choice."""
+"""An attentional recurrence that reads its own output: its specification, a faster form, and the choice of one."""

@@ -1,7 +1,7 @@
 """Backpropagation through an attentional recurrence by hand, in torch operations.
 
-The cells' steps are those of :mod:`rnndrop_plugin.ops.recurrence.bptt`. The product with the input of all steps is one
-product, and so is the gradient of each weight and of what is attended to.
+The cells' steps are those of :mod:`rnndrop_plugin.ops.recurrence.bptt`. The products with the input of all steps are
+one product, and so are the gradients of each weight and of the keys and the values.
 """
 
 import functools
@@ -22,7 +22,7 @@ from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
 
 class Settings(NamedTuple):
-    """The arguments of ``input_feeding`` that have no gradient, named as those of the reference."""
+    """The arguments of ``input_feeding`` that have no gradient, named as in the reference."""
 
     cell: str
     padding: Tensor | None
@@ -101,7 +101,7 @@ def forward(
 
 
 def per_layer(tensors: Sequence[Tensor | None], layers: int) -> list[tuple[Tensor | None, ...]]:
-    """The tensors of each layer, which has as many as any other, from those of all in a row."""
+    """The tensors of each layer, from those of all layers in a row; each layer has as many."""
     size = len(tensors) // layers
     return [tuple(tensors[k * size : (k + 1) * size]) for k in range(layers)]
 
@@ -110,7 +110,7 @@ class InputFeeding(torch.autograd.Function):
     """:func:`forward` with its gradient.
 
     ``apply`` takes the settings and the other arguments of :func:`forward` as a flat sequence of tensors: input, feed,
-    keys, values, the attention's weight, all states, all weights. It gives the output, the attention's weights (which
+    keys, values, the attention's weight, all states, all weights. It returns the output, the attention's weights (which
     have no gradient) and all final states.
     """
 
@@ -129,7 +129,7 @@ class InputFeeding(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_output: Tensor, _, *grad_final: Tensor):
         """The gradients of what ``apply`` takes."""
-        tensors = ctx.saved_tensors  # read once, since a checkpoint gives them once
+        tensors = ctx.saved_tensors  # read once, since activation checkpointing gives them only once
         ours, layers = len(ctx.settings.tensors()), len(ctx.sizes)
         settings, tensors = ctx.settings.with_tensors(tensors[:ours]), tensors[ours:]
         given = tensors[: -3 - sum(ctx.sizes)]
@@ -188,7 +188,7 @@ class InputFeeding(torch.autograd.Function):
 
 
 def _by_reference(settings: Settings, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-    """What ``apply`` gives but for the attention's weights."""
+    """What ``apply`` returns, without the attention's weights."""
     output, _, states = reference.input_feeding(
         settings.cell,
         *_unflatten(settings, tensors),

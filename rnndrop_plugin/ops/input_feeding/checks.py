@@ -1,4 +1,4 @@
-"""What goes into input feeding is checked here, so that both implementations refuse the same."""
+"""Checks of the arguments of input feeding, so that both implementations refuse the same ones."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The one place that chooses which implementation of input feeding runs."""
+"""The only place that chooses which implementation of input feeding runs."""
 
 from collections.abc import Sequence
 
@@ -31,19 +31,19 @@ def input_feeding(
 ) -> tuple[Tensor, Tensor, list[State]]:
     """Run recurrent layers under an attention whose output the first layer reads at the next step (Luong et al. 2015).
 
-    ``reference.py`` has the equations. The attention's weights have no gradient, except by the backend
+    ``reference.py`` has the equations. The attention's weights have no gradient, except with the backend
     ``"reference"``. Under autocast the result has autocast's dtype (float64 stays).
 
     Args:
         cell: as in :func:`rnndrop_plugin.ops.recurrence`.
         input: ``(time, batch, input)``.
         feed: the output before the first step, ``(batch, hidden)``.
-        states: the states before the first step, one a layer.
-        weights: the parameters, one a layer; the first layer's ``ih`` is ``(gates * hidden, input + hidden)`` and reads
-            the step's input and the output of the step before.
-        masks: the dropout masks, one a layer.
-        dropout_between: the masks of the forward dropout of each layer's output but the last's.
-        dropout_out: the mask of the forward dropout of the attention's output, which is also what is fed back.
+        states: the states before the first step, one for each layer.
+        weights: the parameters, one for each layer; the first layer's ``ih`` is ``(gates * hidden, input + hidden)``
+            and reads the step's input and the output of the step before.
+        masks: the dropout masks, one for each layer.
+        dropout_between: the masks of forward dropout on the output of each layer but the last.
+        dropout_out: the mask of forward dropout on the attention's output, which is fed back with this dropout.
         nonlinearity: ``"tanh"`` or ``"relu"``, of the cell.
         backend: ``"reference"`` for the equations, step by step; all others mean the faster form.
 

@@ -1,6 +1,6 @@
 """Attention and input feeding (Luong et al. 2015) as equations: the specification of the faster implementation.
 
-Any device and dtype, differentiable any number of times, and slow.
+It takes any device and dtype, is differentiable any number of times, and is slow.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from rnndrop_plugin.ops.recurrence.reference import NONLINEARITIES, STEPS, State
 class Attention(NamedTuple):
     """What a decoder attends to, and how.
 
-    The keys are the source's outputs times W_a of Luong's "general" score, the values are the source's outputs times
-    the context's part of W_c: both are the same at all steps.
+    The keys are the source's outputs times W_a of Luong's "general" score, and the values are the source's outputs
+    times the context's part of W_c. Both are the same at all steps.
 
     Attributes:
         keys, values: ``(batch, source, hidden)``.
-        padding: bool, ``(batch, source)``, True where a source has no word; None where all are of one length.
+        padding: bool, ``(batch, source)``, True where a source has no word; None if all sources have the same length.
         weight: ``(hidden, hidden)``, the state's part of W_c.
     """
 

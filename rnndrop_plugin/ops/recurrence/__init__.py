@@ -1,1 +1,1 @@
-"""A recurrent layer in one direction: its specification, the backends that compute it, and what chooses one."""
+"""A recurrent layer in one direction: its specification, the backends that compute it, and the choice of one."""

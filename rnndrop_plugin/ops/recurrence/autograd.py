@@ -1,4 +1,4 @@
-"""What the backends with a backward pass of their own share: one autograd function around them."""
+"""What the backends with their own backward pass share: one autograd function around them."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -13,12 +13,12 @@ from rnndrop_plugin.ops.masks import Mask, Masks
 from rnndrop_plugin.ops.recurrence import reference
 from rnndrop_plugin.ops.recurrence.reference import State, Weights
 
-#: Whether the graph stays after the backward pass that runs (``retain_graph``).
+#: Whether the graph stays after the current backward pass (``retain_graph``).
 keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
 
 class Options(NamedTuple):
-    """The arguments of a recurrence that have no gradient, named as those of the reference."""
+    """The arguments of a recurrence that have no gradient, named as in the reference."""
 
     cell: str
     masks: Masks
@@ -38,7 +38,7 @@ class Options(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """All arguments of a recurrence, named as those of the reference."""
+    """All arguments of a recurrence, named as in the reference."""
 
     options: Options
     input: Tensor
@@ -51,11 +51,11 @@ class Problem(NamedTuple):
 
     @classmethod
     def of(cls, options: Options, input: Tensor, *tensors: Tensor | None) -> "Problem":
-        """The problem with these options, of what :meth:`differentiable` gives."""
+        """The problem with these options and the tensors that :meth:`differentiable` gives."""
         return cls(options, input, tensors[4:], Weights(*tensors[:4]))
 
 
-Saved = tuple[Tensor, ...]  # what a backward pass needs of the steps, the output first
+Saved = tuple[Tensor, ...]  # what a backward pass needs from the steps, the output first
 Gradients = tuple[Tensor, ...]  # of the output and the final state
 
 
@@ -63,13 +63,13 @@ class Kernel(Protocol):
     """A recurrence and its gradient; ``bptt``, ``compiled`` and ``triton`` are such kernels."""
 
     def forward(self, problem: Problem, save: bool) -> tuple[Tensor, State, Saved]:
-        """The output and final state, and what ``backward`` needs of the steps, the output first.
+        """The output and final state, and what ``backward`` needs from the steps, the output first.
 
-        Nothing is saved unless ``save``.
+        Nothing is saved unless ``save`` is set.
         """
 
     def saved_like(self, options: Options, input: Tensor, hidden: int) -> list[Tensor]:
-        """Uninitialised tensors of the shapes and dtypes of what ``forward`` saves after the output.
+        """Uninitialised tensors with the shapes and dtypes of what ``forward`` saves after the output.
 
         Under torch.compile the sizes of ``input`` may be symbols instead of numbers.
         """
@@ -79,7 +79,7 @@ class Kernel(Protocol):
     ) -> tuple[Tensor | None, State, Weights]:
         """The gradients of the input (None unless needed), of the initial state and of the weights.
 
-        Where it is the ``last`` backward pass that reads ``saved``, all but the output may be overwritten.
+        If this is the ``last`` backward pass that reads ``saved``, it may overwrite all of it but the output.
         """
 
 
@@ -110,7 +110,7 @@ class _Recurrence(torch.autograd.Function):
             return None, None, *reference_gradients(function, tensors, ctx.needs_input_grad[2:], gradients)
         device = problem.input.device
         with without_autocast(device.type):
-            # A captured backward pass may be replayed after the same forward pass, so it must not overwrite.
+            # A captured backward pass may be replayed again after the same forward pass, so it must not overwrite.
             last = not captured(device) and not keeps_graph()
             needed = ctx.needs_input_grad[2]
             grad_input, grad_state, grad_weights = ctx.kernel.backward(problem, saved, gradients, needed, last)
@@ -128,7 +128,7 @@ def with_zeros(gradients: Sequence[Tensor | None], output: Tensor, state: State)
 
 
 def by_reference(problem: Problem) -> tuple[Tensor, State]:
-    """Compute it by the reference."""
+    """Compute the recurrence with the reference."""
     keywords = problem.options._asdict()
     return reference.recurrence(keywords.pop("cell"), *problem[1:], **keywords)
 

@@ -1,8 +1,8 @@
 """Backpropagation through time by hand, in torch operations (backend ``"torch"``).
 
-The input product of all steps is one product, and so is each weight gradient; what a step must do
-itself is its product with the state and what depends on that. Any device and dtype. Gates and gradients
-have the reference's names; all tensors are ``(time, batch, ...)``.
+The input products of all steps are one product, and so is each weight gradient. A step itself computes only
+its product with the state and what depends on that. Any device and dtype will do. Gates and gradients have
+the reference's names; all tensors are ``(time, batch, ...)``.
 
 A cell does one step at a time, so that a recurrence whose input depends on its own output can use it, too (see
 :mod:`rnndrop_plugin.ops.input_feeding`).
@@ -35,7 +35,7 @@ class Steps:
             self.running = (torch.arange(time, device=lengths.device).unsqueeze(1) < lengths).unsqueeze(2)
 
     def buffer(self, initial: Tensor, dtype: torch.dtype) -> Tensor:
-        """States to read and write, of which the first is given."""
+        """A buffer of states, of which the first is set to ``initial``."""
         states = initial.new_empty((self.time + 1, *initial.shape), dtype=dtype)
         states[self.first] = initial
         return states
@@ -55,7 +55,7 @@ class Steps:
         states[t + self.after] = new
 
     def zero_past_end(self, x: Tensor) -> Tensor:
-        """``x`` of all steps, zero where a sequence has ended."""
+        """``x``, which has all steps, with zeros where a sequence has ended."""
         return x if self.running is None else x.masked_fill(~self.running, 0)
 
     def choose(self, t: int, running: Tensor, ended: Tensor) -> Tensor:
@@ -64,18 +64,18 @@ class Steps:
 
 
 def _derivative(y: Tensor, nonlinearity: str) -> Tensor:
-    """The derivative of the nonlinearity, where it gave ``y``."""
+    """The derivative of the nonlinearity where its value is ``y``."""
     return 1 - y * y if nonlinearity == "tanh" else y > 0
 
 
 class Cell:
     """The steps of a cell in one layer and direction, forwards and backwards.
 
-    Forwards ``start``, then ``step`` for each step in order, then ``saved`` if there is to be a backward pass;
-    backwards ``start_backward``, then ``step_backward`` for each step in reverse order, then ``factors``.
+    Forwards, call ``start``, then ``step`` for each step in order, then ``saved`` if a backward pass follows.
+    Backwards, call ``start_backward``, then ``step_backward`` for each step in reverse order, then ``factors``.
 
     Attributes:
-        hs: the hidden states, a buffer of ``steps``.
+        hs: the hidden states, a buffer from ``steps``.
         d_ih: after the backward steps, the gradient of the input product, ``(time, batch, gates * hidden)``.
     """
 
@@ -87,7 +87,7 @@ class Cell:
 
     @staticmethod
     def input_bias(weights: Weights) -> Tensor | None:
-        """The bias that the input product brings along."""
+        """The bias that is part of the input product."""
         return None if weights.bias_ih is None else weights.bias_ih + weights.bias_hh
 
     def start(self, product: Tensor, state: State) -> None:
@@ -109,20 +109,20 @@ class Cell:
         return self.hs, self.gates
 
     def start_backward(self, saved: tuple[Tensor, ...], grad_state: State) -> None:
-        """Take what was saved and the gradient of the final state but for h, and compute what no later step changes."""
+        """Take what was saved and the final state's gradient without h, and compute what no later step changes."""
         self.hs, self.gates = saved
         self.hidden = self.options.masks.hidden(self.steps.read(self.hs))
 
     def step_backward(self, t: int, dh: Tensor) -> Tensor:
-        """The gradient of the h that step ``t`` reads, ``dh`` being that of the h that it writes."""
+        """The gradient of the h that step ``t`` reads, given ``dh``, the gradient of the h that it writes."""
         raise NotImplementedError
 
     def grad_state(self, dh: Tensor) -> State:
-        """The gradient of the initial state, ``dh`` being that of its h."""
+        """The gradient of the initial state, given ``dh``, the gradient of its h."""
         return (dh,)
 
     def factors(self) -> list[tuple[Tensor, Tensor]]:
-        """The products with hh: pairs of a product's gradient and of what is multiplied, in the order of hh's rows."""
+        """Pairs of the gradient and the left factor of each product with hh, in the order of hh's rows."""
         return [(self.d_ih, self.hidden)]
 
 
@@ -156,7 +156,7 @@ class _LSTM(Cell):
         steps, masks, f = self.steps, self.options.masks, self.options.nonlinearity
         i, self.forget, g, o = self.gates.chunk(4, dim=2)
         y = NONLINEARITIES[f](steps.written(cs))
-        self.by_h = o * _derivative(y, f)  # the derivative of h by c
+        self.by_h = o * _derivative(y, f)  # the derivative of h with respect to c
         d_gates = torch.empty_like(self.gates)  # first the factors that no later step changes, then the gradients
         d_i, d_forget, d_g, d_o = d_gates.chunk(4, dim=2)
         d_i.copy_(masks.update(g) * i * (1 - i))

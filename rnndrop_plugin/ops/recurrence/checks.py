@@ -1,6 +1,6 @@
-"""What goes into a recurrence is checked here, before a backend is chosen, so that every backend refuses the same.
+"""Checks of a recurrence's arguments, before a backend is chosen, so that every backend refuses the same ones.
 
-The sizes are those of the input and of ``weights.hh``; all else has to fit them.
+The input and ``weights.hh`` determine the sizes; everything else has to fit them.
 """
 
 import math
@@ -47,7 +47,7 @@ def check_recurrence(
 
 
 def _check_weights(cell: str, input: Tensor, weights: Weights, features: int) -> int:
-    """The hidden size. Raise unless the weights fit the cell and an input of so many features."""
+    """The hidden size. Raise unless the weights fit the cell and an input with this number of features."""
     if not isinstance(weights, Weights):
         raise TypeError(f"weights must be Weights, got {type(weights).__name__}")
     check_tensor("weight hh", weights.hh)
@@ -81,8 +81,8 @@ def check_mask(cell: str, kind: str, mask: Mask, input: Tensor, hidden: int) -> 
     """The mask as bool; ``kind`` is what it drops.
 
     Raises:
-        ValueError: the cell has nothing of this kind, or a shape, dtype, device or value does not fit.
-        TypeError: it is no Mask.
+        ValueError: the cell has nothing of this kind to drop, or a shape, dtype, device or value does not fit.
+        TypeError: it is not a Mask.
     """
     if not isinstance(mask, Mask):
         raise TypeError(f"the {kind} mask must be a Mask, got {type(mask).__name__}")
@@ -107,7 +107,7 @@ def check_mask(cell: str, kind: str, mask: Mask, input: Tensor, hidden: int) -> 
 
 
 def _as_float(scale: Any) -> float:
-    """The scale of a mask; NaN if it is none."""
+    """The scale of a mask; NaN if it is not a number."""
     if type(scale) is float:  # the usual case, in a tenth of the time
         return scale
     try:

@@ -10,7 +10,7 @@ from rnndrop_plugin.ops.masks import Mask
 from rnndrop_plugin.ops.recurrence.autograd import Gradients, Options, Problem, Saved
 from rnndrop_plugin.ops.recurrence.reference import GATES, State, Weights
 
-BLOCK = 16  # the kernel computes units in multiples of this, and gives them to threads
+BLOCK = 16  # the kernel computes units in blocks of this size, and divides these among threads
 WORTH_A_THREAD = 700_000  # operations of a step per thread; with fewer, threads spend longer waiting than computing
 STREAMED = 3  # rows: up to this many, a step takes as long as reading the weights
 
@@ -38,7 +38,7 @@ class _Arguments(ctypes.Structure):
 
 
 def threads(cell: str, batch: int, hidden: int) -> int:
-    """How many threads a call takes, in proportion to what a step computes."""
+    """How many threads a call uses, in proportion to what a step computes."""
     operations = 2 * max(batch, STREAMED) * GATES[cell] * hidden * hidden
     return max(1, min(c_library.threads(), operations // WORTH_A_THREAD, -(-hidden // BLOCK)))
 
@@ -96,7 +96,7 @@ def forward(problem: Problem, save: bool) -> tuple[Tensor, State, Saved]:
 
 
 def saved_like(options: Options, input: Tensor, hidden: int) -> list[Tensor]:
-    """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`; matrices as csrc/layout.h has them."""
+    """See :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel`; the matrices are laid out as in csrc/layout.h."""
     time, batch, _ = input.shape
     rows, units = time * batch, (hidden + BLOCK - 1) // BLOCK * BLOCK
     shapes = {
@@ -105,7 +105,7 @@ def saved_like(options: Options, input: Tensor, hidden: int) -> list[Tensor]:
         "gru_reset_after": [(rows, 2 * units), (rows, units), (rows, units)],
         "rnn": [],
     }
-    # stride_of in layout.h: an odd number of rows
+    # an odd number of rows, as stride_of in layout.h has it
     return [input.new_empty((rows // 2 * 2 + 1) * features) for rows, features in shapes[options.cell]]
 
 

@@ -1,4 +1,4 @@
-"""The one place that chooses which backend runs a recurrence."""
+"""The only place that chooses which backend runs a recurrence."""
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from rnndrop_plugin.ops.recurrence.operators import KERNELS
 from rnndrop_plugin.ops.recurrence.reference import NONLINEARITIES, STEPS, State, Weights
 from rnndrop_plugin.ops.recurrence.triton import tiles
 
-#: auto: the fastest of the others that can do what is asked;
+#: auto: the fastest of the others that can run the call;
 #: reference: the paper's equations, step by step;
 #: torch: backpropagation through time by hand in torch operations, on any device;
 #: cpu: the same in compiled C;
@@ -31,7 +31,7 @@ from rnndrop_plugin.ops.recurrence.triton import tiles
 #: vendor: torch's own fused kernel (cuDNN on a GPU), where it computes the same function.
 BACKENDS = ("auto", "reference", "torch", "cpu", "triton", "vendor")
 
-#: The type of device that a backend is for, where it is for one alone.
+#: The device type of each backend that runs on only one.
 ONLY_ON = {"cpu": "cpu", "triton": "cuda"}
 
 
@@ -53,15 +53,15 @@ def choose_backend(
 
     Args:
         cell, nonlinearity, backend: as in :func:`recurrence`.
-        masks: what is dropped; of the masks only the scale and whether there is one are read.
-        device: that of the input.
-        dtype: the one that is computed in: the input's, or autocast's.
-        time, batch, hidden: the sizes, where they are known; else those of a large problem are assumed.
+        masks: what is dropped; of each mask only the scale is read, and whether its ``keep`` is None.
+        device: the input's device.
+        dtype: the dtype of the computation: the input's, or autocast's.
+        time, batch, hidden: the sizes, if they are known; otherwise those of a large problem are assumed.
         lengths: whether the sequences have lengths of their own, as in a packed batch.
         training: whether a gradient is wanted.
 
     Raises:
-        ValueError: a cell, nonlinearity or backend that is unknown, or a backend that cannot do what is asked.
+        ValueError: a cell, nonlinearity or backend that is unknown, or a backend that cannot run the recurrence.
     """
     check_choice("cell", cell, STEPS)
     check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
@@ -104,8 +104,8 @@ def _faster_than_vendor(
 ) -> bool:
     """Whether Triton's kernels take less time than cuDNN's where nothing is dropped.
 
-    Measured on an H200 for float32 in TF32 and for bfloat16, at sizes for which a kernel runs through all steps.
-    cuDNN has such kernels, too, for float16, and in float32 for few units.
+    Measured on an H200 for float32 in TF32 and for bfloat16, at sizes for which one kernel runs through all steps.
+    cuDNN also has such kernels, for float16 and, with few units, for float32.
     """
     precision = tiles.precision(dtype)
     if not all(isinstance(size, int) and size > 0 for size in (batch, hidden)):  # torch.compile may have symbols
@@ -119,10 +119,10 @@ def _faster_than_vendor(
 def _compiled_is_faster(cell: str, dtype: torch.dtype, time: int | None, lengths: bool, training: bool) -> bool:
     """Whether the compiled recurrence takes less time than torch's own kernel where nothing is dropped.
 
-    Measured with AVX2 and AVX-512 for 1 to 64 rows. torch has oneDNN's kernel for an LSTM in float32 whose sequences
-    are of one length. In evaluation that takes as long but for few rows, and it stays, for its very numbers. torch's
-    other kernels are loops over the steps. They take up to three times as long, but for a few steps, for which the
-    compiled recurrence arranges the weights in vain.
+    Measured with AVX2 and AVX-512 for 1 to 64 rows. For an LSTM in float32 whose sequences have the same length, torch
+    has oneDNN's kernel. In evaluation this takes as long, except for few rows, and it is kept so that the numbers are
+    exactly torch's. torch's other kernels are loops over the steps. They take up to three times as long, except for a
+    few steps, for which it does not pay that the compiled recurrence rearranges the weights.
     """
     if dtype not in c_library.DTYPES or in_autocast("cpu"):
         return False
@@ -164,20 +164,20 @@ def recurrence(
 ) -> tuple[Tensor, State]:
     """Run one layer in one direction over a batch of sequences (``reference.py`` has the equations).
 
-    Under autocast the result has autocast's dtype (float64 stays), as that of torch's own recurrent kernels has. On a
-    CPU half types are computed in float32.
+    Under autocast the result has autocast's dtype (float64 stays), as with torch's own recurrent kernels. On a CPU
+    half types are computed in float32.
 
     Args:
         cell: ``"lstm"``, ``"gru"`` (the paper's), ``"gru_reset_after"`` (torch.nn's) or ``"rnn"``.
         input: ``(time, batch, input)``.
         state: the state before the first step, each tensor ``(batch, hidden)``.
         weights: the parameters.
-        masks: the dropout masks, by real time also where ``reverse`` is set; of another dtype than bool they must
-            hold 0 and 1 alone.
+        masks: the dropout masks, indexed by real time even if ``reverse`` is set; with a dtype other than bool they
+            must hold only 0 and 1.
         nonlinearity: ``"tanh"`` or ``"relu"``, of the candidate and, in an LSTM, of the cell's output.
-        lengths: ``(batch,)``, the steps that each sequence has, 0 to time; all of them if None. On the input's device
-            or on the CPU. The input past a sequence's end changes nothing, but has to be finite where gradients are
-            wanted.
+        lengths: ``(batch,)``, the number of steps of each sequence, 0 to time; None if each has all. They are on the
+            input's device or on the CPU. The input past a sequence's end changes nothing, but has to be finite if
+            gradients are wanted.
         reverse: run from each sequence's end to its beginning.
         backend: one of ``BACKENDS``.
 
@@ -186,12 +186,12 @@ def recurrence(
         sequence's last step.
 
     Raises:
-        ValueError: an argument whose shape, dtype, device or value does not fit, or a backend that cannot do what
-            is asked. Every backend refuses the same.
+        ValueError: an argument whose shape, dtype, device or value does not fit, or a backend that cannot run the
+            recurrence. Every backend refuses the same arguments.
         TypeError: an argument that is no tensor, no Weights or no Masks.
     """
     problem = Problem(Options(cell, masks, nonlinearity, lengths, reverse), input, state, weights)
-    # Under torch.func's transformations the reference serves, which torch.compile can follow.
+    # Under torch.func's transformations the reference runs, which torch.compile can follow.
     as_operator = torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
     return (operators.call if as_operator else _recurrence)(problem, backend)
 
@@ -219,13 +219,13 @@ def _recurrence(problem: Problem, backend: str) -> tuple[Tensor, State]:
     )
     autocast = in_autocast(device)
     half_on_cpu = device == "cpu" and dtype.itemsize < 4 and not by_name
-    if autocast or half_on_cpu:  # without these, the checks have made sure that all have one dtype
+    if autocast or half_on_cpu:  # otherwise the checks have made sure that all have one dtype
         problem = _cast(problem, torch.float32 if half_on_cpu else dtype)
     with without_autocast(device):
         if backend == "reference" or 0 in input.shape:
             output, state = by_reference(problem)
         elif backend == "vendor":
-            lengths = given if given is None else given.long()  # where the caller has them
+            lengths = given if given is None else given.long()  # on the caller's device
             output, state = torch_nn.forward(problem._replace(options=problem.options._replace(lengths=lengths)))
         else:
             kernel = KERNELS[backend] if is_plain(problem.differentiable()) else operators.Operator(backend)

@@ -1,8 +1,8 @@
 """The recurrence as operators of torch (torch.library), for torch.compile, torch.export and fake tensors.
 
-``rnndrop::recurrence`` is what a compiled function calls, and is made of ``rnndrop::recurrence_forward`` and
-``rnndrop::recurrence_backward``, which run a kernel. A plain call in eager mode takes the kernels directly: torch's
-way to an operator written in Python costs as much as some steps of a small recurrence.
+A compiled function calls ``rnndrop::recurrence``. It consists of ``rnndrop::recurrence_forward`` and
+``rnndrop::recurrence_backward``, which run a kernel. A plain call in eager mode calls the kernels directly, because
+calling an operator that is written in Python costs torch as much as several steps of a small recurrence.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ LIBRARY.define(
     "recurrence(str version, str cell, str nonlinearity, bool reverse, Tensor? lengths, Tensor?[] keeps, "
     "float[] scales, Tensor input, Tensor[] state, Tensor?[] weights, str backend) -> Tensor[]"
 )
-#: Those that record a gradient of their own, by the backend's name.
+#: The kernels with a backward pass of their own, by the backend's name.
 KERNELS: dict[str, Kernel] = {"torch": bptt, "cpu": compiled, "triton": triton}
 
 
@@ -163,7 +163,7 @@ def _options(cell, nonlinearity, reverse, lengths, keeps, scales) -> Options:
 
 
 def register(recurrence: Callable[..., tuple[Tensor, State]]) -> None:
-    """Make ``rnndrop::recurrence`` of the function ``recurrence``, for :func:`call`."""
+    """Register the function ``recurrence`` as ``rnndrop::recurrence``, for :func:`call`."""
 
     def whole(version, cell, nonlinearity, reverse, lengths, keeps, scales, input, state, weights, backend):
         options = _options(cell, nonlinearity, reverse, lengths, keeps, scales)

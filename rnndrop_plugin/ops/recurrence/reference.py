@@ -1,7 +1,7 @@
-"""The recurrences as the paper writes them: the specification that every other backend must equal.
+"""The recurrences as the paper writes them: the specification of every other backend.
 
-Equation numbers are those of Semeniuta et al. (2016), arXiv v2. Any device and dtype, differentiable
-any number of times, and slow.
+Equation numbers are those of Semeniuta et al. (2016), arXiv v2. The functions take any device and dtype, are
+differentiable any number of times, and are slow.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ def lstm_step(x: Tensor, state: State, w: Weights, d: Masks, f: Callable) -> Sta
 
 
 def gru_step(x: Tensor, state: State, w: Weights, d: Masks, f: Callable) -> State:
-    """Eq. 10 to 13, with z for the paper's 1 - z as torch.nn.GRU has it."""
+    """Eq. 10 to 13, with z for the paper's 1 - z, as in torch.nn.GRU."""
     (h,) = state
     hidden = h.size(1)
     x_rz, x_n = F.linear(x, w.ih, w.bias_ih).split([2 * hidden, hidden], dim=1)
@@ -55,7 +55,7 @@ def gru_step(x: Tensor, state: State, w: Weights, d: Masks, f: Callable) -> Stat
 
 
 def gru_reset_after_step(x: Tensor, state: State, w: Weights, d: Masks, f: Callable) -> State:
-    """The GRU of torch.nn and cuDNN, which resets the product with h instead of h."""
+    """The GRU of torch.nn and cuDNN, where r multiplies the product with h instead of h itself."""
     (h,) = state
     x_r, x_z, x_n = F.linear(x, w.ih, w.bias_ih).chunk(3, dim=1)
     h_r, h_z, h_n = F.linear(d.hidden(h), w.hh, w.bias_hh).chunk(3, dim=1)

@@ -1,10 +1,10 @@
 """torch's own fused kernels (backend ``"vendor"``): oneDNN or ATen on a CPU, cuDNN on a GPU.
 
-They have no recurrent dropout, so they serve what drops nothing. Two more they serve exactly:
+They have no recurrent dropout, so they run what drops nothing. They also run two other cases exactly:
 
 - a hidden state that is only scaled (Eq. 3 in evaluation), by scaling the matrix that reads it;
-- an LSTM with update dropout alone and unscaled masks (Eq. 3 in training): dropping i * g is closing the input gate,
-  which a large negative number does that a mask adds to the gate's pre-activation through further inputs.
+- an LSTM with only update dropout and unscaled masks (Eq. 3 in training). Dropping i * g means closing the input gate.
+  So the mask is given as additional inputs, which add a large negative number to the gate's pre-activation.
 """
 
 import torch
@@ -37,7 +37,7 @@ def obstacle(cell: str, masks: Masks, nonlinearity: str) -> str | None:
 
 
 def forward(problem: Problem) -> tuple[Tensor, State]:
-    """Run torch's kernel, differentiable once (on a CPU twice). Lengths are read by the host: best on the CPU."""
+    """Run torch's kernel, differentiable once (on a CPU twice). The host reads the lengths: best on the CPU."""
     options, input, state, weights = problem
     time, batch, _ = input.shape
     lengths = None if options.lengths is None else options.lengths.to(input.device, non_blocking=True)
@@ -97,7 +97,7 @@ def _hx(state: State):
 
 
 def _reversal(time: int, batch: int, lengths: Tensor | None, device: torch.device) -> Tensor:
-    """``(time, batch)``: where each step of each reversed sequence is found; padding stays where it is."""
+    """``(time, batch)``: the place of each step of each reversed sequence; padding stays where it is."""
     steps = torch.arange(time, device=device).unsqueeze(1)
     if lengths is None:
         return (time - 1 - steps).expand(time, batch)

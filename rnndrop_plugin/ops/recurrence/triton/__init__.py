@@ -1,12 +1,12 @@
 """The recurrences as Triton kernels (backend ``"triton"``), for NVIDIA GPUs.
 
-``cells`` has the equations of a step, forward and backward; ``product`` the product with the recurrent weights and the
-barrier; ``loops`` one kernel a direction for the whole sequence; ``steps`` one kernel a step between products of torch;
-``tiles`` the table that chooses among them; ``backend`` calls them. ``rnndrop_plugin.ops.availability`` says where they
-can run.
+``cells`` has the equations of a step, forward and backward, and ``product`` the product with the recurrent weights and
+the barrier. ``loops`` has a kernel per pass that runs through all steps; ``steps`` has a kernel per step, between
+products of torch. ``tiles`` has the table that chooses between them, and ``backend`` calls them.
+``rnndrop_plugin.ops.availability`` says where they can run.
 
 This module is a :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel` with the functions of ``backend``. Triton is
-imported with the first of them, since it is not everywhere.
+not installed everywhere, so it is imported when the first of these functions is used.
 """
 
 import importlib

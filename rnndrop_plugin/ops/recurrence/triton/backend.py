@@ -1,8 +1,8 @@
-"""The recurrences on Triton's kernels: what they need is laid out here, and they are launched.
+"""The recurrences on Triton's kernels: this module prepares their arguments and launches them.
 
-A persistent kernel (``loops``) runs where ``tiles`` has a cut for it, else products of torch and a kernel a step take
-turns (``steps``). Nothing here waits for the device, and all memory is torch's, so that a call can be captured in a
-CUDA graph.
+A persistent kernel (``loops``) runs where ``tiles`` has tiles for it. Otherwise products of torch and a kernel for each
+step take turns (``steps``). Nothing here waits for the device, and all memory is torch's, so that a call can be
+captured in a CUDA graph.
 """
 
 import contextlib
@@ -22,24 +22,24 @@ from rnndrop_plugin.ops.recurrence.triton.product import SPACING
 from rnndrop_plugin.ops.recurrence.triton.tiles import STAGES, WARPS, Tiles, chosen, precision, refuse
 from rnndrop_plugin.ops.sums import sum_of_rows
 
-POLLS = 1 << 22  # how often a barrier polls before it gives up: seconds, where a step takes microseconds
+POLLS = 1 << 22  # how often a barrier polls before it gives up: for seconds, though a step takes microseconds
 BLOCK = 256  # elements of a block in a pointwise kernel
 PADDING = 8  # rows of h are padded to a multiple of this, so that they are read in vectors
-ALIGNMENT = 16  # bytes: of what is read in vectors
-#: How a persistent kernel is compiled; its cooperative launch is refused unless all blocks are resident.
+ALIGNMENT = 16  # bytes, of tensors that are read in vectors
+#: How a persistent kernel is compiled. Its cooperative launch is refused unless all blocks are resident.
 COMPILATION = {"num_warps": WARPS, "num_stages": 1, "launch_cooperative_grid": True, "enable_fp_fusion": True}
 
 _launchers: dict[tuple, Callable] = {}
 
 
 def padded(hidden: int) -> int:
-    """The length of a row of h."""
+    """The length of a padded row of h."""
     return -(-hidden // PADDING) * PADDING
 
 
 @functools.cache
 def _failure_flag(device: torch.device) -> Tensor:
-    """Where a kernel on ``device`` notes that a barrier failed: host memory, to be read without waiting for it."""
+    """Where a kernel on ``device`` notes that a barrier failed: host memory, which can be read without waiting."""
     return torch.zeros(1, dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
 
 
@@ -55,12 +55,12 @@ def raise_if_failed(device: torch.device) -> None:
 
 
 def launch(kernel, grid: tuple[int, int, int], arguments: dict, constants: dict, like: Tensor, **settings) -> None:
-    """Launch a kernel. Triton's own launch binds all arguments anew each time; here only the first does.
+    """Launch a kernel. Triton's own launch binds all arguments anew each time; here only the first launch does.
 
     Args:
         arguments, constants: the kernel's, by name.
-        like: a tensor whose dtype and device the others have.
-        settings: of the compilation.
+        like: a tensor with the dtype and device of the others.
+        settings: the settings of the compilation.
     """
     key = (kernel.__name__, grid, like.dtype, like.device, *constants.values(), *settings.values())
     launcher = _launchers.get(key)
@@ -70,13 +70,13 @@ def launch(kernel, grid: tuple[int, int, int], arguments: dict, constants: dict,
         launcher(*[arguments[name] for name in kernel.arg_names])
         return
     compiled = kernel[grid](**arguments, **constants, **settings)
-    if compiled is not None and aligned:  # there is none in the interpreter
+    if compiled is not None and aligned:  # the interpreter returns none
         _launchers[key] = compiled[grid]
 
 
 @functools.cache
 def _aligned(kernel) -> list[str]:
-    """Which arguments of a kernel are tensors that compiled code takes for aligned, if they are at its first launch."""
+    """The names of a kernel's tensors that compiled code assumes to be aligned if they were at its first launch."""
     outside = {*loops.OUTSIDE, *loops.NUMBERS, *steps.NUMBERS}
     return [name for name in kernel.arg_names if name.islower() and name not in outside]
 
@@ -105,7 +105,7 @@ class _Call:
         self.hidden = weights.hh.size(1)
         self.like = gates
         self.u = weights.hh.contiguous()
-        if self.u.data_ptr() % ALIGNMENT:  # as in the flat buffer that nn.RNNBase makes of the weights on a GPU
+        if self.u.data_ptr() % ALIGNMENT:  # in the flat buffer that nn.RNNBase makes of the weights on a GPU
             self.u = self.u.clone()
         self.lengths = None if options.lengths is None else options.lengths.contiguous()
         self.masks, modes = _mask_arguments(options.masks, gates)
@@ -122,11 +122,11 @@ class _Call:
         }
 
     def pointer(self, x: Tensor | None) -> Tensor:
-        """``x`` for a kernel, or any tensor in its place where the kernel does not look at it."""
+        """``x`` for a kernel. For None it is any tensor, which the kernel does not read."""
         return self.like if x is None else x.contiguous()
 
     def loop(self, kernel, direction: str, arguments: dict, constants: dict) -> bool:
-        """Launch a persistent kernel; False if it cannot have all its blocks on the device at once."""
+        """Launch a persistent kernel; False if its blocks cannot all be on the device at once."""
         products = precision(self.like.dtype)
         key = (direction, self.options.cell, self.batch, self.hidden, products, self.like.device)
         tiles = chosen(*key)
@@ -157,7 +157,7 @@ class _Call:
 
 
 def tile_constants(tiles: Tiles, precision: str) -> dict:
-    """The constants of a persistent kernel that say how it is cut."""
+    """The constants of a persistent kernel that say how it is cut into blocks."""
     return {
         "BB": tiles.batch,
         "BH": tiles.units,
@@ -211,7 +211,7 @@ def saved_like(options: Options, input: Tensor, hidden: int) -> list[Tensor]:
 
 
 def _named(options: Options, rest: list[Tensor]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """hs, hx, cs and extra of the kernels, from what :func:`saved_like` has after the gates."""
+    """hs, hx, cs and extra of the kernels, from what :func:`saved_like` returns after the gates."""
     hs, *rest = rest
     hx = hs if options.masks.hidden.is_identity else rest.pop(0)
     last = rest[0] if rest else None
@@ -224,9 +224,11 @@ _calls, _before = 0, ""  # how many calls are running, and the setting before th
 
 @contextlib.contextmanager
 def products_as_in_the_loops(dtype: torch.dtype) -> Iterator[None]:
-    """torch's products of float32 in the precision that :func:`.tiles.precision` has for the recurrence; by themselves
-    they follow another switch of torch's. That is one for all threads: of calls at the same time the first one sets it,
-    and the last one sets it back."""
+    """Compute torch's products of float32 in the precision that :func:`.tiles.precision` gives for the recurrence.
+
+    By default they follow another switch of torch, which all threads share. Of several calls at the same time the first
+    one sets it, and the last one sets it back.
+    """
     global _calls, _before
     switch = torch.backends.cuda.matmul
     if dtype != torch.float32 or not hasattr(switch, "fp32_precision"):  # which torch has since 2.9
@@ -282,7 +284,7 @@ def backward(
     options, input, state, weights = problem
     grad_output, *grad_state = gradients
     raise_if_failed(input.device)
-    gates, *rest = (x.contiguous() for x in saved[1:])  # whose layout a hook may have changed
+    gates, *rest = (x.contiguous() for x in saved[1:])  # a hook may have changed their layout
     call = _Call(options, gates, weights)
     hs, hx, cs, extra = _named(options, rest)
     # A block has read its gates of a step before it writes their gradients, and no other block reads them.

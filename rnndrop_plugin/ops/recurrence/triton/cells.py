@@ -1,8 +1,8 @@
 """One step of each cell, forward and backward, on tiles of float32: read it beside ``reference.py``.
 
-The names are the reference's. A tile holds some units of some sequences; ``d_u`` and ``d_c`` are tiles of the
-update and the cell mask, scale included, and a gradient of x is called d_x. The products with the recurrent weights
-are the caller's: the pre-activations come in whole, and the gradients of the pre-activations go out.
+The names are the reference's. A tile holds some units of some sequences. ``d_u`` and ``d_c`` are tiles of the
+update and the cell mask, scale included, and a gradient of x is called d_x. The caller computes the products with the
+recurrent weights: the arguments are complete pre-activations, and the results are the gradients of these.
 """
 
 import triton
@@ -20,7 +20,7 @@ def phi(x, RELU: tl.constexpr):
 
 @triton.jit
 def phi_slope(y, RELU: tl.constexpr):
-    """The derivative of the nonlinearity where it gave ``y``."""
+    """The derivative of the nonlinearity where its value is ``y``."""
     if RELU:
         return tl.where(y > 0, 1.0, 0.0)
     else:
@@ -50,13 +50,13 @@ def lstm_backward(i, f, g, o, c_before, c, dh, dc, d_u, d_c, RELU: tl.constexpr)
 
 @triton.jit
 def gru_state(h, z, n, d_u, d_c):
-    """Eq. 13 with z for the paper's 1 - z, as torch.nn.GRU has it; z and n are those of Eq. 11 and 12."""
+    """Eq. 13 with z for the paper's 1 - z, as in torch.nn.GRU; z and n are those of Eq. 11 and 12."""
     return d_c * (z * h + (1 - z) * (d_u * n))
 
 
 @triton.jit
 def gru_state_backward(h_before, z, n, dh, d_u, d_c, RELU: tl.constexpr):
-    """The gradients of the pre-activations of z and n, and of the state before where it is carried on."""
+    """The gradients of the pre-activations of z and n, and that of the state before through z * h."""
     dh = d_c * dh
     d_z = dh * (h_before - d_u * n) * z * (1 - z)
     d_n = dh * (1 - z) * d_u * phi_slope(n, RELU)

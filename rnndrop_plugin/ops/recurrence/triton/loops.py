@@ -1,8 +1,8 @@
-"""The recurrences in one launch: a kernel a direction of computation that runs through all steps of a sequence.
+"""The recurrences in one launch: a kernel for the forward and one for the backward pass runs through all steps.
 
-A block owns BH units of BB sequences. What the other blocks need of a step (h, or the gradients of the gates) goes
-through memory, each step to a place of its own, with a barrier among the blocks of the same sequences. So all blocks
-must be on the device at once, which a cooperative launch makes sure of.
+A block owns BH units of BB sequences. What the other blocks need from a step (h, or the gradients of the gates) goes
+through memory, where each step has a place of its own, with a barrier among the blocks of the same sequences. So all
+blocks must be on the device at once, which a cooperative launch makes sure of.
 """
 
 import triton
@@ -67,11 +67,11 @@ def forward(
 
     Args:
         gates: ``(T, B, gates * H)``, in: the products with the input; out: the gates, which the backward pass needs.
-        hs, hx: ``(T + 1, B, LD)``, h as the next step finds it, and as its product reads it (hidden mask applied; the
-            same tensor without one); step t reads slot t and writes slot t + 1, or the other way round in REVERSE.
-        out: ``(T, B, LD)``, the output, part of hs but where a sequence begins in the middle (REVERSE and LENGTHS).
+        hs, hx: ``(T + 1, B, LD)``, h as the next step finds it, and as its product reads it (with the hidden mask; the
+            same tensor if there is none). Step t reads slot t and writes slot t + 1, or the reverse in REVERSE.
+        out: ``(T, B, LD)``, the output, a part of hs unless sequences begin in the middle (REVERSE and LENGTHS).
         cs: ``(T + 1, B, H)``, an LSTM's c.
-        extra: what a GRU needs besides: ``(T, B, LD)``, r * h as U_n reads it, or ``(T, B, H)``, U_n h + b_hn
+        extra: what else a GRU needs: ``(T, B, LD)``, r * h as U_n reads it, or ``(T, B, H)``, U_n h + b_hn
             (reset_after).
         h0, c0, h_n, c_n: ``(B, H)``, the state before and after.
         u, bias: the recurrent weights and their bias. lengths: ``(B,)``.
@@ -117,7 +117,7 @@ def forward(
             x3 = gate(now, bias, at_g, unit, ok, 3, H, BIAS)
         d_u = drop(keep_u + t * step_u, at, ok, scale_u, MU)
         d_c = drop(keep_c + t * step_c, at, ok, scale_c, MC)
-        following = tl.maximum(t - 1, 0) if REVERSE else tl.minimum(t + 1, T - 1)  # after the last step not looked at
+        following = tl.maximum(t - 1, 0) if REVERSE else tl.minimum(t + 1, T - 1)  # not used after the last step
         d_h = drop(keep_h + following * step_h, at, ok, scale_h, MH)
 
         polls = wait(counter, target, polls, failed, BARRIER)
@@ -192,7 +192,7 @@ def saved_step(
     CELL: tl.constexpr, REVERSE: tl.constexpr, MU: tl.constexpr, MH: tl.constexpr, MC: tl.constexpr,
     H: tl.constexpr, LD: tl.constexpr, G: tl.constexpr,
 ):  # fmt: skip
-    """What the backward pass reads of step t: gates, what the step found, masks and the gradient of its output."""
+    """What the backward pass reads for step t: gates, states, masks and the gradient of the output."""
     at, at_g = row * H + unit, row * (G * H) + unit
     now = gates + t * (B * G * H)
     dy = tile(grad + t * (B * H), at, ok)
@@ -228,11 +228,11 @@ def backward(
 
     Args:
         grad: ``(T, B, H)``, the gradient of the output. dh_n, dc_n, dh0, dc0: ``(B, H)``, of the states.
-        d_gates: ``(T, B, gates * H)``, out: the gradients of the pre-activations by the input.
+        d_gates: ``(T, B, gates * H)``, out: the gradients of the products with the input.
         d_hn: ``(T, B, H)``, out (reset_after): the gradient of U_n h + b_hn.
     """
     G: tl.constexpr = 4 if CELL == "lstm" else 1 if CELL == "rnn" else 3
-    WHOLE: tl.constexpr = G if CELL == "lstm" or CELL == "rnn" else 2  # gates in one product, of a GRU r and z
+    WHOLE: tl.constexpr = G if CELL == "lstm" or CELL == "rnn" else 2  # gates in one product; for a GRU r and z
     b, n = tl.program_id(1) * BB, tl.program_id(0) * BH
     blocks = tl.num_programs(0)
     counter = counters + tl.program_id(1) * SPACING
@@ -256,7 +256,7 @@ def backward(
         c = tile(cs + (t + 1 - REVERSE) * (B * H), at, ok)
     saved = saved_step(gates, hs, cs, extra, grad, keep_u, keep_h, keep_c, step_u, step_h, step_c,
                        scale_u, scale_h, scale_c, t, B, row, unit, ok, CELL, REVERSE, MU, MH, MC, H, LD, G)  # fmt: skip
-    tl.debug_barrier()  # d_gates may be where gates are: what one thread overwrites all others have read
+    tl.debug_barrier()  # d_gates may be where gates are: all threads have read before one overwrites
     target = blocks * 0
     for _ in tl.range(0, T, num_stages=1):
         now = d_gates + t * (B * G * H)

@@ -20,7 +20,7 @@ def drop(keep, at, ok, scale, MODE: tl.constexpr):
 
 @triton.jit
 def arrive(counter, BARRIER: tl.constexpr):
-    """Tell the other blocks of this counter that all that this block has stored may be read."""
+    """Signal the other blocks of this counter that they may read what this block has stored."""
     if BARRIER:
         tl.debug_barrier()  # all threads have stored before one of them releases
         tl.atomic_add(counter, 1, sem="release", scope="gpu")
@@ -28,7 +28,7 @@ def arrive(counter, BARRIER: tl.constexpr):
 
 @triton.jit
 def wait(counter, target, polls, failed, BARRIER: tl.constexpr):
-    """Wait until ``counter`` reaches ``target``, looking ``polls`` times at most; returns the polls of the next wait.
+    """Wait until ``counter`` reaches ``target``, polling ``polls`` times at most; returns the polls for the next wait.
 
     The counter only grows, so a block that comes late never misses its turn. A block that has waited in vain sets
     ``failed`` and does not wait again: the kernel ends, with results that are NaN.
@@ -48,8 +48,8 @@ def wait(counter, target, polls, failed, BARRIER: tl.constexpr):
 
 @triton.jit
 def rows(left, ld, j, b, B, K: tl.constexpr, BB: tl.constexpr, SPLIT: tl.constexpr, KC: tl.constexpr):
-    """Chunk j of the left operand, ``(SPLIT, BB, KC)`` or ``(BB, KC)``; read past L1, since other blocks wrote it
-    (where rows are not aligned to 16 bytes the copy goes through L1, which the barrier's acquire has emptied)."""
+    """Chunk j of the left operand, ``(SPLIT, BB, KC)`` or ``(BB, KC)``. The load bypasses L1, since other blocks wrote
+    the chunk (if rows are not aligned to 16 bytes it goes through L1, which the barrier's acquire has emptied)."""
     if SPLIT > 1:
         row = (b + tl.arange(0, BB))[None, :, None]
         k = tl.arange(0, SPLIT)[:, None, None] * KC + tl.arange(0, KC)[None, None, :]
@@ -70,8 +70,9 @@ def recurrent_weights(
 ):  # fmt: skip
     """Chunk j of the right operand, for the units from ``n``.
 
-    In the forward pass ``(.., KC, COLUMNS * BH)`` of U transposed, column m being gate m % COLUMNS of unit m // COLUMNS
-    (COLUMNS is a power of two, so there may be more of them than gates); in the backward pass ``(.., KC, BH)`` of U.
+    In the forward pass it is ``(.., KC, COLUMNS * BH)`` of U transposed, and column m is gate m % COLUMNS of unit
+    m // COLUMNS (COLUMNS is a power of two, so there may be more columns than gates). In the backward pass it is
+    ``(.., KC, BH)`` of U.
     """
     N: tl.constexpr = COLUMNS * BH if FORWARD else BH
     m = tl.arange(0, N)
@@ -109,11 +110,11 @@ def product(
     BB: tl.constexpr, BH: tl.constexpr, SPLIT: tl.constexpr, KC: tl.constexpr, GROUP: tl.constexpr, KEEP: tl.constexpr,
     STAGES: tl.constexpr, PRECISION: tl.constexpr, FORWARD: tl.constexpr,
 ):  # fmt: skip
-    """``(BB, N)``, the left operand ``(B, K)``, of row stride ``ld``, times the recurrent weights.
+    """The product ``(BB, N)`` of the left operand ``(B, K)``, of row stride ``ld``, and the recurrent weights.
 
-    The chunks of the weights are ``kept``, or loaded again (from L2) where KEEP is not set. SPLIT parts of K are summed
-    up beside each other, which gives each warp work of its own where the batch is small. The left operand can be
-    read up to WIDTH >= K, being zero there. No polls are left where a barrier failed: then everything is NaN.
+    The chunks of the weights are ``kept``, or loaded again (from L2) if KEEP is not set. SPLIT parts of K are summed
+    separately, which gives each warp work of its own if the batch is small. The left operand can be read up to
+    WIDTH >= K and is zero beyond K. If a barrier failed, no polls are left, and everything becomes NaN.
     """
     C: tl.constexpr = SPLIT * KC
     CHUNKS: tl.constexpr = (K + C - 1) // C
@@ -127,7 +128,7 @@ def product(
         for g in tl.static_range(0, CHUNKS, GROUP):  # the loads of a group are in flight together
             group = ()
             for j in tl.static_range(0, GROUP):
-                if g + j < CHUNKS - 1:  # a whole one
+                if g + j < CHUNKS - 1:  # a full chunk
                     group = group + (rows(left, ld, g + j, b, B, CHUNKS * C, BB, SPLIT, KC),)
                 elif g + j < CHUNKS:
                     group = group + (rows(left, ld, g + j, b, B, WIDTH, BB, SPLIT, KC),)

@@ -1,7 +1,7 @@
-"""The recurrences step by step: a kernel for what is left of a step when torch has taken the product.
+"""The recurrences step by step: torch computes the product of a step, and a kernel computes the rest.
 
-For what does not fit on the device at once. The tensors are those of ``loops``; h, c, dh, dc and carried are
-``(B, H)`` in float32, from step to step, and product is the step's, ``(B, columns of it)``.
+They are for problems whose blocks do not fit on the device at once. The tensors are those of ``loops``. h, c, dh, dc
+and carried, ``(B, H)`` in float32, pass from step to step, and product is the step's, ``(B, its columns)``.
 """
 
 import triton
@@ -30,7 +30,7 @@ def forward_step(
     MU: tl.constexpr, MH: tl.constexpr, MC: tl.constexpr, H: tl.constexpr, LD: tl.constexpr,
     RESET: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Step t forward. The paper's GRU takes it in two: RESET gives r, z and r * h, the other what remains."""
+    """Step t forward. The paper's GRU takes two launches: that with RESET gives r, z and r * h, the other the rest."""
     G: tl.constexpr = 4 if CELL == "lstm" else 1 if CELL == "rnn" else 3
     COLUMNS: tl.constexpr = G if CELL != "gru" else 2 if RESET else 1
     B = B.to(tl.int64)  # a step of many sequences can have more numbers than 32 bits count
@@ -107,7 +107,7 @@ def forward_step(
         else:
             put(hs + slot, at_ld, ok, output)
         if MH > 0:
-            following = tl.maximum(t - 1, 0) if REVERSE else tl.minimum(t + 1, T - 1)  # after the last not looked at
+            following = tl.maximum(t - 1, 0) if REVERSE else tl.minimum(t + 1, T - 1)  # not used after the last step
             d_h = drop(keep_h + following * step_h, index, ok, scale_h, MH)
             put(hx + slot, at_ld, ok, new_h * d_h)
 
@@ -120,9 +120,9 @@ def backward_step(
     MU: tl.constexpr, MH: tl.constexpr, MC: tl.constexpr, H: tl.constexpr, LD: tl.constexpr,
     RESET: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Step t backward, ``product`` being that of the step taken before; t past the last step only ends that.
+    """Step t backward. ``product`` is that of the step computed before; a t past the last step only finishes that one.
 
-    The paper's GRU takes the step in two: RESET is the one after the product with U_n, which gives r's gradient.
+    The paper's GRU takes two launches: that with RESET follows the product with U_n and gives r's gradient.
     """
     G: tl.constexpr = 4 if CELL == "lstm" else 1 if CELL == "rnn" else 3
     B = B.to(tl.int64)  # a step of many sequences can have more numbers than 32 bits count

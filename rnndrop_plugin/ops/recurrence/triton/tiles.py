@@ -19,12 +19,12 @@ PRECISIONS = {"tf32": (4, 1), "tf32x3": (4, 2), "half": (2, 1)}
 
 
 class Tiles(NamedTuple):
-    """The cut of a kernel.
+    """How a kernel is cut into blocks.
 
     Attributes:
         batch, units: the sequences and units of a block.
-        split: the parts of the product's depth that are summed up beside each other.
-        depth: of the product, for each part at a time; ``group`` of these are loaded together.
+        split: the number of parts of the product's depth that are summed separately.
+        depth: the depth of a chunk of one part; ``group`` chunks are loaded together.
         keep: whether the recurrent weights stay on the chip over all steps.
     """
 
@@ -40,11 +40,11 @@ class Tiles(NamedTuple):
         return -(-hidden // self.units), -(-batch // self.batch), 1
 
 
-# (batch, units, split, KiB of weights that may be kept, depth of the product at most), the best first. The first
-# one is taken of those whose blocks are all resident, whose kept weights are within their limit (0: they are read again
-# at every step) and whose product is no deeper than its limit (None: of any depth). From measurements on an H200 (LSTMs
-# of 32 x 256, 20 x 650, 64 x 1152, 128 x 512 and 32 x 1024): each of them gets the cut that was the fastest of some ten
-# tried, or one within a hundredth of it. By direction and bytes of a number.
+# By direction and bytes of a number, the best first: (batch, units, split, KiB of weights that may be kept at most,
+# depth of the product at most). The first one is taken whose blocks are all resident, whose kept weights are within the
+# limit (0: the weights are read again at every step) and whose product is no deeper than the limit (None: any depth).
+# They come from measurements on an H200 with LSTMs of 32 x 256, 20 x 650, 64 x 1152, 128 x 512 and 32 x 1024. Each of
+# these gets the fastest of about ten that were tried, or one within a hundredth of it.
 TABLE = {
     ("forward", 4): [
         (16, 8, 1, 180, 384),
@@ -82,11 +82,11 @@ TABLE = {
 def choose(
     direction: str, cell: str, batch: int, hidden: int, precision: str, processors: int, shared: int
 ) -> Tiles | None:
-    """The cut of a kernel, None where no cut has all its blocks on the device at once.
+    """The tiles of a kernel, None if no tiles have all their blocks on the device at once.
 
     Args:
         direction: ``"forward"`` or ``"backward"``.
-        precision: of the products, a key of PRECISIONS.
+        precision: the precision of the products, a key of PRECISIONS.
         processors: the streaming multiprocessors of the device.
         shared: the bytes of shared memory that a block can have.
     """
@@ -113,7 +113,7 @@ def choose(
 
 
 def precision(dtype: torch.dtype) -> str:
-    """How products are taken (:data:`PRECISIONS`); float32 as torch's switch for recurrent layers says."""
+    """The precision of products (:data:`PRECISIONS`); for float32 what torch's switch for recurrent layers says."""
     if dtype != torch.float32:
         return "half"
     rnn = getattr(torch.backends.cudnn, "rnn", None)  # since torch 2.9
@@ -125,7 +125,7 @@ _chosen: dict[tuple, Tiles | None] = {}
 
 
 def chosen(direction: str, cell: str, batch: int, hidden: int, precision: str, device: torch.device) -> Tiles | None:
-    """:func:`choose` for ``device``, or None where :func:`refuse` was told that the device refuses it."""
+    """:func:`choose` for ``device``, or None where the device has refused it (see :func:`refuse`)."""
     key = direction, cell, batch, hidden, precision, device
     if key not in _chosen:
         _chosen[key] = choose(*key[:-1], *device_limits(device))
@@ -154,7 +154,7 @@ def _padded(depths: list[int], chunk: int) -> int:
 
 
 def _depth(depths: list[int], split: int, limit: int) -> int:
-    """The largest depth at a time that pads the products by at most an eighth."""
+    """The largest depth of a chunk that pads the products by at most an eighth."""
     for depth in (256, 128, 64, 32):
         if depth <= limit and _padded(depths, split * depth) <= 1.13 * sum(depths):
             return depth
@@ -163,12 +163,12 @@ def _depth(depths: list[int], split: int, limit: int) -> int:
 
 def _keep(rows, units, columns, split, depths, itemsize) -> Tiles:
     threads = 32 * WARPS
-    per_depth = rows * split * itemsize / 4 / threads  # registers of a thread for the left operand
+    per_depth = rows * split * itemsize / 4 / threads  # a thread's registers for the left operand
     depth = _depth(depths, split, min(64 / per_depth, 256 / itemsize if split == 1 else 256))
     sums = rows * columns * split // threads
     chunks = max(-(-d // (split * depth)) for d in depths)
     group = max(1, min(chunks, int((REGISTERS - sums) / (per_depth * depth))))
-    group = -(-chunks // -(-chunks // group))  # even groups
+    group = -(-chunks // -(-chunks // group))  # groups of equal size
     return Tiles(rows, units, split, depth, group, True)
 
 
