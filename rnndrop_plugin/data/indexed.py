@@ -107,5 +107,5 @@ def load_split(
     if last >= len(dictionary):
         raise InputError(f"{path}.bin: token {last} is beyond the {len(dictionary)} types of dict.txt")
     if (tokens == dictionary.pad()).any():
-        raise InputError(f"{path}.bin: {dictionary[dictionary.pad()]} is in the text, which is for padding alone")
+        raise InputError(f"{path}.bin: {dictionary[dictionary.pad()]} is in the text, but it is only for padding")
     return sequences

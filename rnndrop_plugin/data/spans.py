@@ -34,10 +34,10 @@ class SpanTags:
         every = list(tags)
         tags = [tag for tag in every if not _is_outside(tag)]
         if not tags:
-            raise ValueError("there is none but O")
+            raise ValueError("O is the only tag")
         others = [[tag for tag in tags if not form.fullmatch(tag)] for form in (_TYPE_LAST, _TYPE_FIRST)]
         if all(others):
-            raise ValueError(f"{others[0][0]} is not such as B-PER or I")
+            raise ValueError(f"{others[0][0]} is not a tag like B-PER or I")
         self._form = _TYPE_FIRST if others[0] else _TYPE_LAST
         split = [self._split(tag) for tag in tags]
         letters = {letter for letter, _ in split}

@@ -74,7 +74,7 @@ def read_lines(path: Path, encoding: str = "UTF-8", *, keep_lone: bool = False) 
         try:
             data = gzip.decompress(data)
         except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{path}: not a whole gzip file ({error})") from None
+            raise ValueError(f"{path}: not a complete gzip file ({error})") from None
     try:
         text = data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:

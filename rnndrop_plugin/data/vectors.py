@@ -70,7 +70,7 @@ def read_vectors(
                 elif (normalized := normalize(word, keep_lone=True)) in words:
                     vectors.setdefault(normalized, _vector(place, values))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{name}: not a whole gzip file ({error})") from error
+        raise InputError(f"{name}: not a complete gzip file ({error})") from error
     except OSError as error:
         raise InputError(f"{name}: {error.strerror}") from error
     except ValueError as error:

@@ -96,7 +96,7 @@ def read(path: Path, words: Collection[str]) -> dict[str, Tensor]:
     except (tarfile.TarError, EOFError, zlib.error, KeyError, TypeError, OSError, ValueError) as error:
         raise ValueError(f"{path}: not the package {PACKAGE}, or damaged: {error}") from None
     if count != announced:
-        raise ValueError(f"{path}: {announced:,} words announced, {count:,} found; is the file whole?")
+        raise ValueError(f"{path}: {announced:,} words announced, {count:,} found; is the file complete?")
     vectors = {word: found[word] for word in words if word in found}
     named = [found[word] for word in NUMBER_WORDS.values() if word in found]
 

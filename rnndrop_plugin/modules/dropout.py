@@ -23,7 +23,7 @@ def dropout(x: Tensor, rate: float, training: bool, sampling: str = "step", batc
         return F.dropout(x, rate, training)
     if x.dim() != 3:
         order = "(batch, time, features)" if batch_first else "(time, batch, features)"
-        raise ValueError(f"one mask a sequence needs {order} or (batch, features), got {tuple(x.shape)}")
+        raise ValueError(f"one mask per sequence needs {order} or (batch, features), got {tuple(x.shape)}")
     if not training or rate == 0:
         return x
     batch, features = x.size(0 if batch_first else 1), x.size(2)

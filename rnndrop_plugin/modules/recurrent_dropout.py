@@ -82,8 +82,8 @@ class RecurrentDropout(nn.Module):
 
     def __prepare_scriptable__(self) -> None:
         raise RuntimeError(
-            f"torch.jit.script cannot compile {type(self).__name__}: use torch.compile or torch.export, or trace it by "
-            'torch.jit.trace (where backend="reference" serves what torch.nn has no kernel for)'
+            f"torch.jit.script cannot compile {type(self).__name__}: use torch.compile or torch.export, or trace it "
+            'with torch.jit.trace (with backend="reference" where torch.nn has no kernel)'
         )
 
     def extra_repr(self) -> str:
@@ -118,7 +118,7 @@ class GRUForm(RecurrentDropout):
         holds_gru = saved or any(key.startswith((f"{prefix}weight_", f"{prefix}bias_")) for key in state_dict)
         if holds_gru and saved != own:
             name = prefix.rstrip(".") or type(self).__name__
-            errors.append(f"{name}: the state dict is of a GRU of {forms[saved]}, the module of {forms[own]}")
+            errors.append(f"{name}: the state dict is from a GRU of {forms[saved]}, but the module is of {forms[own]}")
             return
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
 

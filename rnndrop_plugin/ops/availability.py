@@ -46,7 +46,7 @@ def _unavailable(index: int) -> str | None:
     except ImportError as error:
         return f"Triton cannot be imported ({error}): pip install triton"
     if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST:
-        return f"Triton is {triton.__version__}, and the oldest that serves is {OLDEST[0]}.{OLDEST[1]}"
+        return f"Triton is {triton.__version__}, and the oldest supported version is {OLDEST[0]}.{OLDEST[1]}"
     try:
         _launch_nothing(device)
     except Exception as error:  # the compilers, the driver and the cache folder fail in many ways

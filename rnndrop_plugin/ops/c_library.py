@@ -100,6 +100,6 @@ def instructions() -> str:
 def warn_unavailable() -> None:
     """Log once that slower torch operations run instead, and what to do about it."""
     _logger.warning(
-        f"the compiled recurrence is not available ({unavailable()}): torch operations serve instead, slower. "
+        f"the compiled recurrence is not available ({unavailable()}): slower torch operations run instead. "
         "To compile it, install rnndrop-plugin again with pip where there is a C compiler (gcc 11 or later, or clang)."
     )

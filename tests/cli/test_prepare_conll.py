@@ -303,7 +303,7 @@ def test_truncated_gzip(prepare, source):
     truncate(source / "eng.train")
     status, _, err = prepare()
     assert (status, err.count("\n")) == (2, 1)
-    assert "eng.train.gz: not a whole gzip file" in err
+    assert "eng.train.gz: not a complete gzip file" in err
 
 
 POS = "# sent_id = 1\n1-2\tdu\t_\t_\n1\tde\tde\tADP\n2\tle\tle\tDET\n\n# sent_id = 2\n1\tchat\tchat\tNOUN\n"

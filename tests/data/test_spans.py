@@ -69,9 +69,9 @@ def test_which_tags_are_iobes(tags, iobes):
 @pytest.mark.parametrize(
     ("tags", "reason"),
     [
-        ("NNP VB O", "NNP is not such as B-PER or I"),
-        ("B-PER I-PER O X", "X is not such as B-PER or I"),
-        ("O", "there is none but O"),
+        ("NNP VB O", "NNP is not a tag like B-PER or I"),
+        ("B-PER I-PER O X", "X is not a tag like B-PER or I"),
+        ("O", "O is the only tag"),
         ("B-PER L-PER E-PER", "B, E, L are not the letters of one scheme"),
         ("N-S V-S", "there is no tag with B or I"),
         ("S O", "there is no tag with B or I"),

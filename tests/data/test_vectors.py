@@ -123,7 +123,7 @@ def test_a_damaged_file_is_refused_in_one_line(path, content, size, message):
 def test_a_damaged_gzip_file_is_refused_in_one_line(path, damage):
     path = path.with_suffix(".gz")
     path.write_bytes(damage(gzip.compress(text(VECTORS))))
-    with pytest.raises(InputError, match=f"{path}: not a whole gzip file"):
+    with pytest.raises(InputError, match=f"{path}: not a complete gzip file"):
         read_vectors(path, {"the"})
 
 

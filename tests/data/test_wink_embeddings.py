@@ -109,8 +109,8 @@ def test_where_it_is(archive, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (content(size=10), "10 words announced, 9 found; is the file whole"),
-        (content()[:-150], "9 words announced, . found; is the file whole"),
+        (content(size=10), "10 words announced, 9 found; is the file complete"),
+        (content()[:-150], "9 words announced, . found; is the file complete"),
         (content(numbers=4), "'the' has 4 numbers, expected 5"),
         (content(["a"]), "no word of the data is among its 1"),
         (b"{}", f"not the package {NAME}, or damaged"),

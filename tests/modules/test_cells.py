@@ -120,7 +120,7 @@ def test_made_without_initialisation(name):
 def test_one_form_of_the_gru_refuses_the_others_weights():
     paper, torchs = GRUCell(INPUT, HIDDEN), GRUCell(INPUT, HIDDEN, reset_after=True)
     for module, state in ((paper, torchs), (torchs, paper), (paper, nn.GRUCell(INPUT, HIDDEN))):
-        with pytest.raises(RuntimeError, match="GRUCell: the state dict is of a GRU of .* form"):
+        with pytest.raises(RuntimeError, match="GRUCell: the state dict is from a GRU of .* form"):
             module.load_state_dict(state.state_dict())
 
 

@@ -92,14 +92,14 @@ def test_one_form_of_the_gru_refuses_the_others_weights(saved, own, strict):
     target = nn.ModuleDict({"decoder": GRU(3, 5, reset_after=own)})
     before = copy.deepcopy(target.state_dict())
     forms = {False: PAPERS, True: TORCHS}
-    message = f"decoder: the state dict is of a GRU of .*{forms[saved]}, the module of .*{forms[own]}"
+    message = f"decoder: the state dict is from a GRU of .*{forms[saved]}, but the module is of .*{forms[own]}"
     with pytest.raises(RuntimeError, match=message):
         target.load_state_dict(state, strict=strict)
     assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items())
 
 
 def test_torchs_gru_and_the_papers_form_refuse_each_other():
-    with pytest.raises(RuntimeError, match=f"GRU: the state dict is of a GRU of {TORCHS}, .*{PAPERS}"):
+    with pytest.raises(RuntimeError, match=f"GRU: the state dict is from a GRU of {TORCHS}, .*{PAPERS}"):
         GRU(3, 5).load_state_dict(nn.GRU(3, 5).state_dict())
     with pytest.raises(RuntimeError, match="reset_before"):
         nn.GRU(3, 5).load_state_dict(GRU(3, 5).state_dict())

@@ -68,7 +68,7 @@ def test_an_old_gpu(gpu):
 
 def test_an_old_triton(gpu):
     gpu.setitem(sys.modules, "triton", SimpleNamespace(__version__="3.2.0"))
-    assert availability.obstacle(GPU, torch.float32) == "Triton is 3.2.0, and the oldest that serves is 3.6"
+    assert availability.obstacle(GPU, torch.float32) == "Triton is 3.2.0, and the oldest supported version is 3.6"
 
 
 def test_no_triton(gpu):

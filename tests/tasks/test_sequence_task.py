@@ -244,7 +244,7 @@ def test_tags_that_mark_no_spans(command, own_data, tmp_path):
     path = own_data / "tag" / "dict.txt"
     path.write_text(path.read_text().replace("B-PER", "NNP"))
     log = command("train", *flags("tagging", own_data, tmp_path / "run", "--max-epoch", 3))
-    assert log.text().count("the tags do not mark spans (NNP is not such as B-PER or I): f1 is the mean F1") == 1
+    assert log.text().count("the tags do not mark spans (NNP is not a tag like B-PER or I): f1 is the mean F1") == 1
     assert float(log.metrics("f1", "valid")[-1]) > 0
     with pytest.raises(KeyError):
         log.metrics("precision", "valid")

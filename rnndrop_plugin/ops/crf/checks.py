@@ -11,7 +11,7 @@ def check_scores(emissions: Tensor, transitions: Tensor, start: Tensor, end: Ten
 
     Raises:
         ValueError: a shape, dtype, device or length that does not fit.
-        TypeError: something that is no tensor.
+        TypeError: an argument that is not a tensor.
     """
     check_tensor("emissions", emissions)
     if emissions.dim() != 3 or 0 in emissions.shape[1:]:

@@ -29,7 +29,7 @@ def crf_nll(
 
     Raises:
         ValueError: a shape, dtype, device or length that does not fit.
-        TypeError: something that is no tensor.
+        TypeError: an argument that is not a tensor.
         IndexError: a tag that the scores do not have. On a GPU values are not read, and such a tag ends in torch's
             device-side assertion.
     """

@@ -15,8 +15,8 @@ def check_linear_cross_entropy(
 
     Raises:
         ValueError: a shape, dtype, device or number that does not fit.
-        TypeError: something that is no tensor.
-        IndexError: a target that is no class.
+        TypeError: an argument that is not a tensor.
+        IndexError: a target that is not a class.
     """
     check_tensor("features", features)
     if features.dim() == 0 or not features.is_floating_point():

@@ -46,8 +46,8 @@ def linear_cross_entropy(
 
     Raises:
         ValueError: a shape, dtype, device or number that does not fit.
-        TypeError: something that is no tensor.
-        IndexError: a target that is no class. On a GPU values are not read, and it ends in a device-side assertion.
+        TypeError: an argument that is not a tensor.
+        IndexError: a target that is not a class. On a GPU values are not read, and it ends in a device-side assertion.
     """
     arguments = features, weight, bias, target, ignore_index, label_smoothing
     if torch.compiler.is_compiling():

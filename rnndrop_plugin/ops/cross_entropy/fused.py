@@ -53,7 +53,7 @@ def softmax_loss(
                 tl.store(logits + start + block, tl.zeros((BLOCK,), tl.float32), mask=start + block < stride)
     else:
         is_class = (y >= 0) & (y < classes)
-        tl.device_assert(is_class, "a target is out of bounds: it is no class")
+        tl.device_assert(is_class, "a target is out of bounds: it is not a class")
         of_target = tl.load(logits + y, mask=is_class, other=float("nan"))
         if bias is not None:
             of_target += tl.load(bias + y, mask=is_class, other=0.0)

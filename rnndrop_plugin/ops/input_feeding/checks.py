@@ -28,7 +28,7 @@ def check_input_feeding(
 
     Raises:
         ValueError: a shape, dtype, device or value that does not fit.
-        TypeError: something that is no tensor, no Weights or no mask.
+        TypeError: an argument of the wrong type (not a tensor, Weights or a mask).
     """
     layers = len(weights)
     if layers == 0 or (len(states), len(masks), len(dropout_between)) != (layers, layers, layers - 1):
@@ -41,7 +41,7 @@ def check_input_feeding(
         raise ValueError(f"the input must be (time, batch, input) with at least one step, got {tuple(input.shape)}")
     time, batch, features = input.shape
     if not isinstance(weights[0], Weights):
-        raise TypeError(f"weights must be Weights, one a layer, got {type(weights[0]).__name__}")
+        raise TypeError(f"weights must be Weights, one for each layer, got {type(weights[0]).__name__}")
     if not isinstance(attention, Attention):
         raise TypeError(f"the attention must be an Attention, got {type(attention).__name__}")
     check_tensor("weight hh", weights[0].hh)

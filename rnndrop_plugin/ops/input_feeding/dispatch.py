@@ -52,7 +52,7 @@ def input_feeding(
 
     Raises:
         ValueError: an argument whose shape, dtype, device or value does not fit.
-        TypeError: an argument that is no tensor, no Weights or no mask.
+        TypeError: an argument of the wrong type (not a tensor, Weights or a mask).
     """
     check_choice("backend", backend, BACKENDS)
     masks, dropout_between, dropout_out = check_input_feeding(

@@ -26,7 +26,7 @@ def check_recurrence(
 
     Raises:
         ValueError: a shape, dtype, device or value that does not fit.
-        TypeError: something that is no tensor, no Weights or no Masks.
+        TypeError: an argument of the wrong type (not a tensor, Weights or Masks).
     """
     check_choice("cell", cell, STEPS)
     check_choice("nonlinearity", nonlinearity, NONLINEARITIES)
@@ -59,7 +59,7 @@ def _check_weights(cell: str, input: Tensor, weights: Weights, features: int) ->
     check_like("weight hh", weights.hh, shape, "input", input)
     check_like("weight ih", weights.ih, (rows, features), "input", input)
     if (weights.bias_ih is None) != (weights.bias_hh is None):
-        raise ValueError("one bias alone was given: give both bias_ih and bias_hh, or none")
+        raise ValueError("only one bias was given: give both bias_ih and bias_hh, or none")
     if weights.bias_ih is not None:
         check_like("bias ih", weights.bias_ih, (rows,), "input", input)
         check_like("bias hh", weights.bias_hh, (rows,), "input", input)
@@ -125,5 +125,5 @@ def _as_bool(kind: str, keep: Tensor) -> Tensor:
         raise ValueError(f"the {kind} mask must be bool where its values cannot be checked, got {keep.dtype}")
     dropped, kept = keep == 0, keep == 1
     if not (dropped | kept).all():
-        raise ValueError(f"the {kind} mask must be bool or hold 0 and 1 alone, got others in {keep.dtype}")
+        raise ValueError(f"the {kind} mask must be bool or hold only 0 and 1, got other values in {keep.dtype}")
     return kept

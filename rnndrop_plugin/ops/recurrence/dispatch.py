@@ -140,7 +140,7 @@ def _obstacle(
     if backend == "reference":
         return None
     if around := transformation() or (backend in KERNELS and tracing()):
-        return f'it is under {around}, for which backend="reference" (or "auto") serves'
+        return f'it is under {around}, which needs backend="reference" (or "auto")'
     if backend == "vendor":
         return torch_nn.obstacle(cell, masks, nonlinearity)
     if backend == "triton":
@@ -188,7 +188,7 @@ def recurrence(
     Raises:
         ValueError: an argument whose shape, dtype, device or value does not fit, or a backend that cannot run the
             recurrence. Every backend refuses the same arguments.
-        TypeError: an argument that is no tensor, no Weights or no Masks.
+        TypeError: an argument of the wrong type (not a tensor, Weights or Masks).
     """
     problem = Problem(Options(cell, masks, nonlinearity, lengths, reverse), input, state, weights)
     # Under torch.func's transformations the reference runs, which torch.compile can follow.

@@ -190,7 +190,7 @@ def test_arguments_that_do_not_fit():
             with pytest.raises(ValueError, match=message):
                 input_feeding(*problem._replace(**other), backend=backend)
     for other in ({"attention": tuple(problem.attention)}, {"weights": [tuple(w) for w in problem.weights]}):
-        with pytest.raises(TypeError, match="must be (an Attention|Weights, one a layer), got tuple"):
+        with pytest.raises(TypeError, match="must be (an Attention|Weights, one for each layer), got tuple"):
             input_feeding(*problem._replace(**other))
     with pytest.raises(ValueError, match="backend must be one of"):
         input_feeding(*problem, backend="fast")

@@ -50,7 +50,7 @@ def raise_if_failed(device: torch.device) -> None:
         flag[0] = 0
         raise RuntimeError(
             "a recurrence on the GPU gave up waiting for its other blocks, and its results were NaN: is the GPU "
-            "shared with a debugger or profiler? backend='torch' does without waiting"
+            "shared with a debugger or profiler? backend='torch' does not wait"
         )
 
 
