@@ -68,5 +68,5 @@ void rnndrop_wait(struct team *team, int size);
 void *rnndrop_get_storage(size_t bytes);
 void rnndrop_give_back(void *storage);
 
-/* Ask for huge pages: most of the cost of fresh memory is page faults, and these have fewer. It is only a hint. */
+/* Ask for huge pages: most of the cost of fresh memory is page faults, and they cause fewer. It is a hint. */
 void rnndrop_prefer_huge_pages(void *memory, size_t bytes);

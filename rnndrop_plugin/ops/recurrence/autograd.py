@@ -110,7 +110,7 @@ class _Recurrence(torch.autograd.Function):
             return None, None, *reference_gradients(function, tensors, ctx.needs_input_grad[2:], gradients)
         device = problem.input.device
         with without_autocast(device.type):
-            # A captured backward pass may be replayed again after the same forward pass, so it must not overwrite.
+            # A captured backward pass may be replayed several times after one forward pass: it must not overwrite.
             last = not captured(device) and not keeps_graph()
             needed = ctx.needs_input_grad[2]
             grad_input, grad_state, grad_weights = ctx.kernel.backward(problem, saved, gradients, needed, last)

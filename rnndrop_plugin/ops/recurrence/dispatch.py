@@ -122,7 +122,7 @@ def _compiled_is_faster(cell: str, dtype: torch.dtype, time: int | None, lengths
     Measured with AVX2 and AVX-512 for 1 to 64 rows. For an LSTM in float32 whose sequences have the same length, torch
     has oneDNN's kernel. In evaluation this takes as long, except for few rows, and it is kept so that the numbers are
     exactly torch's. torch's other kernels are loops over the steps. They take up to three times as long, except for a
-    few steps, for which it does not pay that the compiled recurrence rearranges the weights.
+    few steps, for which rearranging the weights for the compiled recurrence does not pay off.
     """
     if dtype not in c_library.DTYPES or in_autocast("cpu"):
         return False

@@ -1,8 +1,8 @@
 """The recurrences as Triton kernels (backend ``"triton"``), for NVIDIA GPUs.
 
 ``cells`` has the equations of a step, forward and backward, and ``product`` the product with the recurrent weights and
-the barrier. ``loops`` has a kernel per pass that runs through all steps; ``steps`` has a kernel per step, between
-products of torch. ``tiles`` has the table that chooses between them, and ``backend`` calls them.
+the barrier. In ``loops`` one kernel runs through all steps of a pass; in ``steps`` there is a kernel for each step,
+between products of torch. ``tiles`` has the table that chooses between them, and ``backend`` calls them.
 ``rnndrop_plugin.ops.availability`` says where they can run.
 
 This module is a :class:`rnndrop_plugin.ops.recurrence.autograd.Kernel` with the functions of ``backend``. Triton is

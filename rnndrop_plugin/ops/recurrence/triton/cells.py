@@ -2,7 +2,7 @@
 
 The names are the reference's. A tile holds some units of some sequences. ``d_u`` and ``d_c`` are tiles of the
 update and the cell mask, scale included, and a gradient of x is called d_x. The caller computes the products with the
-recurrent weights: the arguments are complete pre-activations, and the results are the gradients of these.
+recurrent weights. So the forward functions take complete pre-activations, and the backward ones return their gradients.
 """
 
 import triton

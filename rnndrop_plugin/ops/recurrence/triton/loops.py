@@ -1,4 +1,4 @@
-"""The recurrences in one launch: a kernel for the forward and one for the backward pass runs through all steps.
+"""The recurrences in one launch: a kernel runs through all steps, one in the forward and one in the backward pass.
 
 A block owns BH units of BB sequences. What the other blocks need from a step (h, or the gradients of the gates) goes
 through memory, where each step has a place of its own, with a barrier among the blocks of the same sequences. So all

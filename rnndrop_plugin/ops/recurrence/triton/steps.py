@@ -1,6 +1,6 @@
 """The recurrences step by step: torch computes the product of a step, and a kernel computes the rest.
 
-They are for problems whose blocks do not fit on the device at once. The tensors are those of ``loops``. h, c, dh, dc
+This is for problems whose blocks do not fit on the device at once. The tensors are those of ``loops``. h, c, dh, dc
 and carried, ``(B, H)`` in float32, pass from step to step, and product is the step's, ``(B, its columns)``.
 """
 
