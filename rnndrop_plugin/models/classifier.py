@@ -16,7 +16,7 @@ from rnndrop_plugin.models.sequence_model import SequenceModel, WordFeatures
 
 
 class RecurrentClassifier(SequenceModel):
-    """Predicts one label from what the last layer holds after a sequence's last step (sections 4.1 and 4.5)."""
+    """Predicts one label from the last layer's output at a sequence's last step (sections 4.1 and 4.5)."""
 
     pretrained = "PretrainedClassifier"
     task_name = "rnndrop_classification"
@@ -43,9 +43,9 @@ class RecurrentClassifier(SequenceModel):
 
 @dataclass
 class TemporalOrderConfig(RecurrentConfig):
-    """Section 4.1; the four symbols are one-hot vectors (--decoder-embed-path DATA/vectors.txt), which stay so.
+    """Section 4.1. The four symbols are one-hot vectors (--decoder-embed-path DATA/vectors.txt), which are not trained.
 
-    The authors' code initialises in [-0.05, 0.05], which takes the net without dropout several times as long.
+    The authors' code initialises in [-0.05, 0.05]. The network without dropout then needs several times as long.
     """
 
     decoder_embed_dim: int = 4
@@ -58,7 +58,7 @@ class TemporalOrderConfig(RecurrentConfig):
 
 @dataclass
 class SemEvalConfig(RecurrentConfig):
-    """Section 4.5 of arXiv v2; the words' vectors have 50 numbers, and are static with --decoder-freeze-embed."""
+    """Section 4.5 of arXiv v2. The word vectors have 50 dimensions; --decoder-freeze-embed keeps them fixed."""
 
     decoder_embed_dim: int = 50
     decoder_hidden_size: int = 500

@@ -1,4 +1,4 @@
-"""What all models share: the flags of embeddings and recurrent layers, and how they are built of them."""
+"""What all models share: the flags for embeddings and recurrent layers, and the functions that build these."""
 
 import argparse
 import dataclasses
@@ -34,14 +34,15 @@ NonlinearityChoice = ChoiceEnum(list(NONLINEARITIES))
 
 @dataclass
 class RecurrentConfig(FairseqDataclass):
-    """Flags of embeddings and recurrent layers. fairseq's names where fairseq has them."""
+    """Flags for embeddings and recurrent layers. Flags that fairseq has, too, keep fairseq's names."""
 
     decoder_embed_dim: int = field(default=512, metadata={"help": "dimension of the embeddings"})
     decoder_embed_path: Optional[str] = field(
-        default=None, metadata={"help": "file of pretrained embeddings: word2vec's text or binary, or GloVe's, or .gz"}
+        default=None,
+        metadata={"help": "file of pretrained embeddings: word2vec (text or binary) or GloVe, may be compressed (.gz)"},
     )
     decoder_freeze_embed: bool = field(default=False, metadata={"help": "do not train the embeddings"})
-    decoder_hidden_size: int = field(default=512, metadata={"help": "units of a recurrent layer"})
+    decoder_hidden_size: int = field(default=512, metadata={"help": "number of units in each recurrent layer"})
     decoder_layers: int = field(default=1, metadata={"help": "number of recurrent layers"})
     decoder_dropout_in: float = field(default=0.0, metadata={"help": "forward dropout of the embeddings"})
     decoder_dropout_out: float = field(
@@ -50,61 +51,62 @@ class RecurrentConfig(FairseqDataclass):
     decoder_dropout_sampling: SamplingChoice = field(
         default="step",
         metadata={
-            "help": "draw the masks of forward dropout anew at each step, or once a sequence (BPTT window), as Gal "
-            "(2015) does: before, between and after the layers"
+            "help": "draw the masks of forward dropout (before, between and after the layers) anew at each step, or "
+            "once per sequence (BPTT window), as Gal (2015) does"
         },
     )
     decoder_embed_dropout: float = field(
         default=0.0,
-        metadata={"help": "dropout of whole words: all embeddings of a word in a sequence (BPTT window), Gal 2015"},
+        metadata={"help": "dropout of words: a word is dropped everywhere in a sequence (BPTT window), Gal 2015"},
     )
     update_dropout: float = field(
         default=0.0,
-        metadata={"help": "recurrent dropout of the update g (Semeniuta et al. 2016, Eq. 9 and 13), LSTM and GRU"},
+        metadata={"help": "recurrent dropout of the update g (Semeniuta et al. 2016, Eq. 9 and 13); LSTM and GRU only"},
     )
     hidden_dropout: float = field(
         default=0.0, metadata={"help": "recurrent dropout of h(t-1) where the gates read it (Gal 2015, Eq. 7 and 2)"}
     )
     cell_dropout: float = field(
-        default=0.0, metadata={"help": "recurrent dropout of the new cell (Moon et al. 2015, Eq. 8), LSTM and GRU"}
+        default=0.0, metadata={"help": "recurrent dropout of the new cell (Moon et al. 2015, Eq. 8); LSTM and GRU only"}
     )
     weight_dropout: float = field(
         default=0.0,
         metadata={
-            "help": "dropout of single weights of the recurrent matrices, the same at all steps of a sequence (BPTT "
-            "window): DropConnect, Wan et al. 2013; Merity et al. 2018"
+            "help": "dropout of single weights of the recurrent matrices, the same ones at all steps of a sequence "
+            "(BPTT window): DropConnect, Wan et al. 2013; Merity et al. 2018"
         },
     )
     recurrent_dropout_sampling: SamplingChoice = field(
-        default="step", metadata={"help": "draw recurrent masks anew at each step, or once a sequence (BPTT window)"}
+        default="step", metadata={"help": "draw recurrent masks anew at each step, or once per sequence (BPTT window)"}
     )
     update_dropout_sampling: Optional[SamplingChoice] = field(
-        default=None, metadata={"help": "the same for --update-dropout alone"}
+        default=None, metadata={"help": "like --recurrent-dropout-sampling, for --update-dropout only"}
     )
     hidden_dropout_sampling: Optional[SamplingChoice] = field(
-        default=None, metadata={"help": "the same for --hidden-dropout alone"}
+        default=None, metadata={"help": "like --recurrent-dropout-sampling, for --hidden-dropout only"}
     )
     cell_dropout_sampling: Optional[SamplingChoice] = field(
-        default=None, metadata={"help": "the same for --cell-dropout alone"}
+        default=None, metadata={"help": "like --recurrent-dropout-sampling, for --cell-dropout only"}
     )
     recurrent_dropout_scaling: ScalingChoice = field(
         default="inverted",
         metadata={
             "help": "inverted: divide by 1-p in training (Eq. 18 of arXiv v2); expected: multiply by 1-p in evaluation "
-            "(Eq. 3, what the paper's experiments use)"
+            "(Eq. 3, as in the paper's experiments)"
         },
     )
     recurrent_nonlinearity: NonlinearityChoice = field(
-        default="tanh", metadata={"help": "function of the candidate and of the LSTM's cell"}
+        default="tanh", metadata={"help": "nonlinearity of the candidate and of the LSTM's cell"}
     )
     recurrent_backend: ChoiceEnum(list(BACKENDS)) = field(
-        default="auto", metadata={"help": "implementation of the recurrence; auto takes the fastest that can do it"}
+        default="auto",
+        metadata={"help": "implementation of the recurrence; auto takes the fastest that can run it"},
     )
     recurrent_biases: int = field(
         default=2,
         metadata={
-            "help": "trained biases of a gate: 2 as torch.nn has them, or 1 as the paper's equations do (the other "
-            "stays 0). Two learn twice as fast under SGD"
+            "help": "number of trained biases per gate: 2 as in torch.nn, or 1 as in the paper's equations (the other "
+            "bias stays 0). With SGD two biases learn twice as fast"
         },
     )
     init_range: float = field(default=0.1, metadata={"help": "initialise all parameters uniformly in [-R, R]"})
@@ -115,12 +117,12 @@ def register_architectures(
 ) -> None:
     """Register the architectures ``lstm_NAME``, ``gru_NAME`` and ``rnn_NAME``: a subclass of ``base`` for each cell.
 
-    fairseq keeps the configuration as an attribute of the class, so each architecture has a class of its own.
+    fairseq keeps the configuration as an attribute of the class, so each architecture needs a class of its own.
 
     Args:
-        base: builds its recurrent layers from its attribute ``rnn_class``.
+        base: a model that builds its recurrent layers from its attribute ``rnn_class``.
         config: the flags with their defaults.
-        cells: those of ``CELLS`` that the architecture has.
+        cells: the cells of ``CELLS`` to register it for.
     """
     _inherit_help(config)
     for cell in cells:
@@ -135,10 +137,10 @@ def register_architectures(
 
 
 def _adder(config: type[RecurrentConfig]) -> classmethod:
-    """What adds the flags of ``config`` to a parser, as fairseq's models do, but for those that a preset turns on.
+    """A method that adds the flags of ``config`` to a parser, as that of fairseq's models does, with one difference.
 
-    fairseq makes such a flag turn off what it says, and leaves none that says so. Here ``--FLAG`` turns it on as ever,
-    and ``--no-FLAG`` off.
+    Where a preset turns a setting on, fairseq's ``--FLAG`` would turn it off, and no flag would turn it on. Here
+    ``--FLAG`` always turns it on, and ``--no-FLAG`` turns it off.
     """
 
     class Parser:
@@ -154,7 +156,7 @@ def _adder(config: type[RecurrentConfig]) -> classmethod:
 
 
 def _inherit_help(config: type[RecurrentConfig]) -> None:
-    """Give the flags whose default a preset changes the help that they have in its base class."""
+    """Copy the help of flags whose default a preset changes from the preset's base class."""
     for own in dataclasses.fields(config):
         for base in config.__mro__[1:]:
             if not own.metadata and own.name in getattr(base, "__dataclass_fields__", ()):
@@ -166,7 +168,7 @@ def name_flags(**flags: str) -> Iterator[None]:
     """Turn a module's ValueError into an InputError that names the flag by which the user set the argument.
 
     Args:
-        flags: the fields of the configuration, by the names of the module's arguments where these differ.
+        flags: the configuration's name of each of the module's arguments that has another name there.
     """
     try:
         yield
@@ -179,10 +181,10 @@ def name_flags(**flags: str) -> Iterator[None]:
 def build_recurrent(
     cls: type[nn.Module], cfg: RecurrentConfig, input_size: int, bidirectional: bool = False, part: str = "decoder"
 ):
-    """The layers of ``cfg`` as a module of ``cls`` (LSTM, GRU or RNN of rnndrop_plugin.modules).
+    """Build the recurrent layers of ``cfg`` as a ``cls`` (LSTM, GRU or RNN of rnndrop_plugin.modules).
 
     Args:
-        part: ``"decoder"`` or ``"encoder"``, whose sizes and forward dropout are taken.
+        part: whose sizes and forward dropout to use, those of the ``"decoder"`` or of the ``"encoder"``.
 
     Raises:
         InputError: a rate outside [0, 1), a size below 1, a kind of dropout that the cell does not have, or
@@ -235,7 +237,7 @@ def _try_backend(rnn: nn.Module) -> None:
     """Raise ValueError if the backend asked for cannot run ``rnn`` in training or in evaluation."""
     if rnn.backend == "auto":
         return
-    if rnn.backend == "triton":  # it has everything, but the model is not on the GPU yet
+    if rnn.backend == "triton":  # it supports all options, but the model is not on the GPU yet and cannot be run
         choose_backend(rnn.cell, device="cuda", backend="triton")
         return
     with torch.random.fork_rng(devices=[]):  # so that all backends start from the same parameters
@@ -244,7 +246,7 @@ def _try_backend(rnn: nn.Module) -> None:
 
 
 def init_uniform(model: nn.Module, init_range: float) -> None:
-    """Initialise all trained parameters uniformly in [-init_range, init_range], padding embeddings with zero.
+    """Initialise all trained parameters uniformly in [-init_range, init_range], and the embedding of padding with zero.
 
     Raises:
         InputError: the range is negative or not finite.
@@ -262,10 +264,10 @@ def init_uniform(model: nn.Module, init_range: float) -> None:
 def init_embeddings(
     embedding: nn.Embedding, cfg: RecurrentConfig, dictionary: Dictionary, part: str = "decoder"
 ) -> None:
-    """Read --decoder-embed-path into ``embedding`` and freeze it if --decoder-freeze-embed says so.
+    """Read --decoder-embed-path into ``embedding``, and freeze it with --decoder-freeze-embed.
 
     Args:
-        part: ``"decoder"`` or ``"encoder"``, whose flags are read.
+        part: whose flags to use, those of the ``"decoder"`` or of the ``"encoder"``.
 
     Raises:
         InputError: the file cannot be used.

@@ -16,13 +16,13 @@ from rnndrop_plugin.ops import State
 
 @dataclass
 class DecoderConfig(RecurrentConfig):
-    """Flags of an output layer after the recurrent layers."""
+    """Flags for the output layer after the recurrent layers."""
 
     decoder_out_embed_dim: Optional[int] = field(
         default=None,
         metadata={
-            "help": "project the decoder's output to this dimension before the output layer (default: the hidden size; "
-            "with shared embeddings their dimension)"
+            "help": "project the decoder's output to this dimension before the output layer (default: the hidden size "
+            "or, with shared embeddings, their dimension)"
         },
     )
     share_decoder_input_output_embed: bool = field(
@@ -31,7 +31,7 @@ class DecoderConfig(RecurrentConfig):
 
 
 class Decoder(FairseqIncrementalDecoder):
-    """Embeddings, recurrent layers and forward dropout around them; :meth:`add_output_layer` adds what comes last.
+    """Embeddings, recurrent layers and forward dropout around them; :meth:`add_output_layer` adds the output layer.
 
     Args:
         embed_tokens: the target's embeddings.
@@ -46,9 +46,9 @@ class Decoder(FairseqIncrementalDecoder):
         self.dropout_in = Dropout(cfg.decoder_dropout_in, str(cfg.decoder_dropout_sampling))
         self.dropout_out = Dropout(cfg.decoder_dropout_out, str(cfg.decoder_dropout_sampling))
         self.projection = None
-        self.output_projection = None  # none where the embeddings are shared, or the softmax is adaptive
-        self.output_bias = None  # only where the output layer shares the embeddings
-        self.adaptive_softmax = None  # that of some language models
+        self.output_projection = None  # stays None if the embeddings are shared or the softmax is adaptive
+        self.output_bias = None  # only used if the output layer shares the embeddings
+        self.adaptive_softmax = None  # only used by language models
 
     def add_output_layer(self, cfg: DecoderConfig, shared: bool) -> None:
         """Add the output layer, and a projection before it where --decoder-out-embed-dim asks for one.
@@ -81,20 +81,21 @@ class Decoder(FairseqIncrementalDecoder):
         """Run the recurrent layers over ``(time, batch, embed_dim)``.
 
         Returns:
-            Their output ``(time, batch, hidden)``, and the final state, a tuple for every cell as ``state`` is one.
+            Their output ``(time, batch, hidden)``, and the final state. Like ``state`` it is a tuple for every cell.
         """
         x, state = self.rnn(x, state[0] if state is not None and len(state) == 1 else state)
         return x, state if isinstance(state, tuple) else (state,)
 
     def project(self, x: Tensor) -> Tensor:
-        """What the output layer reads of the outputs: themselves, or their projection after forward dropout."""
+        """The output layer's input: the outputs themselves, or their projection after forward dropout."""
         return x if self.projection is None else self.dropout_out(self.projection(x))
 
     @property
     def is_linear(self) -> bool:
-        """Whether the probabilities are the softmax of a product with :meth:`output_weights`, as a loss may compute it.
+        """Whether the probabilities are the softmax of a product with :meth:`output_weights`.
 
-        They are not with an adaptive softmax, or where a subclass has an output layer or probabilities of its own.
+        A loss may then compute them itself. They are not with an adaptive softmax, or if a subclass has its own output
+        layer or probabilities.
         """
         cls = type(self)
         own = (cls.output_layer, cls.get_normalized_probs) != (Decoder.output_layer, Decoder.get_normalized_probs)
@@ -105,18 +106,18 @@ class Decoder(FairseqIncrementalDecoder):
         return features if self.adaptive_softmax is not None else F.linear(features, *self.output_weights())
 
     def output_weights(self) -> tuple[Tensor, Tensor | None]:
-        """Weight ``(vocabulary, out_embed_dim)`` and bias of the output layer, where the softmax is not adaptive."""
+        """Weight ``(vocabulary, out_embed_dim)`` and bias of the output layer, if the softmax is not adaptive."""
         if self.output_projection is not None:
             return self.output_projection.weight, self.output_projection.bias
         return self.embed_tokens.weight, self.output_bias
 
     def reorder_incremental_state(self, incremental_state, new_order: Tensor) -> None:
-        """Take the cached rows in ``new_order``, as beam search asks for; a tensor's last dimension but one is rows."""
+        """Put the cached rows in ``new_order`` for beam search; rows are each tensor's second-to-last dimension."""
         cached = self.get_incremental_state(incremental_state, "state")
         if cached is not None:
             cached = {name: s.index_select(s.dim() - 2, new_order) for name, s in cached.items()}
             self.set_incremental_state(incremental_state, "state", cached)
 
     def max_positions(self) -> int:
-        """A recurrence has no longest input."""
+        """A recurrence reads inputs of any length."""
         return 10**9

@@ -1,4 +1,4 @@
-"""Other ways to evaluate a language model than by its own probabilities, each reported by its name and numbers.
+"""Ways to evaluate a language model by other probabilities than its own. Each one is reported with its settings.
 
 All of them read a token only after they have predicted it.
 """
@@ -28,33 +28,33 @@ DynamicEvaluationChoice = StrEnum("DynamicEvaluationChoice", {"sgd": "sgd", "rms
 
 @dataclass
 class EvaluationConfig(FairseqDataclass):
-    """Flags of fairseq-eval-lm."""
+    """Flags for fairseq-eval-lm."""
 
     softmax_temperature: str = field(
         default="1",
         metadata={
-            "help": "evaluation: divide the logits by T; `valid` takes the T of 0.8, 0.825, ... 1.3 that is the best "
+            "help": "evaluation: divide the logits by T; `valid` chooses the T among 0.8, 0.825, ... 1.3 that is best "
             "on the validation text"
         },
     )
     dynamic_evaluation: Optional[DynamicEvaluationChoice] = field(
         default=None,
         metadata={
-            "help": "evaluation: learn from each window of the text once it is predicted (Krause et al. 2018), by SGD "
-            "or by gradients divided by the root of their mean squares on the training text"
+            "help": "evaluation: learn from each window of the text after predicting it (Krause et al. 2018): sgd, by "
+            "SGD; rms, with gradients divided by their root mean square on the training text"
         },
     )
     dynamic_evaluation_lr: Optional[float] = field(
-        default=None, metadata={"help": "learning rate of the dynamic evaluation"}
+        default=None, metadata={"help": "learning rate of dynamic evaluation"}
     )
     dynamic_evaluation_decay: float = field(
         default=DECAY,
-        metadata={"help": "how far each window moves the parameters back towards the trained ones, in [0, 1]"},
+        metadata={"help": "how far the parameters move back towards the trained ones after each window, in [0, 1]"},
     )
     dynamic_evaluation_epsilon: float = field(
         default=EPSILON,
         metadata={
-            "help": "added to the roots that rms divides by: parameters with much smaller gradients learn as by SGD"
+            "help": "added to the root mean squares that rms divides by; where these are much smaller, rms is like SGD"
         },
     )
     neural_cache_size: int = field(
@@ -63,8 +63,8 @@ class EvaluationConfig(FairseqDataclass):
             "help": "evaluation: mix in a cache of the last N words and their states (Grave et al. 2017); 0: none"
         },
     )
-    neural_cache_theta: float = field(default=THETA, metadata={"help": "flatness of the cache, theta"})
-    neural_cache_weight: float = field(default=WEIGHT, metadata={"help": "probability of the cache, lambda, in [0, 1)"})
+    neural_cache_theta: float = field(default=THETA, metadata={"help": "theta, the flatness of the cache"})
+    neural_cache_weight: float = field(default=WEIGHT, metadata={"help": "lambda, the cache's share, in [0, 1)"})
 
 
 class Evaluation:
@@ -128,14 +128,14 @@ class Evaluation:
         validation: Callable[[], Iterable],
         training: Callable[[], Iterable],
     ) -> Iterable:
-        """Have ``model`` evaluated in this way; returns the batches of its text, from which it may learn.
+        """Prepare ``model`` for this evaluation. Returns the batches to read; dynamic evaluation learns from them.
 
         Args:
-            batches: of the text that is evaluated, in order.
-            validation, training: give the batches of these texts, where they are needed.
+            batches: those of the text to evaluate, in order.
+            validation, training: functions that return the batches of these texts; they are called only if needed.
 
         Raises:
-            InputError: the model has an adaptive softmax, or it is to learn in half precision.
+            InputError: the model has an adaptive softmax, or would have to learn in half precision.
         """
         if model.decoder.adaptive_softmax is not None:
             raise InputError(f"the model has an adaptive softmax, which has a static evaluation only: {self}")
@@ -150,17 +150,16 @@ class Evaluation:
         return batches
 
     def log_probs(self, decoder: nn.Module, logits: Tensor, extra: dict, sample: dict) -> Tensor:
-        """Log-probabilities ``(batch, time, vocabulary)`` of a window whose targets the cache then takes up.
+        """Log-probabilities ``(batch, time, vocabulary)`` of a window. The cache then adds the window's targets.
 
         Args:
-            decoder: makes probabilities of its logits.
+            decoder: the model's, which turns logits into probabilities.
             logits: those of the window.
-            extra: with the recurrent ``outputs``, see :meth:`RecurrentDecoder.extract_features`.
+            extra: has the recurrent ``outputs``, see :meth:`RecurrentDecoder.extract_features`.
             sample: the batch, with ``target`` and ``net_input``.
 
         Raises:
-            InputError: the logits are those of a part of the window, as --softmax-batch makes them, and there is a
-                cache.
+            InputError: there is a cache, and the logits are only a part of the window's, as with --softmax-batch.
         """
         log_probs = decoder.get_normalized_probs((logits.float() / self.temperature, extra), log_probs=True)
         if self.cache is None:
@@ -179,11 +178,11 @@ class NeuralCache:
         p(w) = (1 - \lambda) p_\mathrm{model}(w) + \lambda p_\mathrm{cache}(w), \quad
         p_\mathrm{cache}(w) \propto \sum_{i < t} 1[w = x_{i+1}] \exp(\theta h_t^\top h_i)
 
-    over the last ``size`` words; the h are the outputs of the last recurrent layer. While it is empty the model's
-    probabilities stand alone.
+    The sum is over the last ``size`` words, and the h are the outputs of the last recurrent layer. While the cache is
+    empty, p is the model's own probability.
 
     Args:
-        size: the words that it keeps.
+        size: how many words it keeps.
         theta: how much more a similar state counts.
         weight: lambda.
     """
@@ -198,12 +197,12 @@ class NeuralCache:
         self.words: Tensor | None = None  # (batch, words)
 
     def __call__(self, log_probs: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mix the cache into ``log_probs`` and take up the window's words.
+        """Mix the cache into ``log_probs`` and add the window's words to it.
 
         Args:
             log_probs: ``(batch, time, vocabulary)``, the model's.
-            outputs: ``(batch, time, hidden)``, the h_t by which the targets are predicted.
-            targets: ``(batch, time)``, the words that follow; padding is at the end of the whole text only.
+            outputs: ``(batch, time, hidden)``, the h_t from which the targets are predicted.
+            targets: ``(batch, time)``, the words that follow; only the end of the text may have padding.
         """
         if self.states is None:
             self.states, self.words = outputs[:, :0], targets[:, :0]
@@ -224,7 +223,7 @@ class NeuralCache:
 
 
 class DynamicBatches:
-    r"""The batches of a text, from each of which the model learns when the next one is asked for.
+    r"""The batches of a text. The model learns from each batch when the next one is requested.
 
     .. math::
         \theta &\leftarrow \theta - \eta \nabla L + \lambda (\theta_g - \theta) \\
@@ -233,16 +232,16 @@ class DynamicBatches:
     The first rule is "sgd", the second "rms". L is the mean negative log-likelihood of the batch's targets, theta_g the
     trained parameters, s the mean square of the gradient on the training text and r = sqrt(s) / mean(sqrt(s)), where
     lambda r is at most 1 (Krause et al. 2018, "Dynamic evaluation of neural sequence models", section 5). The next
-    batch starts from the state at the end of this one, as it was before the update.
+    batch starts from the state that the model reached at the end of this batch before the update.
 
     Args:
-        model: evaluated with these batches.
-        batches: of the text, in order.
-        mean_squares: s of each parameter that is trained, for the rule "rms"; None for "sgd".
-        epsilon: of the rule "rms".
+        model: the model that is evaluated with these batches.
+        batches: those of the text, in order.
+        mean_squares: s of each trained parameter, for the rule "rms"; None for "sgd".
+        epsilon: that of the rule "rms".
 
     Raises:
-        InputError: the model has learned numbers that are not finite.
+        InputError: the model diverges, so its gradients are no longer finite.
     """
 
     def __init__(
@@ -277,7 +276,7 @@ class DynamicBatches:
             decoder.carried[False] = before
             gradients = nll_gradients(self.model, self.parameters, batch)
             decoder.carried[False] = after
-            # If a parameter is not finite, no gradient is.
+            # If any parameter is not finite, no gradient is, so the smallest gradient shows it.
             if not min(gradients, key=Tensor.numel).isfinite().all():
                 raise InputError(f"the dynamic evaluation diverges: --dynamic-evaluation-lr {self.lr:g} is too high")
             self.step(gradients)
@@ -291,12 +290,12 @@ class DynamicBatches:
 
 
 def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that are trained."""
+    """The parameters that require a gradient."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def nll_gradients(model: nn.Module, parameters: list[nn.Parameter], batch: dict) -> list[Tensor]:
-    """The gradients of a batch's mean negative log-likelihood, without dropout; the model's state goes on."""
+    """The gradients of a batch's mean negative log-likelihood. The model must be in evaluation; its state advances."""
     batch = utils.move_to_cuda(batch, parameters[0].device)
     decoder = model.decoder
     pad, target = decoder.dictionary.pad(), batch["target"]
@@ -311,7 +310,7 @@ def nll_gradients(model: nn.Module, parameters: list[nn.Parameter], batch: dict)
 
 
 def mean_square_gradients(model: nn.Module, batches: Iterable) -> list[Tensor]:
-    """The mean over ``batches`` of the squared gradient of each trained parameter, in evaluation."""
+    """The mean over ``batches`` of the squared gradient of each trained parameter, without dropout."""
     model.eval()
     parameters, count = trained_parameters(model), 0
     squares = [torch.zeros_like(parameter) for parameter in parameters]

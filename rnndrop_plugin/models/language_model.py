@@ -27,8 +27,8 @@ class LanguageModelConfig(DecoderConfig):
     decoder_output_bias: bool = field(
         default=False,
         metadata={
-            "help": "with shared embeddings: a trained bias of each word in the output layer, 0 at first (without "
-            "them the output layer has biases anyway)"
+            "help": "with shared embeddings: give the output layer a trained bias for each word, which starts at 0 "
+            "(without shared embeddings it always has biases)"
         },
     )
     adaptive_softmax_cutoff: Optional[str] = field(
@@ -38,9 +38,9 @@ class LanguageModelConfig(DecoderConfig):
 
 
 class _AdaptiveSoftmax(AdaptiveSoftmax):
-    """fairseq's, but for one thing: its adaptive_loss ignores the padding's number in all clusters of words.
-
-    It stands for padding in the first one only. In the others a class that no word has takes its place.
+    """fairseq's adaptive softmax, with one correction: fairseq's adaptive_loss ignores the padding's index in every
+    cluster of words, though it stands for padding in the first cluster only. In the other clusters we insert a class
+    at this index that no word has.
     """
 
     def __init__(self, *args, padding_idx: int, **kwargs):
@@ -96,7 +96,7 @@ class RecurrentDecoder(Decoder):
         if cfg.decoder_output_bias:
             self.output_bias = nn.Parameter(torch.zeros(vocabulary))
         init_embeddings(self.embed_tokens, cfg, dictionary)
-        # by self.training: one state for training, one for evaluation
+        # The key is self.training.
         self.carried: dict[bool, tuple[Tensor, ...] | None] = {True: None, False: None}
 
     def forward(
@@ -112,16 +112,16 @@ class RecurrentDecoder(Decoder):
 
         Args:
             prev_output_tokens: ``(batch, time)``, token ids.
-            encoder_out: not used, language models have no encoder.
-            incremental_state: fairseq's cache for generation; only the last token is read once it is filled.
-            src_lengths: not used, padding at the end of a row changes nothing before it.
-            starts_stream: whether the rows begin here (True) or go on from the last batch (False); None
-                for sequences of their own, which neither read nor leave a state.
+            encoder_out: not used, because language models have no encoder.
+            incremental_state: fairseq's cache for generation; once it is filled, only the last token is read.
+            src_lengths: not used, because padding at the end of a row does not change the outputs before it.
+            starts_stream: whether the rows begin here (True) or continue those of the last batch (False); None
+                for independent sequences, which neither read nor leave a state.
             features_only: leave the output layer to the caller, see :meth:`output_weights`.
 
         Returns:
-            The logits ``(batch, time, vocabulary)``, or the features ``(batch, time, out_embed_dim)`` where
-            only they are asked for or the softmax is adaptive; and what :meth:`extract_features` returns with them.
+            The logits ``(batch, time, vocabulary)``, or the features ``(batch, time, out_embed_dim)`` with
+            ``features_only`` or an adaptive softmax; and the dictionary of :meth:`extract_features`.
         """
         features, extra = self.extract_features(prev_output_tokens, encoder_out, incremental_state, starts_stream)
         return features if features_only else self.output_layer(features), extra
@@ -132,8 +132,8 @@ class RecurrentDecoder(Decoder):
         """The inputs of the output layer.
 
         Returns:
-            The features ``(batch, time, out_embed_dim)``, and a dictionary with the last recurrent layer's
-            ``outputs`` and the same after forward dropout, ``dropped_outputs``, ``(batch, time, hidden)``; its
+            The features ``(batch, time, out_embed_dim)``, and a dictionary with the last recurrent layer's outputs
+            ``(batch, time, hidden)`` before forward dropout (``outputs``) and after it (``dropped_outputs``). Its
             ``attn``, which fairseq reads, is None.
         """
         state = None
@@ -158,19 +158,19 @@ class RecurrentDecoder(Decoder):
 
 
 class RecurrentLanguageModel(FromPretrained, CheckedLoading, FairseqLanguageModel):
-    """A language model over streams; the subclasses say which recurrent layers it has."""
+    """A language model over streams; each subclass sets ``rnn_class``, the class of its recurrent layers."""
 
     rnn_class: type[nn.Module]  # of rnndrop_plugin.modules
     decoder_class = RecurrentDecoder
     pretrained = "PretrainedLanguageModel"
-    evaluation: Evaluation | None = None  # how fairseq-eval-lm evaluates it; None: by its own probabilities
+    evaluation: Evaluation | None = None  # how fairseq-eval-lm evaluates it; None for its own probabilities
 
     @classmethod
     def build_model(cls, cfg: LanguageModelConfig, task):
         """Build the model of ``cfg``.
 
         Raises:
-            InputError: invalid flags, or a task that does not carry the state.
+            InputError: invalid flags, or a task that does not carry the state from batch to batch.
         """
         if not getattr(task, "carries_state", False):
             raise InputError(
@@ -181,7 +181,7 @@ class RecurrentLanguageModel(FromPretrained, CheckedLoading, FairseqLanguageMode
         return cls(cls.decoder_class(cfg, task.target_dictionary, rnn))
 
     def get_normalized_probs(self, net_output, log_probs: bool, sample: dict | None = None) -> Tensor:
-        """The probabilities of ``net_output`` or their logarithms, with ``evaluation`` those it makes of them."""
+        """The probabilities of the next tokens, or their logarithms, changed by ``evaluation`` if there is one."""
         if self.evaluation is None:
             return super().get_normalized_probs(net_output, log_probs, sample)
         logs = self.evaluation.log_probs(self.decoder, *net_output, sample)
@@ -235,7 +235,7 @@ class PTBCharConfig(LanguageModelConfig):
 
 @dataclass
 class PTBWord256Config(LanguageModelConfig):
-    """A stronger model of 256 units for Table 2's text, 3.1 million parameters: see examples/ptb_word/recipe.md."""
+    """A stronger model for Table 2's text, with 256 units and 3.1 million parameters (examples/ptb_word/recipe.md)."""
 
     decoder_embed_dim: int = 256
     decoder_hidden_size: int = 256

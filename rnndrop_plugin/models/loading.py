@@ -1,4 +1,4 @@
-"""How trained models are loaded; mixed into fairseq's model classes."""
+"""Mixins for fairseq's model classes that load trained models."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ class FromPretrained:
     """Gives a model class ``from_pretrained``.
 
     Attributes:
-        pretrained: the class of rnndrop_plugin.tasks.pretrained that asks such a model.
+        pretrained: the name of the class in rnndrop_plugin.tasks.pretrained that such a model is returned as.
     """
 
     pretrained: str
@@ -22,17 +22,17 @@ class FromPretrained:
 
         Args:
             path: the folder of its checkpoints (``--save-dir``), or a checkpoint.
-            checkpoint_file: which checkpoint of the folder.
+            checkpoint_file: the name of the checkpoint in that folder.
             data: the data folder that it was trained on, for its dictionaries. If None, the folder that the checkpoint
-                names or, where that is gone, the checkpoint's own, to which dict.txt may have been copied.
+                names or, if that is gone, the checkpoint's own folder, to which dict.txt may have been copied.
 
         Returns:
-            What :mod:`rnndrop_plugin.tasks.pretrained` has for this kind of model, ready to be asked.
+            An object of the class ``pretrained``, ready to use.
 
         Raises:
             OSError: the data folder is not there.
-            ValueError: the checkpoint is missing or cannot be loaded, is of another task, or of other dictionaries than
-                the folder's.
+            ValueError: the checkpoint is missing, cannot be loaded, is for another task, or was trained with other
+                dictionaries than the folder's.
         """
         from rnndrop_plugin.tasks import pretrained  # tasks import models
 
@@ -46,7 +46,7 @@ class CheckedLoading:
         """Load parameters, as torch.nn.Module does.
 
         Raises:
-            InputError: they are of another architecture, of other sizes or of another dictionary.
+            InputError: they are for another architecture, other sizes or another dictionary.
         """
         own = self.state_dict()
         others = {name: value.shape for name, value in state_dict.items() if name in own}

@@ -1,6 +1,6 @@
 """Recurrent sequence-to-sequence models: lstm_rnndrop_seq2seq, gru_rnndrop_seq2seq, rnn_rnndrop_seq2seq.
 
-They are for fairseq's own task translation.
+They are trained by fairseq's own task translation.
 """
 
 import copy
@@ -36,14 +36,14 @@ from rnndrop_plugin.ops.packing import pack, pad
 
 @dataclass
 class Seq2SeqConfig(DecoderConfig):
-    dropout: float = field(default=0.0, metadata={"help": "forward dropout where none of the flags below is given"})
+    dropout: float = field(default=0.0, metadata={"help": "default for the forward dropout flags below"})
     encoder_embed_dim: int = field(default=512, metadata={"help": "dimension of the source's embeddings"})
     encoder_embed_path: Optional[str] = field(
-        default=None, metadata={"help": "file of pretrained embeddings of the source, as --decoder-embed-path"}
+        default=None, metadata={"help": "like --decoder-embed-path, for the source"}
     )
     encoder_freeze_embed: bool = field(default=False, metadata={"help": "do not train the source's embeddings"})
-    encoder_hidden_size: int = field(default=512, metadata={"help": "units of an encoder's layer and direction"})
-    encoder_layers: int = field(default=1, metadata={"help": "number of the encoder's layers"})
+    encoder_hidden_size: int = field(default=512, metadata={"help": "units per direction of each encoder layer"})
+    encoder_layers: int = field(default=1, metadata={"help": "number of encoder layers"})
     encoder_bidirectional: bool = field(default=False, metadata={"help": "read the source in both directions"})
     encoder_dropout_in: Optional[float] = field(
         default=None, metadata={"help": "forward dropout of the source's embeddings (default: --dropout)"}
@@ -61,29 +61,29 @@ class Seq2SeqConfig(DecoderConfig):
     decoder_dropout_out: Optional[float] = field(
         default=None,
         metadata={
-            "help": "forward dropout of each decoder layer's outputs, the attention's among them (default: --dropout)"
+            "help": "forward dropout of the outputs of each decoder layer and of the attention (default: --dropout)"
         },
     )
     share_all_embeddings: bool = field(
         default=False,
-        metadata={"help": "share the embeddings of source, target and output, which have one dictionary"},
+        metadata={"help": "share the embeddings of source, target and output, which need a joined dictionary"},
     )
     no_input_feed: bool = field(
         default=False,
         metadata={
-            "help": "do not let the decoder read the attention's output of the step before: all steps of a layer then "
+            "help": "do not feed the attention's output of the previous step to the decoder; all steps of a layer then "
             "run at once, which is faster"
         },
     )
 
 
 class Encoded(NamedTuple):
-    """What the encoder says of a batch of sources.
+    """The encoder's result for a batch of sources.
 
     Attributes:
-        keys, values, padding: as in :class:`rnndrop_plugin.ops.Attention`, the sources being padded at the right.
-        left: ``(batch,)``, how much padding stood at the left of each source.
-        state: where the decoder begins, each tensor ``(layers, batch, hidden)``.
+        keys, values, padding: as in :class:`rnndrop_plugin.ops.Attention`, for sources padded at the right.
+        left: ``(batch,)``, how much padding each source had at its left.
+        state: the decoder's initial state, each tensor ``(layers, batch, hidden)``.
     """
 
     keys: Tensor
@@ -94,7 +94,7 @@ class Encoded(NamedTuple):
 
 
 class RecurrentEncoder(FairseqEncoder):
-    """Embeddings and recurrent layers over the source, and what the decoder needs of them at every step.
+    """Embeddings and recurrent layers over the source, and projections of their outputs for the decoder's attention.
 
     Args:
         embed_tokens: the source's embeddings.
@@ -123,7 +123,7 @@ class RecurrentEncoder(FairseqEncoder):
         """Read sources ``(batch, source)``, padded at either side."""
         padding_idx = self.dictionary.pad()
         left = src_tokens.ne(padding_idx).int().argmax(1)
-        # fairseq's convert_padding_direction would have the host wait for a GPU.
+        # This moves padding to the right. fairseq's convert_padding_direction would make the host wait for a GPU.
         places = torch.arange(src_tokens.size(1), device=left.device) + left.unsqueeze(1)
         src_tokens = src_tokens.gather(1, places % src_tokens.size(1))
         x = self.dropout_in(self.embed_dropout(self.embed_tokens(src_tokens), src_tokens))
@@ -138,14 +138,14 @@ class RecurrentEncoder(FairseqEncoder):
         return Encoded(self.keys(x), self.values(x), src_tokens.eq(padding_idx), left, state)
 
     def reorder_encoder_out(self, encoder_out: Encoded, new_order: Tensor) -> Encoded:
-        """Take the sources in ``new_order``, as beam search asks for."""
+        """Put the sources in ``new_order`` for beam search."""
         *attended, state = encoder_out
         return Encoded(
             *(x.index_select(0, new_order) for x in attended), tuple(s.index_select(1, new_order) for s in state)
         )
 
     def max_positions(self) -> int:
-        """A recurrence has no longest input."""
+        """A recurrence reads inputs of any length."""
         return 10**9
 
 
@@ -154,8 +154,8 @@ class AttentionalDecoder(Decoder):
 
     Args:
         embed_tokens: the target's embeddings.
-        rnn: recurrent layers of rnndrop_plugin.modules; with input feeding their input is the embedding and the
-            attention's last output.
+        rnn: recurrent layers of rnndrop_plugin.modules; with input feeding they read the embedding and the
+            attention's output of the previous step.
 
     Raises:
         InputError: flags that contradict each other.
@@ -174,13 +174,14 @@ class AttentionalDecoder(Decoder):
 
         Args:
             prev_output_tokens: ``(batch, time)``, token ids, padded at the right.
-            encoder_out: what the encoder gave.
-            incremental_state: fairseq's cache for generation; only the last token is read once it is filled.
+            encoder_out: the encoder's result.
+            incremental_state: fairseq's cache for generation; once it is filled, only the last token is read.
             features_only: leave out the output layer.
 
         Returns:
-            The logits ``(batch, time, vocabulary)``, or the features ``(batch, time, out_embed_dim)``, and the weights
-            of the source's words ``(batch, time, source)`` as fairseq's ``attn``.
+            The logits ``(batch, time, vocabulary)`` or, with ``features_only``, the features
+            ``(batch, time, out_embed_dim)``; and a dictionary whose ``attn`` has the attention's weights of the source
+            words, ``(batch, time, source)``.
         """
         features, weights = self.extract_features(prev_output_tokens, encoder_out, incremental_state)
         return features if features_only else self.output_layer(features), {"attn": [weights]}
@@ -188,7 +189,7 @@ class AttentionalDecoder(Decoder):
     def extract_features(
         self, prev_output_tokens: Tensor, encoder_out: Encoded, incremental_state=None
     ) -> tuple[Tensor, Tensor]:
-        """The inputs of the output layer, ``(batch, time, out_embed_dim)``, and the weights of the source's words."""
+        """The output layer's input, ``(batch, time, out_embed_dim)``, and the attention's weights of source words."""
         keys, values, padding, left, state = encoder_out
         feed = keys.new_zeros(keys.size(0), keys.size(2))
         if incremental_state is not None:
@@ -215,7 +216,9 @@ class AttentionalDecoder(Decoder):
         return self.project(x), weights.gather(2, places.unsqueeze(1).expand_as(weights))
 
     def _feed_input(self, x: Tensor, feed: Tensor, state: State, attention: Attention) -> tuple[Tensor, Tensor, State]:
-        """The outputs ``(time, batch, hidden)``, the attention's weights and the final state, with input feeding."""
+        """Run the decoder with input feeding: the outputs ``(time, batch, hidden)``, the attention's weights and the
+        final state.
+        """
         time, batch, _ = x.shape
         rnn = self.rnn
         forward_masks = [
@@ -287,7 +290,7 @@ class RecurrentSeq2Seq(CheckedLoading, FairseqEncoderDecoderModel):
                 setattr(cfg, name, cfg.dropout)
         if cfg.encoder_layers != cfg.decoder_layers:
             raise InputError(
-                "--encoder-layers must be --decoder-layers, whose states begin where the encoder's end, "
+                "--encoder-layers must equal --decoder-layers, because the encoder's final states start the decoder, "
                 f"got {cfg.encoder_layers} and {cfg.decoder_layers}"
             )
         source, target = task.source_dictionary, task.target_dictionary

@@ -1,4 +1,4 @@
-"""What taggers and classifiers share: words and their features, read by recurrent layers."""
+"""What taggers and classifiers share: features of words, and recurrent layers that read them."""
 
 import torch
 from fairseq.data import Dictionary
@@ -16,11 +16,11 @@ from rnndrop_plugin.ops.packing import pack, pad
 
 
 class WordFeatures(nn.Module):
-    """Embeddings of words, followed by what a convolution makes of their characters, if it has filters, and by their
-    capitalisation, one number a class, where the data have it.
+    """Features of words: their embeddings, then the outputs of a convolution over their characters (if it has filters),
+    then their capitalisation as a one-hot vector (if the data have it).
 
     Args:
-        dictionaries: those of the task, ``word`` and, if there are such, ``capitalisation`` and ``characters``.
+        dictionaries: those of the task: ``word`` and, if the data have them, ``capitalisation`` and ``characters``.
         character_filters: see :class:`CharacterCNN`.
 
     Raises:
@@ -50,12 +50,12 @@ class WordFeatures(nn.Module):
     def forward(
         self, src_tokens: Tensor, capitalisation: Tensor | None = None, characters: Tensor | None = None
     ) -> Tensor:
-        """``(batch, time)`` and ``(batch, time, characters)`` to ``(batch, time, output_size)``, all zeros where there
-        is padding.
+        """Turn ``(batch, time)`` and ``(batch, time, characters)`` into ``(batch, time, output_size)``, which is all
+        zeros at padding.
         """
         padding = (src_tokens == self.embed_tokens.padding_idx).unsqueeze(2)
         x = self.embed_dropout(self.embed_tokens(src_tokens), src_tokens)
-        x = [x.masked_fill(padding, 0)]  # whatever vector an older checkpoint has for it
+        x = [x.masked_fill(padding, 0)]  # older checkpoints may have another vector for padding
         if self.characters is not None:
             x.append(self.characters(characters))
         if self.kinds:
@@ -65,12 +65,12 @@ class WordFeatures(nn.Module):
 
 
 class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
-    """Word features, recurrent layers and an output layer; the subclasses say which steps it is applied to.
+    """Word features, recurrent layers and an output layer, which each subclass applies to all steps or to the last one.
 
     Args:
-        features: gives the features of each word.
+        features: computes the features of each word.
         rnn: recurrent layers of rnndrop_plugin.modules.
-        classes: the dictionary of those to predict. Symbols that fairseq-preprocess made up are none.
+        classes: the dictionary of the classes to predict. Symbols that fairseq-preprocess made up are not classes.
         context: a layer between features and recurrence, if any.
     """
 
@@ -80,7 +80,7 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
 
     @classmethod
     def check_task(cls, task) -> None:
-        """Raise InputError unless ``task`` is one of words and classes, such as ours and their subclasses."""
+        """Raise InputError unless ``task`` has classes, as ours and their subclasses do."""
         if not hasattr(task, "classes"):
             raise InputError(
                 f"this model chooses between classes, and the task {type(task).__name__} has none: "
@@ -103,10 +103,10 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
         self.dropout_out = Dropout(cfg.decoder_dropout_out, str(cfg.decoder_dropout_sampling))
         self.output_projection = nn.Linear(rnn.hidden_size * (1 + rnn.bidirectional), len(real_symbols(classes)))
         self.made_up_classes = count_made_up(classes)
-        self.was_narrowed = False  # whether the parameters loaded last had more
+        self.was_narrowed = False  # whether load_state_dict left out made-up classes
 
     def initialise(self, cfg: RecurrentConfig, words: Dictionary) -> None:
-        """Set all parameters as --init-range, --decoder-embed-path and --decoder-freeze-embed say.
+        """Initialise all parameters by --init-range, --decoder-embed-path and --decoder-freeze-embed.
 
         Raises:
             InputError: a negative range, or a file that cannot be used.
@@ -125,35 +125,35 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
 
         Args:
             src_tokens: ``(batch, time)``, ids, padded at the right.
-            src_lengths: ``(batch,)``, the steps that the recurrence takes of each sequence; best on the CPU, since the
-                host reads them.
-            starts: ``(batch,)``, the word that it begins with, the first if None.
-            features: those of the words that the data have, see :class:`WordFeatures`.
+            src_lengths: ``(batch,)``, how many steps of each sequence the recurrence reads. These are best on the CPU,
+                because the host needs them.
+            starts: ``(batch,)``, the word with which the recurrence begins; None for the first.
+            features: the words' other features, as far as the data have them, see :class:`WordFeatures`.
 
         Returns:
-            The output ``(batch, steps, features)``, zero past the end, and that of the last layer after each
-            sequence's own last step, ``(batch, hidden)`` of its last direction. Neither has been through
-            ``dropout_out``.
+            The outputs ``(batch, steps, features)``, which are zero after a sequence's end, and the last layer's final
+            hidden state ``(batch, hidden)``; if the layer is bidirectional, that of the backward direction.
+            ``dropout_out`` has been applied to neither.
         """
         x = self.features(src_tokens, **features)
         if self.context is not None:
             x = self.context(x)
         if starts is not None:
             steps = starts.unsqueeze(1) + torch.arange(int(src_lengths.max()), device=x.device)
-            steps = steps.clamp(max=x.size(1) - 1).unsqueeze(2)  # past an extract's end anything, it is not read
+            steps = steps.clamp(max=x.size(1) - 1).unsqueeze(2)  # steps after an extract's end are never read
             x = x.gather(1, steps.expand(-1, -1, x.size(2)))
         output, state = self.rnn(pack(self.dropout_in(x), src_lengths, batch_first=True))
         h = state[0] if isinstance(state, tuple) else state
         return pad(output, batch_first=True), h[-1]
 
     def load_state_dict(self, state_dict, strict=True, model_cfg=None, args=None):
-        """Load parameters, those of older checkpoints narrowed: they have classes for what fairseq made up.
+        """Load parameters. Older checkpoints have classes for symbols that fairseq made up, which are left out.
 
-        Such symbols are the last of a dictionary, so that the rows and columns to leave out are the last ones, too.
-        Those of capitalisation classes have never been read; such tags and labels are not predicted any more.
+        Such symbols are the last ones of a dictionary, so the rows and columns to leave out are the last ones, too.
+        Weights of made-up capitalisation classes were never used. Made-up tags and labels are no longer predicted.
 
         Raises:
-            InputError: the parameters are of another architecture, of other sizes or of another dictionary.
+            InputError: the parameters are for another architecture, other sizes or another dictionary.
         """
         return super().load_state_dict(self._narrow(state_dict), strict, model_cfg, args)
 
@@ -164,7 +164,7 @@ class SequenceModel(FromPretrained, CheckedLoading, BaseFairseqModel):
                 for dim, size in enumerate(own[name].shape):
                     if value.size(dim) == size + self.made_up_classes:
                         narrowed[name] = narrowed[name].narrow(dim, 0, size)
-        reader, words = "rnn.weight_ih_l0", 1  # the layer that reads the features, of so many words
+        reader, words = "rnn.weight_ih_l0", 1  # the weight that reads the features, and of how many words at a time
         if isinstance(self.context, modules.ConvContext):
             reader = "context.convolution.weight"
         elif self.context is not None:

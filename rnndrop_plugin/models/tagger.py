@@ -27,24 +27,24 @@ class TaggerConfig(RecurrentConfig):
     context: ContextChoice = field(
         default="none",
         metadata={
-            "help": "what the recurrence reads of a word's neighbours: conv, a convolution (COLING 2016); concat, the "
-            "features of all in a row (arXiv v2)"
+            "help": "what the recurrence reads of a word's neighbours: conv, a convolution over them (COLING 2016); "
+            "concat, their features concatenated (arXiv v2)"
         },
     )
     context_width: int = field(
-        default=5, metadata={"help": "words that --context sees, the word itself in the middle: an odd number"}
+        default=5, metadata={"help": "number of words in --context, with the word itself in the middle; odd"}
     )
-    context_filters: int = field(default=256, metadata={"help": "filters of --context conv"})
+    context_filters: int = field(default=256, metadata={"help": "number of filters of --context conv"})
     character_filters: int = field(
         default=0,
         metadata={
-            "help": "filters of a convolution over each word's characters, whose largest values stand beside its "
-            "embedding; 0 for none"
+            "help": "number of filters of a convolution over each word's characters; the largest value of each filter "
+            "is appended to the word's embedding; 0 for no convolution"
         },
     )
     bidirectional: bool = field(default=False, metadata={"help": "read sentences in both directions"})
     crf: bool = field(
-        default=False, metadata={"help": "score whole paths of tags by a conditional random field over the outputs"}
+        default=False, metadata={"help": "score complete tag sequences with a conditional random field on the outputs"}
     )
 
 
@@ -52,9 +52,9 @@ class RecurrentTagger(SequenceModel):
     """Predicts a tag for each word (section 4.4).
 
     Args:
-        crf: whether a conditional random field chooses the tags together.
+        crf: whether a conditional random field chooses all tags of a sentence together.
 
-    The others are those of :class:`SequenceModel`.
+    The other arguments are those of :class:`SequenceModel`.
     """
 
     pretrained = "PretrainedTagger"
@@ -87,7 +87,7 @@ class RecurrentTagger(SequenceModel):
         return self.output_projection(self.dropout_out(output))
 
     def loss(self, logits: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
-        """The negative log-likelihood of ``target`` ``(batch, steps)``, summed over words, or over paths with a CRF."""
+        """The negative log-likelihood of ``target`` ``(batch, steps)``, summed over words or, with a CRF, sentences."""
         if self.crf is not None:
             return self.crf(logits, target, lengths).sum()
         return nn.functional.cross_entropy(
@@ -95,7 +95,7 @@ class RecurrentTagger(SequenceModel):
         )
 
     def decode(self, logits: Tensor, lengths: Tensor) -> Tensor:
-        """The tags ``(batch, steps)`` that are predicted; past a sentence's end they mean nothing."""
+        """The predicted tags ``(batch, steps)``; those after a sentence's end mean nothing."""
         return logits.argmax(dim=2) if self.crf is None else self.crf.decode(logits, lengths)
 
 
@@ -113,7 +113,7 @@ def _build_context(cfg: TaggerConfig, input_size: int) -> nn.Module | None:
 
 @dataclass
 class CoNLL2003Config(TaggerConfig):
-    """Section 4.4 of COLING 2016; the words' vectors have 50 numbers, and are static with --decoder-freeze-embed."""
+    """Section 4.4 of COLING 2016. The word vectors have 50 dimensions; --decoder-freeze-embed keeps them fixed."""
 
     decoder_embed_dim: int = 50
     decoder_hidden_size: int = 1024

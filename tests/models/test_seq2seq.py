@@ -303,7 +303,7 @@ def test_a_checkpoint_of_other_dictionaries_is_refused(command, data, tmp_path, 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--encoder-layers", 2), "--encoder-layers must be --decoder-layers"),
+        (("--encoder-layers", 2), "--encoder-layers must equal --decoder-layers"),
         (("--encoder-hidden-size", 0), "--encoder-hidden-size must be at least 1, got 0"),
         (("--encoder-dropout-out", 1), "--encoder-dropout-out must be in [0, 1), got 1.0"),
         (("--dropout", -0.1), "--dropout must be in [0, 1), got -0.1"),
