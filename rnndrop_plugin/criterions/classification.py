@@ -1,4 +1,4 @@
-"""The loss of classifiers, with the scores of their labels."""
+"""The loss of classifiers, and the scores of their labels."""
 
 import math
 from dataclasses import dataclass, field
@@ -25,15 +25,15 @@ class RnndropClassificationCriterionConfig(FairseqDataclass):
     f1_classes: Optional[str] = field(
         default=None,
         metadata={
-            "help": "labels, separated by commas, whose mean F1 is logged as f1 (SemEval's score: positive,negative; "
+            "help": "comma-separated labels whose mean F1 is logged as f1 (SemEval's score: positive,negative; "
             "default: all labels that are predicted or true)"
         },
     )
     ignore_absent_classes: bool = field(
         default=False,
         metadata={
-            "help": "choose in training between those labels alone that the training data have, for a pre-training "
-            "whose data lack some: nothing then teaches the model that the others never occur"
+            "help": "choose in training only between labels that the training data have; for pre-training on data that "
+            "lack some labels, so that the model does not learn that these never occur"
         },
     )
 
@@ -42,9 +42,9 @@ class RnndropClassificationCriterionConfig(FairseqDataclass):
 class RnndropClassification(FairseqCriterion):
     """Cross entropy of a sequence's label.
 
-    Logged: ``loss`` (base 2, per sequence), ``accuracy``, ``f1_LABEL`` of each label, and ``f1``, the mean of
-    those that --f1-classes names, or without it of those that are predicted or true, in percent. A training
-    epoch's are with dropout on.
+    Logged: ``loss`` (base 2, per sequence) and, in percent, ``accuracy``, the ``f1_LABEL`` of each label, and ``f1``:
+    the mean F1 of the labels of --f1-classes or, without this flag, of all labels that are predicted or true. The
+    numbers of a training epoch are computed with dropout.
 
     Raises:
         InputError: --f1-classes names a label that the data do not have.
@@ -62,7 +62,7 @@ class RnndropClassification(FairseqCriterion):
         self.chosen = [self.classes.index(name) for name in chosen]
 
     def forward(self, model, sample):
-        """The summed loss, the sequences to divide its gradient by, and the sums to log."""
+        """The summed loss, the number of sequences to divide its gradient by, and the sums to log."""
         logits = model(**sample["net_input"]).float()
         if self.ignore_absent_classes and self.training:
             absent = torch.tensor(self.task.absent_classes, dtype=torch.long)
@@ -82,7 +82,7 @@ class RnndropClassification(FairseqCriterion):
 
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict]) -> None:
-        """Log the averages over ``logging_outputs``, one a batch or sums of several processes."""
+        """Log the averages over ``logging_outputs``, one for each batch, or their sums over several processes."""
         log_loss_and_accuracy(logging_outputs, "nsentences")
 
     def log_scores(self, logging_outputs: list[dict]) -> None:
@@ -95,5 +95,5 @@ class RnndropClassification(FairseqCriterion):
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
-        """Yes: across processes the outputs are sums."""
+        """Yes, because all outputs are sums."""
         return True

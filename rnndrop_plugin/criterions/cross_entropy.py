@@ -1,4 +1,4 @@
-"""The loss of language models, the output layer computed with it."""
+"""The loss of language models, computed together with the output layer."""
 
 import math
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from rnndrop_plugin.criterions.scores import mean, number, totals
 from rnndrop_plugin.errors import InputError
 from rnndrop_plugin.ops import linear_cross_entropy
 
-TEACHER_WEIGHT = 0.5  # if there are teachers
+TEACHER_WEIGHT = 0.5  # the default, if there are teachers
 
 
 @dataclass
@@ -32,13 +32,13 @@ class RnndropCrossEntropyConfig(FairseqDataclass):
     )
     temporal_activation_regularization: float = field(
         default=0.0,
-        metadata={"help": "weight of the mean square of what these outputs, before forward dropout, change in a step"},
+        metadata={"help": "weight of the mean square of these outputs' change per step, before forward dropout"},
     )
     teacher_weight: Optional[float] = field(
         default=None,
         metadata={
-            "help": "with --teachers: the probability, in [0, 1], taken from the target and given to what they expect; "
-            f"{TEACHER_WEIGHT} if not set"
+            "help": "with --teachers: the probability, in [0, 1], taken from the target and given to the words that "
+            f"the teachers expect; {TEACHER_WEIGHT} if not set"
         },
     )
     sentence_avg: bool = II("optimization.sentence_avg")
@@ -46,21 +46,21 @@ class RnndropCrossEntropyConfig(FairseqDataclass):
 
 @register_criterion("rnndrop_cross_entropy", dataclass=RnndropCrossEntropyConfig)
 class RnndropCrossEntropy(FairseqCriterion):
-    """fairseq's cross_entropy and label_smoothed_cross_entropy, faster and with more logged.
+    """fairseq's cross_entropy and label_smoothed_cross_entropy, but faster, and with more metrics.
 
-    A model whose decoder ``is_linear`` has its output layer and loss computed at once, in float32
-    without keeping the logits (:func:`rnndrop_plugin.ops.linear_cross_entropy`); any other model as fairseq does.
+    If the model's decoder ``is_linear``, the output layer and the loss are computed together, in float32 without
+    keeping the logits (:func:`rnndrop_plugin.ops.linear_cross_entropy`). For any other model fairseq's own way is used.
 
-    In training, where --activation-regularization is alpha and --temporal-activation-regularization is beta, the loss
-    per target has :func:`activation_penalty` added to it. With --teachers, which have drawn words for each target,
-    these words take --teacher-weight of the target's probability, in equal shares (knowledge distillation; Hinton et
-    al. 2015, "Distilling the knowledge in a neural network", section 2).
+    In training :func:`activation_penalty` is added to the loss per target. Its alpha is --activation-regularization,
+    and its beta --temporal-activation-regularization. With --teachers, which draw words for each target, these words
+    get the share --teacher-weight of the target's probability in equal parts (knowledge distillation; Hinton et al.
+    2015, "Distilling the knowledge in a neural network", section 2).
 
     Logged: ``loss`` (base 2, per target, or per sentence with --sentence-avg), ``nll_loss`` (bits per target, without
     smoothing, regularisation and teachers), ``ppl`` (of nll_loss, over all targets) and ``ppl_batch_mean``, the
     arithmetic mean over batches of exp(negative log-likelihood per target), which is what Semeniuta et al. (2016)
-    report (Table 2); for batches of one size it is at least ``ppl``. A batch is what all processes read at a time (in
-    training with several processes and --update-freq: for an update); the last one counts as much as the others,
+    report (Table 2); for batches of equal size it is at least ``ppl``. A batch is what all processes read at a time
+    (in training with several processes and --update-freq: for an update). The last batch counts as much as the others,
     though it may be shorter.
 
     Raises:
@@ -157,7 +157,7 @@ class RnndropCrossEntropy(FairseqCriterion):
 
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict]) -> None:
-        """Log the averages over ``logging_outputs``, one a batch, summed over the processes."""
+        """Log the averages over ``logging_outputs``, one for each batch, summed over the processes."""
         logs = [{name: number(x) for name, x in log.items()} for log in logging_outputs]
         loss, nll, size, targets = totals(logs, "loss", "nll_loss", "sample_size", "ntokens")
         bits = 1 / math.log(2)
@@ -165,19 +165,19 @@ class RnndropCrossEntropy(FairseqCriterion):
         metrics.log_scalar("nll_loss", mean(nll, targets) * bits, targets, round=3)
         metrics.log_derived("ppl", lambda meters: utils.get_perplexity(meters["nll_loss"].avg))
         for log in logs:
-            ppl = torch.tensor(mean(log["nll_loss"], log["ntokens"])).exp().item()  # inf where it is beyond float32
+            ppl = torch.tensor(mean(log["nll_loss"], log["ntokens"])).exp().item()  # inf if it exceeds float32
             metrics.log_scalar("ppl_batch_mean", ppl, round=2)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
-        """Yes: across processes the outputs are sums."""
+        """Yes, because all outputs are sums."""
         return True
 
 
 def linear_preference(features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, words: Tensor) -> Tensor:
-    """How much higher the logit of each target is than the mean of those of other words, which costs no further logits.
+    """How much higher the logit of each target is than the mean logit of ``words``, computed from these logits alone.
 
-    The normalisation of the softmax is the same for both, so this is the difference of their log-probabilities, too.
+    The softmax normalises both by the same number, so this is also the difference of their log-probabilities.
 
     Args:
         features: ``(batch, time, features)``.
@@ -202,13 +202,13 @@ def activation_penalty(outputs: Tensor, dropped: Tensor, scored: Tensor, alpha: 
 
     .. math:: \alpha \, \mathrm{mean}((m * h_t)^2) + \beta \, \mathrm{mean}((h_t - h_{t+1})^2)
 
-    Merity, McCann and Socher 2017, "Revisiting activation regularization for language RNNs", the norms
-    being mean squares as in their code.
+    See Merity, McCann and Socher 2017, "Revisiting activation regularization for language RNNs". As in their code, the
+    norms are mean squares.
 
     Args:
         outputs: ``(batch, time, hidden)``, the h_t.
-        dropped: the same after forward dropout, m * h_t.
-        scored: bool, ``(batch, time)``, False where there is padding, which counts for nothing.
+        dropped: the outputs after forward dropout, m * h_t.
+        scored: bool, ``(batch, time)``, False for padding, which does not count.
     """
     penalty = outputs.new_zeros(())
     if alpha > 0:

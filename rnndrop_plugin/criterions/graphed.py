@@ -1,8 +1,8 @@
-"""An update's forward and backward pass as a CUDA graph (--cuda-graph): launched at once, without Python.
+"""An update's forward and backward pass as a CUDA graph (--cuda-graph), which is launched at once, without Python.
 
-A small recurrent model keeps a GPU busy for less time than the host needs to ask for its work, which is some hundred
-launches an update. A graph holds them all, for one size of batch. Its masks are new at each replay: torch's generator
-has the same numbers for a replay as for the operations themselves.
+An update of a small recurrent model launches some hundred kernels, and the host takes longer to launch them than the
+GPU to run them. A graph holds all of them, for one batch size. Each replay draws new masks: torch's generator gives it
+the same numbers that it would give the operations themselves.
 """
 
 import gc
@@ -20,19 +20,19 @@ from rnndrop_plugin.ops.recurrence import triton
 
 logger = logging.getLogger(__name__)
 
-MOST = 64  # graphs; the windows of --variable-bptt are of some 30 sizes
+MOST = 64  # the largest number of graphs; the windows of --variable-bptt have some 30 sizes
 
 
 class _Graph(NamedTuple):
     """A captured pass.
 
     Attributes:
-        replay: reads ``tokens`` and ``expected``, and writes ``figures`` and the gradients.
-        expected: what the loss reads of a batch beside the model's outputs, by name.
-        figures: the loss, and the tensors among what is logged.
-        gradients: of the parameters, None for those that have none; all graphs write to the same memory.
-        sample_size, logging_output: what the criterion returned, the same for all batches of this size; an entry that
-            is None is a tensor, whose value is in ``figures``.
+        replay: runs the graph, which reads ``tokens`` and ``expected`` and writes ``figures`` and ``gradients``.
+        expected: the other entries of a batch that the loss reads, by name.
+        figures: the loss, followed by the logged values that are tensors.
+        gradients: those of the parameters, or None; all graphs write to the same memory.
+        sample_size, logging_output: what the criterion returned, which is the same for all batches of this size. None
+            stands for a tensor, whose value is in ``figures``.
     """
 
     replay: Callable[[], None]
@@ -45,13 +45,13 @@ class _Graph(NamedTuple):
 
 
 class GraphedCriterion:
-    """A criterion whose forward and backward pass over the batches of a stream are CUDA graphs.
+    """A criterion whose forward and backward passes over the batches of a stream are CUDA graphs.
 
-    The first batch of a size is computed without a graph, which also compiles and loads what the graph launches.
+    The first batch of each size runs without a graph. This also compiles and loads the kernels that the graph launches.
 
     Args:
         model: a :class:`rnndrop_plugin.models.language_model.RecurrentLanguageModel`. The state that its decoder
-            carries from batch to batch is kept in memory of its own, which all graphs read and write.
+            carries from batch to batch is kept in separate memory, which all graphs read and write.
     """
 
     def __init__(self, model: nn.Module, criterion: nn.Module):
@@ -59,7 +59,7 @@ class GraphedCriterion:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.state: tuple[Tensor, ...] | None = None
         self.gradients = [torch.empty_like(p) for p in self.parameters]
-        # Memory that all graphs share: they run one after the other.
+        # All graphs share this memory, because they run one after the other.
         self.pool = torch.cuda.graph_pool_handle() if next(model.parameters()).is_cuda else None
         self.seen: set[tuple] = set()  # the sizes of batches that were computed without a graph
         self.graphs: dict[tuple, _Graph] = {}
@@ -70,7 +70,7 @@ class GraphedCriterion:
         inputs = sample["net_input"]
         size = (*sample["target"].shape, sample["ntokens"])
         graphed = size in self.graphs or (size in self.seen and len(self.graphs) < self.most)
-        watched = len(model._forward_hooks) > 0  # as fairseq does to find out where a NaN comes from
+        watched = len(model._forward_hooks) > 0  # fairseq adds hooks to find out where a NaN comes from
         if not graphed or watched or self.decoder.carried[True] is None:
             results = self.criterion(model, sample)
             self.seen.add(size)
@@ -95,7 +95,7 @@ class GraphedCriterion:
         return loss, graph.sample_size, log
 
     def _copy_state_in(self, starts_stream: bool) -> None:
-        """Put the decoder's state, or that in which a stream begins, where the graphs have it."""
+        """Copy the decoder's state, or the zero state if the stream begins, to where the graphs read it."""
         carried = self.decoder.carried[True]
         if self.state is None:
             self.state = tuple(torch.empty_like(s, memory_format=torch.contiguous_format) for s in carried)
@@ -107,11 +107,11 @@ class GraphedCriterion:
         self.decoder.carried[True] = self.state
 
     def _capture(self, sample: dict) -> _Graph:
-        """The passes over batches of the size of ``sample``.
+        """Capture the passes over batches of the size of ``sample``.
 
         Raises:
-            InputError: something in the criterion waits for the GPU, say, which a graph cannot hold.
-            torch.OutOfMemoryError: there is no room for a graph.
+            InputError: something cannot be captured, such as an operation of the criterion that waits for the GPU.
+            torch.OutOfMemoryError: there is no memory for another graph.
         """
         tokens = sample["net_input"]["src_tokens"].clone()
         expected = {name: sample[name].clone() for name in ("target", "teacher_words") if name in sample}
@@ -120,8 +120,8 @@ class GraphedCriterion:
         try:
             replay, results = capture(lambda: self._pass(batch), self.pool)
         except (RuntimeError, ValueError) as error:
-            self.decoder.carried[True] = self.state  # for a checkpoint: the state during the capture was never computed
-            cause = error.__context__ or error  # the end of a capture has an error of its own, which says less
+            self.decoder.carried[True] = self.state  # for a checkpoint, as the capture's own state was never computed
+            cause = error.__context__ or error  # the end of a capture raises an error of its own, which says less
             if isinstance(cause, torch.OutOfMemoryError):
                 raise cause from None
             line = str(cause).strip().splitlines()[0]
@@ -142,12 +142,16 @@ class GraphedCriterion:
 
 
 def capture(work: Callable[[], tuple], pool: tuple[int, int] | None) -> tuple[Callable[[], None], tuple]:
-    """Capture ``work`` in a CUDA graph: a function that replays it, and its result, which each replay overwrites."""
+    """Capture ``work`` in a CUDA graph.
+
+    Returns:
+        A function that replays it, and the result of ``work``, which each replay overwrites.
+    """
     graph = torch.cuda.CUDAGraph()
     collects = gc.isenabled()
     gc.disable()  # collecting the graph of an earlier training would end the capture
     try:
-        with torch.cuda.stream(torch.cuda.current_stream()):  # a capture that fails does not go back to the stream
+        with torch.cuda.stream(torch.cuda.current_stream()):  # a capture that fails does not restore the stream itself
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 results = work()
     finally:
@@ -157,7 +161,7 @@ def capture(work: Callable[[], tuple], pool: tuple[int, int] | None) -> tuple[Ca
 
 
 class _Replay(torch.autograd.Function):
-    """The loss of a graph, whose gradients it has already."""
+    """Replays a graph and returns its loss. The graph has computed the gradients by then, so backward scales them."""
 
     @staticmethod
     def forward(ctx, graph: _Graph, *parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,7 +174,7 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_loss: Tensor, _) -> tuple[Tensor | None, ...]:
-        # New tensors: what the next replay overwrites must not be among the gradients that are summed up.
+        # Return new tensors, because torch sums gradients up and the next replay overwrites those of the graph.
         given = [g for g in ctx.gradients if g is not None]
         found = iter(torch._foreach_mul(given, grad_loss.to(given[0].dtype)))
         return None, *(g if g is None else next(found) for g in ctx.gradients)

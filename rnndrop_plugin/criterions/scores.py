@@ -1,6 +1,6 @@
-"""What the criteria share: the check of their task, means of what is logged, and precision, recall and F1 from counts.
+"""What the criteria share: the check of their task, means of logged values, and precision, recall and F1 from counts.
 
-All are of sums over batches and processes, which are divided last.
+Sums and counts are added up over batches and processes before anything is divided.
 """
 
 import math
@@ -14,32 +14,32 @@ from rnndrop_plugin.errors import InputError
 
 
 def check_task(task, attribute: str, name: str) -> None:
-    """Raise InputError unless ``task`` has ``attribute``, as the task that the criterion ``name`` is for has."""
+    """Raise InputError unless ``task`` has ``attribute``, as the task of the criterion ``name`` has."""
     if not hasattr(task, attribute):
         raise InputError(f"--criterion {name} is for --task {name}, got the task {type(task).__name__}")
 
 
 def totals(logging_outputs: list[dict], *names: str) -> list[float]:
-    """The sums of what is logged by these names, as numbers of Python.
+    """The sums of the logged values with these names, as Python numbers.
 
-    On a GPU each scalar tensor that is logged costs ten kernels, as each of fairseq's aggregators adds it up there.
-    fairseq reads it all the same, right after an update.
+    On a GPU a logged scalar tensor would cost ten kernels, because each of fairseq's aggregators adds it up there.
+    fairseq needs the number on the host right after an update anyway.
     """
     return [sum(number(log[name]) for log in logging_outputs) for name in names]
 
 
 def number(x: float | Tensor) -> float:
-    """``x`` as a number of Python."""
+    """``x`` as a Python number."""
     return x.item() if isinstance(x, Tensor) else x
 
 
 def mean(total: float, count: float) -> float:
-    """``total`` over ``count``, nan of nothing, as torch has it."""
+    """``total`` over ``count``; nan if ``count`` is 0, as in torch."""
     return total / count if count else math.nan
 
 
 def log_loss_and_accuracy(logging_outputs: list[dict], items: str) -> None:
-    """Log the mean loss in bits, and of how many ``items`` ("ntokens", say) the class is correct, in percent."""
+    """Log the mean loss in bits, and the percentage of ``items`` (such as "ntokens") whose class is correct."""
     loss, correct, size, count = totals(logging_outputs, "loss", "correct", "sample_size", items)
     metrics.log_scalar("loss", mean(loss, size) / math.log(2), size, round=4)
     metrics.log_scalar("accuracy", 100 * mean(correct, count), count, round=2)
@@ -56,18 +56,18 @@ def f1_score(counts: Tensor) -> float:
 
 
 def ratio(part: float, whole: float) -> float:
-    """``part`` of ``whole`` in percent, 0 of nothing."""
+    """``part`` of ``whole`` in percent; 0 if ``whole`` is 0."""
     return 100 * part / whole if whole else 0.0
 
 
 def count_classes(predicted: Tensor, target: Tensor, classes: int, counted: Tensor | None = None) -> Tensor:
-    """``(classes, 3)``: how often each class is correct, predicted and true.
+    """How often each class is correct, predicted and true, ``(classes, 3)``.
 
-    torch.bincount and a selection of items would have the host wait for a GPU.
+    This avoids torch.bincount and a selection of items, which would make the host wait for a GPU.
 
     Args:
         predicted, target: classes, ``(items,)``.
-        counted: bool, ``(items,)``, False for items to leave out, whose target may be anything; None to take all.
+        counted: bool, ``(items,)``, False for items to leave out, whose target may be anything; None to count all.
     """
     counted = torch.ones_like(target, dtype=torch.bool) if counted is None else counted
     target = target.where(counted, 0)
@@ -78,7 +78,7 @@ def count_classes(predicted: Tensor, target: Tensor, classes: int, counted: Tens
 
 
 def mean_f1(counts: Tensor) -> float:
-    """The mean F1 of the classes that are predicted or true, in percent (macro F1 as scikit-learn has it).
+    """The mean F1 of the classes that are predicted or true, in percent (the macro F1 of scikit-learn).
 
     Args:
         counts: ``(classes, 3)``, see :func:`count_classes`.
@@ -88,11 +88,11 @@ def mean_f1(counts: Tensor) -> float:
 
 
 def log_scores(logging_outputs: list[dict], names: Sequence[str], scores: dict[str, Callable[[Tensor], float]]) -> None:
-    """Log ``f1_NAME`` of each name, and ``scores``, functions of all counts.
+    """Log ``f1_NAME`` for each name, and each of ``scores``.
 
     Args:
-        logging_outputs: those that have ``"counts"``, ``(names, 3)``: correct, predicted and true.
-        scores: how to make each score from the sum of the counts.
+        logging_outputs: some may have ``"counts"``, ``(names, 3)``, of what is correct, predicted and true.
+        scores: functions that compute a score from the sum of the counts, by the name of the score.
     """
     counts = [log["counts"] for log in logging_outputs if "counts" in log]
     if not counts:

@@ -1,4 +1,4 @@
-"""The loss of taggers, with the scores of the spans or tags they find."""
+"""The loss of taggers, and the scores of the spans or tags that they find."""
 
 from dataclasses import dataclass
 
@@ -27,12 +27,12 @@ class RnndropTaggingCriterionConfig(FairseqDataclass):
 
 @register_criterion("rnndrop_tagging", dataclass=RnndropTaggingCriterionConfig)
 class RnndropTagging(FairseqCriterion):
-    """Cross entropy of each word's tag, or with --crf of each sentence's path.
+    """Cross entropy of each word's tag or, with --crf, of each sentence's complete tag sequence.
 
-    Logged: ``loss`` (base 2, per word, or per sentence with --sentence-avg) and ``accuracy`` of the tags, and in
-    evaluation, where the tags mark spans, ``precision``, ``recall`` and ``f1`` of the spans as conlleval counts them
-    and ``f1_TYPE`` of each type, in percent. Where they mark none, such as parts of speech, ``f1`` is the mean F1 of
-    the tags that are predicted or true.
+    Logged: ``loss`` (base 2, per word, or per sentence with --sentence-avg) and, in percent, ``accuracy`` of the tags.
+    If the tags mark spans, an evaluation also logs ``precision``, ``recall`` and ``f1`` of the spans as conlleval
+    counts them, and the ``f1_TYPE`` of each type. If they mark none, such as parts of speech, it logs as ``f1`` the
+    mean F1 of the tags that are predicted or true.
     """
 
     def __init__(self, task, sentence_avg: bool):
@@ -54,7 +54,7 @@ class RnndropTagging(FairseqCriterion):
             "nsentences": sample["nsentences"],
             "sample_size": sample_size,
         }
-        with torch.no_grad():  # in training with --crf it is the best tag of each word: a search would take too long
+        with torch.no_grad():  # in training with --crf take the best tag of each word: a search would take too long
             predicted = model.decode(logits, lengths) if not model.training else logits.argmax(dim=2)
         logging_output["correct"] = (predicted == target).sum()  # NO_TARGET is no tag
         if not model.training:
@@ -62,15 +62,15 @@ class RnndropTagging(FairseqCriterion):
         return loss, sample_size, logging_output
 
     def evaluate(self, sample: dict, predicted: Tensor) -> dict[str, Tensor]:
-        """Sums that an evaluation logs of a batch; a subclass with a score of its own adds its sums here.
+        """The sums that an evaluation logs for a batch; a subclass with a score of its own adds its sums here.
 
         Args:
-            predicted: ``(batch, time)``, the tags.
+            predicted: the predicted tags, ``(batch, time)``.
         """
         return {"counts": self.count(predicted, sample["target"], sample["net_input"]["src_lengths"])}
 
     def count(self, predicted: Tensor, target: Tensor, lengths: Tensor) -> Tensor:
-        """``(types, 3)`` or ``(tags, 3)``: the spans or tags that are correct, predicted and true in a batch."""
+        """How many spans or tags are correct, predicted and true in a batch, ``(types, 3)`` or ``(tags, 3)``."""
         if self.span_tags is None:
             predicted, target = predicted.flatten(), target.flatten()
             return count_classes(predicted, target, len(self.tags), target != NO_TARGET)
@@ -82,11 +82,11 @@ class RnndropTagging(FairseqCriterion):
 
     @staticmethod
     def reduce_metrics(logging_outputs: list[dict]) -> None:
-        """Log the averages over ``logging_outputs``, one a batch or sums of several processes."""
+        """Log the averages over ``logging_outputs``, one for each batch, or their sums over several processes."""
         log_loss_and_accuracy(logging_outputs, "ntokens")
 
     def log_scores(self, logging_outputs: list[dict]) -> None:
-        """Log precision, recall and F1 of all spans, and each type's F1, or the mean F1 of the tags."""
+        """Log precision, recall and F1 of all spans and the F1 of each type, or else the mean F1 of the tags."""
         if self.span_tags is None:
             log_scores(logging_outputs, [], {"f1": mean_f1})
             return
@@ -100,5 +100,5 @@ class RnndropTagging(FairseqCriterion):
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
-        """Yes: across processes the outputs are sums."""
+        """Yes, because all outputs are sums."""
         return True
