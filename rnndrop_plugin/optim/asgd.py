@@ -1,4 +1,4 @@
-"""Averaged SGD for fairseq, which lacks it, begun by the trigger of NT-ASGD."""
+"""Averaged SGD, which fairseq lacks. The trigger of NT-ASGD starts the averaging."""
 
 import logging
 import math
@@ -19,8 +19,8 @@ class AveragedSGDConfig(FairseqDataclass):
     asgd_nonmonotone: int = field(
         default=5,
         metadata={
-            "help": "begin to average after a validation that is worse than the best of all validations but the last "
-            "N; 0: than the best so far"
+            "help": "begin to average after a validation that is worse than the best one before the last N validations "
+            "(0: the best one so far)"
         },
     )
     weight_decay: float = field(default=0.0, metadata={"help": "weight decay"})
@@ -30,15 +30,15 @@ class AveragedSGDConfig(FairseqDataclass):
 
 @register_optimizer("rnndrop_asgd", dataclass=AveragedSGDConfig)
 class AveragedSGD(FairseqOptimizer):
-    """SGD whose parameters are averaged from a trigger on, on torch.optim.ASGD.
+    """SGD with averaged parameters (torch.optim.ASGD). The averaging starts when a trigger fires.
 
-    NT-ASGD of Merity et al. (2018), "Regularizing and optimizing LSTM language models", Algorithm 1: plain SGD until a
-    validation v_t is worse than the best of v_1 ... v_(t-n-1), n being --asgd-nonmonotone; from then on the mean of all
-    parameters that follow is kept beside them. The validation is the metric named by --best-checkpoint-metric, at the
-    end of an epoch.
+    This is NT-ASGD of Merity et al. (2018), "Regularizing and optimizing LSTM language models", Algorithm 1. It is
+    plain SGD until a validation v_t is worse than the best of v_1 ... v_(t-n-1), where n is --asgd-nonmonotone. From
+    then on it also keeps the mean of all parameters since. A validation's value is that of --best-checkpoint-metric at
+    the end of an epoch.
 
-    Validation and checkpoints have the averaged parameters, training goes on with those of SGD. A checkpoint holds
-    these, too, in the optimizer's state: while the model has the averages, torch's ``ax`` has the parameters of SGD.
+    Validations and checkpoints use the averaged parameters; training goes on with those of SGD. A checkpoint has these,
+    too, in the optimizer's state: while the model has the averages, torch's ``ax`` has the parameters of SGD.
 
     Raises:
         InputError: a number out of its range.
@@ -51,7 +51,7 @@ class AveragedSGD(FairseqOptimizer):
         if cfg.weight_decay < 0:
             raise InputError(f"--weight-decay must not be negative, got {cfg.weight_decay}")
         params = list(params)
-        # torch reads a state that is on a GPU at every step, and waits for it, unless it is to be capturable.
+        # Unless capturable is set, torch reads the state from the GPU at every step and waits for it.
         self.capturable = all(parameter.is_cuda for parameter in params)
         self._optimizer = torch.optim.ASGD(params, t0=math.inf, **self.optimizer_config)
         self.validations: list[float] = []
@@ -65,11 +65,11 @@ class AveragedSGD(FairseqOptimizer):
 
     @property
     def averaging(self) -> bool:
-        """Whether the trigger has been pulled."""
+        """Whether the averaging has started."""
         return self.param_groups[0]["t0"] < math.inf
 
     def end_validation(self, value: float) -> None:
-        """Take note of the validation at an epoch's end, and begin to average if it pulls the trigger."""
+        """Record the validation at an epoch's end, and begin to average if it is the trigger."""
         sign = -1 if self.cfg.maximize_best_checkpoint_metric else 1
         earlier = self.validations[: max(len(self.validations) - self.cfg.asgd_nonmonotone, 0)]
         if not self.averaging and earlier and sign * value > min(sign * v for v in earlier):
@@ -81,7 +81,7 @@ class AveragedSGD(FairseqOptimizer):
 
     @torch.no_grad()
     def use_averages(self, averages: bool) -> None:
-        """Put the averages into the model, or the parameters of SGD, and the other ones into the state."""
+        """Put the averages (or, if False, the parameters of SGD) into the model, and the others into the state."""
         if not self.averaging or averages == self.model_has_averages:
             return
         for parameter in self.params:
@@ -93,18 +93,18 @@ class AveragedSGD(FairseqOptimizer):
         self.model_has_averages = averages
 
     def zero_grad(self) -> None:
-        """Clear the gradients; as every training step begins so, it trains the parameters of SGD."""
+        """Clear the gradients, and give the model the parameters of SGD, because every training step begins here."""
         self.use_averages(False)
         super().zero_grad()
 
     def set_lr(self, lr: float) -> None:
-        """Set the learning rate; schedules do so at every update, mostly to what it is."""
+        """Set the learning rate, if it is a new one: schedules call this at every update."""
         if lr != self.get_lr():
             super().set_lr(lr)
             self._take_lr()
 
     def _take_lr(self) -> None:
-        """Have the next step use the learning rate. torch.optim.ASGD alone would use it one step late."""
+        """Make the next step use the learning rate, which torch.optim.ASGD itself would use one step late."""
         for state in self.optimizer.state.values():
             state["eta"].fill_(self.get_lr())
 
@@ -113,7 +113,7 @@ class AveragedSGD(FairseqOptimizer):
         return {**super().state_dict(), **state}
 
     def load_state_dict(self, state_dict: dict, optimizer_overrides: dict | None = None) -> None:
-        # The checkpoint may be of a training on another device.
+        # The checkpoint may come from training on another device.
         groups = [{**group, "capturable": self.capturable} for group in state_dict["param_groups"]]
         super().load_state_dict({**state_dict, "param_groups": groups}, optimizer_overrides)
         self._take_lr()

@@ -16,7 +16,7 @@ OTHER_SCHEDULER = "the checkpoint is of another --lr-scheduler: use that one, or
 class PlateauConfig(FairseqDataclass):
     lr_shrink: float = field(
         default=1 / 1.5,
-        metadata={"help": "factor of the learning rate after an epoch whose validation is not the best so far"},
+        metadata={"help": "factor for the learning rate after an epoch whose validation is not the best so far"},
     )
     lr: list[float] = II("optimization.lr")
     maximize_best_checkpoint_metric: bool = II("checkpoint.maximize_best_checkpoint_metric")
@@ -24,10 +24,9 @@ class PlateauConfig(FairseqDataclass):
 
 @register_lr_scheduler("rnndrop_plateau", dataclass=PlateauConfig)
 class Plateau(FairseqLRScheduler):
-    """Divide the rate by 1.5 after every epoch whose validation is not the best so far (section 4.2).
+    """Multiplies the rate by --lr-shrink after every epoch whose validation is not the best so far (section 4.2).
 
-    The validation is the metric named by --best-checkpoint-metric. The best value and the rate are part
-    of a checkpoint.
+    A validation's value is that of --best-checkpoint-metric. A checkpoint keeps the best value and the rate.
     """
 
     def __init__(self, cfg: PlateauConfig, optimizer):
@@ -41,7 +40,7 @@ class Plateau(FairseqLRScheduler):
         self.optimizer.set_lr(self.lr)
 
     def forget_best(self):
-        """Take the next validation for the best one, whatever it is."""
+        """Count the next validation as the best one, whatever its value."""
         self.best = -math.inf if self.cfg.maximize_best_checkpoint_metric else math.inf
 
     def step(self, epoch, val_loss=None):
@@ -55,7 +54,7 @@ class Plateau(FairseqLRScheduler):
         return self.step_update(None)
 
     def step_update(self, num_updates):
-        """Give the optimizer the rate: one that a checkpoint has brought may have another (--reset-lr-scheduler)."""
+        """Give the optimizer the rate. It may have another one from a checkpoint (with --reset-lr-scheduler)."""
         self.optimizer.set_lr(self.lr)
         return self.lr
 
@@ -66,7 +65,7 @@ class Plateau(FairseqLRScheduler):
         """Go on from a checkpoint.
 
         Raises:
-            InputError: it is of another schedule.
+            InputError: the checkpoint is of another schedule.
         """
         if not {"best", "lr"} <= state_dict.keys():
             raise InputError(OTHER_SCHEDULER)

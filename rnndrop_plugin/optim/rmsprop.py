@@ -1,4 +1,4 @@
-"""torch.optim.RMSprop for fairseq, which lacks it."""
+"""torch.optim.RMSprop, which fairseq lacks."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from rnndrop_plugin.errors import InputError
 @dataclass
 class RMSpropConfig(FairseqDataclass):
     rmsprop_alpha: float = field(
-        default=0.9, metadata={"help": "what the running average of squared gradients keeps each update (paper: rho)"}
+        default=0.9, metadata={"help": "decay of the running average of squared gradients per update (paper: rho)"}
     )
     rmsprop_eps: float = field(default=1e-8, metadata={"help": "added to the root that gradients are divided by"})
     weight_decay: float = field(default=0.0, metadata={"help": "weight decay"})
@@ -22,7 +22,7 @@ class RMSpropConfig(FairseqDataclass):
 
 @register_optimizer("rnndrop_rmsprop", dataclass=RMSpropConfig)
 class RMSprop(FairseqOptimizer):
-    """RMSprop, which the paper's taggers and classifiers of arXiv v2 are trained with (sections 4.4 and 4.5).
+    """RMSprop, with which the taggers and classifiers of arXiv v2 are trained (sections 4.4 and 4.5).
 
     Raises:
         InputError: a number out of its range.
