@@ -1,4 +1,4 @@
-"""Classification: one label for a sequence, read after its last step."""
+"""Classification: one label for each sequence, predicted after its last step."""
 
 from fairseq.tasks import register_task
 from torch import Tensor

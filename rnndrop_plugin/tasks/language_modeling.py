@@ -1,4 +1,4 @@
-"""Language modelling over contiguous streams, the recurrent state carried from batch to batch."""
+"""Language modelling over contiguous streams. The recurrent state is carried from batch to batch."""
 
 import functools
 import logging
@@ -39,7 +39,7 @@ from rnndrop_plugin.tasks.teachers import Lesson, Teachers, split_teachers
 
 logger = logging.getLogger(__name__)
 
-CRITERIA = ("cross_entropy", "label_smoothed_cross_entropy", "adaptive_loss")  # fairseq's that train a language model
+CRITERIA = ("cross_entropy", "label_smoothed_cross_entropy", "adaptive_loss")  # fairseq's criteria for language models
 
 
 @dataclass
@@ -53,26 +53,26 @@ class RnndropLanguageModelingConfig(EvaluationConfig):
     variable_bptt: bool = field(
         default=False,
         metadata={
-            "help": "draw the steps of each training window anew, around --tokens-per-sample (Merity et al. 2018); "
-            "use it with --sentence-avg, whose gradient grows with the steps as their learning rate does"
+            "help": "draw the number of steps of each training window at random, around --tokens-per-sample (Merity et "
+            "al. 2018); with --sentence-avg the gradient grows with this number, as their learning rate does"
         },
     )
     teachers: Optional[str] = field(
         default=None,
         metadata={
-            "help": "checkpoints of language models, with colons between them, from whose mean predictions of the "
-            "training text the model learns as well (knowledge distillation)"
+            "help": "colon-separated checkpoints of language models; the model also learns from their mean predictions "
+            "of the training text (knowledge distillation)"
         },
     )
     teacher_text: int = field(
         default=0,
-        metadata={"help": "with --teachers: tokens of a text that they write, to train on after the training text"},
+        metadata={"help": "with --teachers: let them write a text of this many tokens, added to the training text"},
     )
     cuda_graph: bool = field(
         default=False,
         metadata={
-            "help": "train with an update's forward and backward pass as one CUDA graph, which spares the host's work; "
-            "for one GPU, in float32 or bfloat16"
+            "help": "run an update's forward and backward pass as one CUDA graph, which saves the host work; for one "
+            "GPU, in float32 or bfloat16"
         },
     )
     dataset_impl: Optional[str] = II("dataset.dataset_impl")
@@ -87,9 +87,9 @@ class RnndropLanguageModelingConfig(EvaluationConfig):
 class RnndropLanguageModelingTask(RnndropTask):
     """Train and evaluate recurrent language models by truncated backpropagation through time.
 
-    A split is one stream of tokens, read in --batch-size contiguous rows (a process), --tokens-per-sample
-    steps at a time. Every token is predicted once. The model's state goes on from batch to batch and
-    starts from zero with each epoch and each evaluation; a checkpoint holds it.
+    A split is one stream of tokens, which each process reads in --batch-size contiguous rows, --tokens-per-sample
+    steps at a time. Every token is predicted once. The model's state is carried from batch to batch. It starts from
+    zero in each epoch and each evaluation, and is saved in checkpoints.
     """
 
     carries_state = True
@@ -104,11 +104,11 @@ class RnndropLanguageModelingTask(RnndropTask):
             )
         self.dictionary = dictionaries[""]
         self.evaluation = Evaluation(cfg)
-        self.train_layout: dict[str, int | str] = {}  # the training stream's, see get_checkpoint_dict
-        self.train_rows: Tensor | None = None  # those of this process
-        self.gathered: list[Tensor] | None = None  # the state of all processes' rows, see gather_state
+        self.train_layout: dict[str, int | str] = {}  # how the training stream is cut, see get_checkpoint_dict
+        self.train_rows: Tensor | None = None  # the rows of this process
+        self.gathered: list[Tensor] | None = None  # the states of the rows of all processes, see gather_state
         self.graphed_criterion: GraphedCriterion | None = None
-        self.lesson: Lesson | None = None  # the text that the teachers have read, see _learn
+        self.lesson: Lesson | None = None  # what the teachers have read and written, see _learn
 
     @classmethod
     def setup_task(cls, cfg: RnndropLanguageModelingConfig, **kwargs):
@@ -125,13 +125,13 @@ class RnndropLanguageModelingTask(RnndropTask):
         """Read a split into one stream.
 
         Raises:
-            InputError: it is missing, damaged, empty, or does not fit the dictionary.
+            InputError: the split is missing, damaged or empty, or does not fit the dictionary.
         """
         sentences = load_split(self.cfg.data, split, self.dictionary, self.cfg.dataset_impl, combine)
         self.datasets[split] = TokenStream(sentences, self._units(split, sentences))
 
     def _units(self, split: str, sentences: list[Tensor]) -> Units | None:
-        """The words and characters of a split: as tokenizer.json counts them, or by pieces; None if it is not known."""
+        """The numbers of words and characters of a split, from tokenizer.json or the pieces; None if not known."""
         sizes = self.tokenization.splits.get(split) if self.tokenization is not None else None
         if sizes and sizes["sentences"] == len(sentences):
             return Units(sizes["words"] + len(sentences), sizes["characters"] + len(sentences))
@@ -147,7 +147,7 @@ class RnndropLanguageModelingTask(RnndropTask):
 
         Raises:
             InputError: a criterion for other tasks; --criterion adaptive_loss without an adaptive softmax, or another
-                with one; flags of fairseq-eval-lm.
+                criterion with one; flags of fairseq-eval-lm; flags that do not go together.
         """
         self._refuse_evaluation()
         if self.cfg.variable_bptt and not self.cfg.sentence_avg:
@@ -184,7 +184,7 @@ class RnndropLanguageModelingTask(RnndropTask):
             raise InputError(f"the flags of an evaluation are for fairseq-eval-lm: {self.evaluation}")
 
     def get_batch_iterator(self, dataset, *, max_sentences=None, num_shards=1, shard_id=0, epoch=1, **kwargs):
-        """Batches of ``max_sentences`` rows (of this shard), in the order of the stream; prompts as fairseq does.
+        """Batches of a stream, ``max_sentences`` rows of this shard each, in its order; prompts are batched by fairseq.
 
         Raises:
             InputError: there are no rows, or more than the stream can fill.
@@ -202,7 +202,7 @@ class RnndropLanguageModelingTask(RnndropTask):
         seed = self.cfg.seed if self.cfg.variable_bptt and self.trains(kwargs) else None
         taught = self.trains(kwargs) and self.cfg.teachers is not None
         tokens = dataset.tokens
-        if taught:  # what they write comes later, see _learn
+        if taught:  # leave room for the teachers' text, which _learn fills in
             tokens = F.pad(tokens, (0, self.cfg.teacher_text), value=self.dictionary.unk())
         try:
             windows = ContiguousWindows(tokens, self.dictionary, rows, steps, num_shards, shard_id, seed, dataset.units)
@@ -227,10 +227,10 @@ class RnndropLanguageModelingTask(RnndropTask):
         return teachers.digest(self.cfg.teachers, self.cfg.seed)
 
     def _learn(self, windows: ContiguousWindows, tokens: Tensor, keeps: bool) -> None:
-        """Fill ``windows`` with the training text, what its teachers have written, and what they expect of each token.
+        """Fill ``windows`` with the training text, the teachers' text, and the words that they expect at each token.
 
-        The teachers read and write once, when the first epoch begins, so a command that stops before it does not run
-        them. The first process keeps it all in --save-dir, for when the run is resumed.
+        The teachers read and write once, when the first epoch begins, so a command that stops before does not run
+        them. The first process saves their results in --save-dir, for a resume.
         """
         cfg, path = self.cfg, Path(self.cfg.save_dir) / "teachers.pt"
         if self.lesson is None:
@@ -246,10 +246,11 @@ class RnndropLanguageModelingTask(RnndropTask):
     def eval_lm_dataloader(
         self, dataset: TokenStream, *, batch_size=None, num_shards=1, shard_id=0, context_window=0, **kwargs
     ):
-        """Batches for fairseq-eval-lm: one row unless --batch-size says otherwise.
+        """Batches for fairseq-eval-lm, of one row unless --batch-size is given.
 
         Raises:
-            InputError: a --context-window (the carried state is the context), or what :meth:`Evaluation.begin` refuses.
+            InputError: a --context-window (the carried state is the context), no such shard, or see
+                :meth:`Evaluation.begin`.
         """
         if context_window:
             raise InputError("--context-window is not used: the carried state already holds all of the context")
@@ -271,7 +272,7 @@ class RnndropLanguageModelingTask(RnndropTask):
         return self.get_batch_iterator(self.datasets[split], max_sentences=rows).next_epoch_itr(shuffle=False)
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
-        """fairseq's, with --cuda-graph from a graph."""
+        """fairseq's training step; with --cuda-graph it uses a CUDA graph."""
         if self.cfg.cuda_graph and not ignore_grad:
             if self.graphed_criterion is None:
                 self.graphed_criterion = GraphedCriterion(model, criterion)
@@ -279,13 +280,13 @@ class RnndropLanguageModelingTask(RnndropTask):
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
     def valid_step(self, sample, model, criterion):
-        """fairseq's, and the words and characters of the batch where they are known."""
+        """fairseq's validation step, which also logs the batch's numbers of words and characters, if known."""
         loss, sample_size, logging_output = super().valid_step(sample, model, criterion)
         return loss, sample_size, logging_output | {name: sample[name] for name in Units._fields if name in sample}
 
     def reduce_metrics(self, logging_outputs, criterion):
-        """Log what the criterion says and, in evaluation, where they are known, ``word_ppl``, the perplexity of a word,
-        and ``bpc``, the bits of a character. Models of different tokens can be compared by these.
+        """Log the criterion's metrics and, in evaluation, ``word_ppl``, the perplexity per word, and ``bpc``, the bits
+        per character, if their numbers are known. These compare models of different tokens.
         """
         super().reduce_metrics(logging_outputs, criterion)
         if not logging_outputs or "words" not in logging_outputs[0]:
@@ -297,7 +298,7 @@ class RnndropLanguageModelingTask(RnndropTask):
         metrics.log_scalar("bpc", nats / math.log(2) / characters, characters, round=4)
 
     def gather_state(self, group) -> None:
-        """Keep the state of all rows for the checkpoint that the first of several processes is about to write.
+        """Gather the state of all rows for the checkpoint that the first of several processes is about to write.
 
         Args:
             group: the processes that train together, all of which call this.
@@ -307,7 +308,7 @@ class RnndropLanguageModelingTask(RnndropTask):
             self.gathered = [torch.cat(all_gather(state, group), dim=1) for state in carried]
 
     def get_checkpoint_dict(self) -> dict:
-        """What a checkpoint keeps of the task, beside its ``state``: where the training stream's state stands."""
+        """What a checkpoint saves besides the task's ``state``: how the stream is cut, and the state carried in it."""
         carried = self.gathered or self.model.decoder.carried[True]
         if carried is not None:
             carried = [state.cpu() for state in carried]
@@ -316,7 +317,7 @@ class RnndropLanguageModelingTask(RnndropTask):
         return saved
 
     def set_checkpoint_dict(self, saved: dict) -> None:
-        """Go on from the state in a checkpoint, or from zero, with a warning, where the rows are others.
+        """Go on from the state in a checkpoint or, if the rows are different ones, from zero with a warning.
 
         Raises:
             InputError: the checkpoint is of another dictionary.
@@ -334,11 +335,11 @@ class RnndropLanguageModelingTask(RnndropTask):
         self.model.decoder.carried[True] = tuple(state[:, self.train_rows].to(parameter) for state in saved["carried"])
 
     def build_generator(self, models, args, **kwargs):
-        """A generator that continues prompts, for fairseq-interactive.
+        """Build a generator that continues prompts, for fairseq-interactive.
 
         Raises:
-            InputError: fairseq-generate, which would take the rows of the stream for prompts, flags of fairseq-eval-lm,
-                or flags that do not go with a continuation.
+            InputError: the command is fairseq-generate, which would treat the rows of the stream as prompts, or there
+                are flags of fairseq-eval-lm or flags that do not go with a continuation.
         """
         self._refuse_evaluation()
         for name, hint in (("score_reference", ": fairseq-eval-lm scores a text"), ("print_alignment", "")):
@@ -352,10 +353,10 @@ class RnndropLanguageModelingTask(RnndropTask):
         return super().build_generator(models, args, **kwargs)
 
     def build_dataset_for_inference(self, src_tokens: list[Tensor], src_lengths: list[int], constraints=None, **kwargs):
-        """Prompts for fairseq-interactive: ``</s>`` and the words; as targets, the words and ``</s>``.
+        """Prompts for fairseq-interactive: ``</s>`` and the words. Their targets are the words and ``</s>``.
 
         Raises:
-            InputError: --constraints.
+            InputError: --constraints is given.
         """
         if constraints is not None:
             raise InputError("--constraints is not supported by rnndrop_language_modeling")

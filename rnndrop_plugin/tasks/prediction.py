@@ -20,20 +20,22 @@ from rnndrop_plugin.progress import progress_bar
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 from rnndrop_plugin.tasks.sequence_task import SequencesTask
 
-BATCH_WORDS = 4096  # the most words of a batch, padding included, unless one sequence is longer: bounds the memory
+# The most words in a batch, padding included, to bound the memory. If a sequence is longer, its length is the limit.
+BATCH_WORDS = 4096
 
 
 def load(path: str | Path, data: str | Path | None, expected: type[RnndropTask]) -> tuple[RnndropTask, nn.Module]:
-    """The task and the model of a checkpoint, ready to predict, on a GPU if there is one.
+    """Load the task and the model of a checkpoint, ready to predict, on a GPU if there is one.
 
     Args:
-        data: the data folder, for its dictionaries. None for the one that the checkpoint names, by the path that was
-            given or by its whole path, or, where that is gone, the checkpoint's own folder.
-        expected: the task that the checkpoint must be of, or a subclass of it.
+        data: the data folder, for its dictionaries. None for the folder of the training, which the checkpoint names as
+            it was given and by its absolute path, or if it is gone, the checkpoint's own folder.
+        expected: the class of the checkpoint's task, which may also be a subclass.
 
     Raises:
         OSError: the data folder is not there.
-        ValueError: the checkpoint cannot be loaded, is of another task, or of other dictionaries than the folder's.
+        ValueError: the checkpoint cannot be loaded, is for another task, or was trained with other dictionaries than
+            the folder's.
     """
     rnndrop_plugin.register()
     state = checkpoint_utils.load_checkpoint_to_cpu(str(path))
@@ -60,12 +62,12 @@ def load(path: str | Path, data: str | Path | None, expected: type[RnndropTask])
 
 
 def task_name(task: type[RnndropTask]) -> str:
-    """The name that ``task`` is registered by."""
+    """The name under which ``task`` is registered."""
     return next(name for name, registered in TASK_REGISTRY.items() if registered is task)
 
 
 def encode(symbols: Iterable[str], dictionary: Dictionary) -> Tensor:
-    """The ids ``(length,)`` of symbols, that of ``<unk>`` for fairseq's own and those that the dictionary lacks."""
+    """The ids of symbols, ``(length,)``; fairseq's own symbols and unknown ones get the id of ``<unk>``."""
     ids = (dictionary.indices.get(symbol, dictionary.unk()) for symbol in symbols)
     return torch.tensor([i if i >= dictionary.nspecial else dictionary.unk() for i in ids])
 
@@ -77,13 +79,13 @@ def predict(
     batch_size: int,
     decode: Callable[[Tensor, Tensor], Tensor],
 ) -> list[list]:
-    """What a model says of each of ``sequences``, lists of words, in their order.
+    """What a model predicts for each of ``sequences``, which are lists of words.
 
     Args:
-        decode: makes of the logits and the lengths of a batch a tensor with a row for each sequence.
+        decode: turns the logits and the lengths of a batch into a tensor with a row for each sequence.
 
     Returns:
-        Those rows, ``[]`` for a sequence without words.
+        These rows in the order of ``sequences``, ``[]`` for a sequence without words.
 
     Raises:
         ArgumentError: a batch size below 1.

@@ -1,6 +1,6 @@
 """Trained models in Python: scoring and sampling, tagging and classifying.
 
-``RecurrentLanguageModel.from_pretrained`` and those of the taggers and classifiers return what is here.
+The method ``from_pretrained`` of language models, taggers and classifiers returns an object of a class of this module.
 """
 
 import math
@@ -22,19 +22,19 @@ from rnndrop_plugin.tasks.language_modeling import RnndropLanguageModelingTask
 from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 from rnndrop_plugin.tasks.tagging import RnndropTaggingTask
 
-rnndrop_plugin.register()  # before pickle, which imports this module first, reads a task
+rnndrop_plugin.register()  # pickle imports this module before it reads a task, which must be registered by then
 
 
 class Pretrained:
-    """A trained model with its task, ready to be asked, on a GPU if there is one.
+    """A trained model with its task, ready to use, on a GPU if there is one.
 
     Attributes:
         task, model: fairseq's objects.
-        tokenization: how texts are cut into tokens, as the data that the model was trained on were.
+        tokenization: cuts texts into tokens in the same way as the data that the model was trained on.
     """
 
     task_class: type[RnndropTask]
-    tokenizer: str | None = None  # for data that do not say how they were cut
+    tokenizer: str | None = None  # used if the data do not say how they were cut into tokens
 
     def __init__(self, task: FairseqTask, model: nn.Module):
         self.task = task
@@ -50,10 +50,10 @@ class Pretrained:
         return cls(*prediction.load(path / checkpoint_file if path.is_dir() else path, data, cls.task_class))
 
     def words(self, text: str | Sequence[str]) -> list[str]:
-        """The tokens of ``text``, which may be cut already.
+        """The tokens of ``text``, which may already be a list of them.
 
         Raises:
-            ValueError: it is too long for the tokenizer of tweets.
+            ValueError: the text is too long for the tokenizer of tweets.
         """
         if isinstance(text, str):
             return self.tokenization.tokenize(text)
@@ -81,7 +81,7 @@ class Score(NamedTuple):
     """How probable a text is.
 
     Attributes:
-        tokens: what the model predicted, ``</s>`` the last.
+        tokens: the text's tokens and ``</s>``, which the model had to predict.
         log_probs: ``(tokens,)``, the natural logarithm of each token's probability.
     """
 
@@ -112,11 +112,12 @@ class PretrainedLanguageModel(Pretrained):
         """The log-probabilities of each text's tokens.
 
         Args:
-            texts: sentences, or lists of their tokens. ``</s>`` follows each.
-            carry_state: read them as one stream, as fairseq-eval-lm reads a split. Otherwise each is read by itself.
+            texts: sentences, or lists of their tokens. ``</s>`` is added to each.
+            carry_state: read the texts as one stream, as fairseq-eval-lm reads a split. Otherwise each text is read by
+                itself.
 
         Raises:
-            TypeError: a single text, or no text.
+            TypeError: a single text, or something that is not a text.
         """
         dictionary, scores = self.task.dictionary, []
         for i, words in enumerate(self.words_of_all(texts)):
@@ -141,12 +142,12 @@ class PretrainedLanguageModel(Pretrained):
         ``<unk>`` is never drawn.
 
         Args:
-            temperature: the logits are divided by it; below 1 likely tokens become likelier still.
-            seed: of the draws, for the same continuation each time.
+            temperature: the logits are divided by it; below 1 likely tokens become even likelier.
+            seed: the seed of the draws, to get the same continuation each time.
 
         Raises:
-            TypeError: a prompt that is no text.
-            ValueError: a temperature of 0 or below, or a negative number of tokens.
+            TypeError: the prompt is not a text.
+            ValueError: the temperature is not above 0, or the number of tokens is negative.
         """
         if max_tokens < 0:
             raise ValueError(f"max_tokens must not be negative, got {max_tokens}")
@@ -172,14 +173,14 @@ class PretrainedLanguageModel(Pretrained):
         return self.tokenization.detokenize(tokens)
 
     def _log_probs(self, tokens: list[int], **state) -> Tensor:
-        """``(tokens, vocabulary)``, what may follow each token, on the CPU."""
+        """The log-probabilities of what follows each token, ``(tokens, vocabulary)``, on the CPU."""
         device = next(self.model.parameters()).device
         output = self.model(torch.tensor([tokens], device=device), **state)
         return self.model.get_normalized_probs(output, log_probs=True).squeeze(0).cpu()
 
 
 class PretrainedTagger(Pretrained):
-    """A tagger.
+    """A tagger of sentences.
 
     Example::
 
@@ -191,14 +192,14 @@ class PretrainedTagger(Pretrained):
     tokenizer = "moses"
 
     def predict(self, sentences: Iterable[str | Sequence[str]], batch_size: int = 64) -> list[list[str]]:
-        """The tag of each word. The spans of a model of IOBES tags are given in IOB2.
+        """The tag of each word. If the model uses IOBES tags, they are converted to IOB2.
 
         Args:
             sentences: texts, which are cut into words (:attr:`tokenization`), or lists of words.
-            batch_size: sentences at a time at most, which changes the speed alone.
+            batch_size: how many sentences to tag at a time at most; this changes only the speed.
 
         Raises:
-            TypeError: a single text, or no text.
+            TypeError: a single text, or something that is not a text.
             ValueError: a batch size below 1.
         """
         words = self.words_of_all(sentences)
@@ -222,14 +223,14 @@ class PretrainedClassifier(Pretrained):
     tokenizer = "tweets"
 
     def predict(self, texts: Iterable[str | Sequence[str]], batch_size: int = 64) -> list[dict[str, float]]:
-        """The probability of each label, none for a text without words.
+        """The probability of each label, by its name; an empty dictionary for a text without words.
 
         Args:
             texts: texts, which are cut into words (:attr:`tokenization`), or lists of words.
-            batch_size: texts at a time at most, which changes the speed alone.
+            batch_size: how many texts to classify at a time at most; this changes only the speed.
 
         Raises:
-            TypeError: a single text, or no text.
+            TypeError: a single text, or something that is not a text.
             ValueError: a batch size below 1, or a text that is too long for the tokenizer of tweets.
         """
         words = self.words_of_all(texts)

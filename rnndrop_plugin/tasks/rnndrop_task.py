@@ -1,4 +1,4 @@
-"""What the tasks share: a data folder whose dictionaries a checkpoint must agree with."""
+"""What the tasks share: a data folder with dictionaries, which must be those of the checkpoint."""
 
 import logging
 import os
@@ -22,16 +22,16 @@ class RnndropTask(FairseqTask):
     """A task over a data folder with one or several dictionaries.
 
     Args:
-        dictionaries: by their folders inside the data folder, ``""`` being the data folder itself.
+        dictionaries: by their folders inside the data folder; ``""`` is the data folder itself.
 
     Raises:
         InputError: the data folder's tokenizer.json cannot be read.
 
     Attributes:
-        tokenization: how the text was cut into tokens, as the data folder says or, where it does not, the checkpoint
-            that was loaded; None if it is not known.
-        model_class: what the task trains; () for models of any class.
-        model_kind: what to call it in an error.
+        tokenization: how the text was cut into tokens, according to the data folder or, if it does not say, the
+            loaded checkpoint; None if it is not known.
+        model_class: the class of models that the task trains; () for models of any class.
+        model_kind: what an error calls such a model.
     """
 
     model_class: type[BaseFairseqModel] | tuple[()] = ()
@@ -41,12 +41,12 @@ class RnndropTask(FairseqTask):
         super().__init__(cfg)
         self.dictionaries = dictionaries
         self.model = None
-        self.progress: dict = {}  # what fairseq counts and a resume needs, see rnndrop_plugin.compat.resume
+        self.progress: dict = {}  # counts of fairseq that a resume needs, see rnndrop_plugin.compat.resume
         try:
             self.tokenization = Tokenization.load(Path(cfg.data))
         except ValueError as error:
             raise InputError(str(error)) from error
-        data = os.path.abspath(cfg.data)  # for whoever loads the model in another folder
+        data = os.path.abspath(cfg.data)  # lets the model be loaded from another working directory
         identities = {name: identity(dictionary) for name, dictionary in dictionaries.items()}
         self.state.merge_state_dict({"dictionaries": identities, "data": data})
         if self.tokenization is not None:
@@ -81,16 +81,16 @@ class RnndropTask(FairseqTask):
         return self.model
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
-        """fairseq's, with the backward pass in the thread that calls it.
+        """fairseq's training step, but the backward pass runs in the calling thread.
 
-        A thread of torch's own, which it has for each GPU, takes nearly twice the time for operations whose gradient is
-        written in Python.
+        torch would run it in a thread of its own for each GPU. That takes nearly twice the time for operations whose
+        gradient is written in Python.
         """
         with torch.autograd.set_multithreading_enabled(False):
             return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Check that the model about to be loaded was trained with these dictionaries.
+        """Check that the model that is about to be loaded was trained with this task's dictionaries.
 
         Raises:
             InputError: it was not.
@@ -112,18 +112,19 @@ class RnndropTask(FairseqTask):
 
     @staticmethod
     def trains(iterator_options: dict) -> bool:
-        """Whether it is for training that :meth:`get_batch_iterator` is called with these options.
+        """Whether :meth:`get_batch_iterator` is called for training, given its options.
 
-        A training split can be validated on, too. Trainer.get_train_iterator alone gives this option.
+        The split does not tell this, because a training split can also be validated on. Only
+        Trainer.get_train_iterator passes this option.
         """
         return "update_epoch_batch_itr" in iterator_options
 
     def get_checkpoint_dict(self) -> dict:
-        """What a checkpoint keeps of the task and a resume reads, beside the ``state``."""
+        """What a checkpoint saves of the task for a resume, besides the ``state``."""
         return {type(self).__name__: {"dictionaries": self.state.dictionaries, "progress": self.progress}}
 
     def set_checkpoint_dict(self, saved: dict) -> None:
-        """Check and read what :meth:`get_checkpoint_dict` kept.
+        """Check and read what :meth:`get_checkpoint_dict` saved.
 
         Raises:
             InputError: the checkpoint is of another dictionary.

@@ -1,4 +1,4 @@
-"""What tagging and classification share: sequences of words in several streams, batched by length."""
+"""What tagging and classification share: sequences of words in several streams, in batches of similar length."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class SequencesConfig(FairseqDataclass):
     data: str = field(
         default=MISSING,
-        metadata={"help": "folder made by `rnndrop prepare`: a sub-folder for words and one for what is predicted"},
+        metadata={"help": "folder made by `rnndrop prepare`, with one sub-folder for words and one for the targets"},
     )
     dataset_impl: Optional[str] = II("dataset.dataset_impl")
     train_subset: str = II("dataset.train_subset")
@@ -32,23 +32,23 @@ class SequencesConfig(FairseqDataclass):
 
 
 class SequencesTask(RnndropTask):
-    """A task that predicts classes from sequences of words; the subclasses say which.
+    """A task that predicts classes from sequences of words; the subclasses define which classes.
 
-    The data folder has one sub-folder a stream, each with dict.txt and the splits as fairseq-preprocess writes
-    them: ``word``, optionally ``capitalisation`` (a class for each word) and ``characters`` (those of each word, the
-    words of all sequences in a row), and ``target_stream``.
+    The data folder has one sub-folder for each stream, with dict.txt and the splits as fairseq-preprocess writes
+    them. The streams are ``word``, ``target_stream`` and optionally ``capitalisation`` (a class for each word) and
+    ``characters`` (each word's characters as a sequence of its own, for the words of all sequences in order).
     """
 
-    target_stream: str  # the sub-folder of what is predicted
-    criterion: str  # the name of the only one that fits
-    absent_classes: list[int]  # those that the training data lack, once these are loaded
+    target_stream: str  # the sub-folder of the targets
+    criterion: str  # the name of the only criterion that fits
+    absent_classes: list[int]  # the classes that the training data lack; set when these data are loaded
 
     @classmethod
     def setup_task(cls, cfg: SequencesConfig, **kwargs):
         """Load the dictionaries.
 
         Raises:
-            InputError: one of them is missing or cannot be read, or there is nothing to choose from.
+            InputError: one of them is missing or cannot be read, or there are fewer than two classes.
         """
         dictionaries = cls.load_dictionaries(cfg, WORD, cls.target_stream)
         features = [name for name in (CAPITALISATION, CHARACTERS) if os.path.isdir(os.path.join(cfg.data, name))]
@@ -61,7 +61,7 @@ class SequencesTask(RnndropTask):
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes, in the order of a model's outputs. Symbols that fairseq made up are none."""
+        """The names of the classes, in the order of a model's outputs, without symbols that fairseq made up."""
         return real_symbols(self.target_dictionary)
 
     def load_dataset(self, split: str, epoch=1, combine=False, **kwargs):
@@ -92,14 +92,14 @@ class SequencesTask(RnndropTask):
                     raise InputError(
                         f"{path}.bin: sequence {i + 1} has {len(sequence)} symbols, expected {max(expected, 1)}"
                     )
-        first = self.target_dictionary.nspecial  # the symbols of fairseq's own before it are no classes
+        first = self.target_dictionary.nspecial  # the symbols before it are fairseq's own, not classes
         targets = [sequence - first for sequence in streams[self.target_stream]]
         self._check_classes(targets, split)
         features = {name: streams[name] for name in (CAPITALISATION, CHARACTERS) if name in streams}
         self.datasets[split] = self.make_dataset(words, features, targets, split)
 
     def _check_classes(self, targets: list[Tensor], split: str) -> None:
-        """Say which classes a split lacks; raise InputError for targets that are no classes."""
+        """Warn of classes that a split lacks; raise InputError for targets that are not classes."""
         path = os.path.join(self.cfg.data, self.target_stream, split)
         for i, target in enumerate(targets):
             stray = target[(target < 0) | (target >= len(self.classes))]
@@ -119,7 +119,7 @@ class SequencesTask(RnndropTask):
             logger.warning(f"{split} does not have the {self.target_stream} {', '.join(missing)}{consequence}")
 
     def targets_of(self, words: Tensor) -> int:
-        """How many targets a sequence has. A subclass defines this and :meth:`make_dataset`."""
+        """The number of targets of a sequence. A subclass defines this and :meth:`make_dataset`."""
         raise NotImplementedError
 
     def make_dataset(
@@ -131,7 +131,7 @@ class SequencesTask(RnndropTask):
     def get_batch_iterator(
         self, dataset, *, max_tokens=None, max_sentences=None, seed=1, num_shards=1, shard_id=0, epoch=1, **kwargs
     ):
-        """Batches of sequences of like length, see :func:`rnndrop_plugin.data.sequence_dataset.batch_iterator`."""
+        """Batches of sequences of similar length, see :func:`rnndrop_plugin.data.sequence_dataset.batch_iterator`."""
         chosen = {name: kwargs.get(name, False) for name in ("skip_remainder_batch", "grouped_shuffling")}
         return batch_iterator(
             dataset if self.trains(kwargs) else dataset.whole(),
@@ -155,18 +155,18 @@ class SequencesTask(RnndropTask):
         return super().build_criterion(cfg, from_checkpoint)
 
     def train_step(self, sample, model, criterion, optimizer, update_num, ignore_grad=False):
-        """fairseq's, but a batch that only fills up a process's share counts for nothing."""
+        """The usual training step, but a filler batch counts for nothing (see :func:`is_filler`)."""
         ignore_grad = ignore_grad or is_filler(sample)
         return _without_filler(
             sample, *super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
         )
 
     def valid_step(self, sample, model, criterion):
-        """fairseq's, but a batch that only fills up a process's share counts for nothing."""
+        """fairseq's validation step, but a filler batch counts for nothing."""
         return _without_filler(sample, *super().valid_step(sample, model, criterion))
 
     def reduce_metrics(self, logging_outputs, criterion):
-        """Log what the criterion says, and what it makes of the counts over all batches and processes."""
+        """Log the criterion's metrics, and its scores of the counts over all batches and processes."""
         super().reduce_metrics(logging_outputs, criterion)
         if hasattr(criterion, "log_scores"):
             criterion.log_scores(logging_outputs)
@@ -182,10 +182,11 @@ class SequencesTask(RnndropTask):
         )
 
     def set_checkpoint_dict(self, saved: dict) -> None:
-        """Check what :meth:`get_checkpoint_dict` kept.
+        """Check what :meth:`get_checkpoint_dict` saved.
 
         Raises:
-            InputError: the checkpoint is of other dictionaries, or its optimizer of parameters that are left out now.
+            InputError: the checkpoint is of other dictionaries, or its optimizer is for parameters that are now left
+                out.
         """
         super().set_checkpoint_dict(saved)
         if getattr(self.model, "was_narrowed", False):
@@ -204,7 +205,7 @@ class SequencesTask(RnndropTask):
 
 
 def _without_filler(sample: dict, loss: Tensor, sample_size, logging_output: dict):
-    """What a step returns, with nothing in it of a batch that only fills up."""
+    """What a step returns, with zeros for a filler batch."""
     if is_filler(sample):
         return loss * 0, 0, {name: value * 0 for name, value in logging_output.items()}
     return loss, sample_size, logging_output

@@ -22,7 +22,7 @@ class RnndropTaggingConfig(SequencesConfig):
     extract_length: Optional[int] = field(
         default=None,
         metadata={
-            "help": "train on a random extract of at most so many words of each sentence, drawn anew each epoch "
+            "help": "train on a random extract of at most this many words of each sentence, drawn anew in each epoch "
             "(default: whole sentences)"
         },
     )
@@ -30,10 +30,10 @@ class RnndropTaggingConfig(SequencesConfig):
 
 @register_task("rnndrop_tagging", dataclass=RnndropTaggingConfig)
 class RnndropTaggingTask(SequencesTask):
-    """Train and evaluate recurrent taggers: on extracts of sentences, and on whole ones (section 4.4).
+    """Train recurrent taggers, on extracts of sentences if wanted, and evaluate them on whole sentences (section 4.4).
 
     Attributes:
-        span_tags: the spans that the tags mark, or None where they mark none.
+        span_tags: reads the spans that the tags mark; None if they mark no spans.
     """
 
     target_stream = TAG

@@ -1,4 +1,4 @@
-"""Trained language models from whose predictions another one learns (knowledge distillation, Hinton et al. 2015)."""
+"""Trained language models whose predictions teach another one (knowledge distillation, Hinton et al. 2015)."""
 
 import hashlib
 import logging
@@ -20,10 +20,10 @@ from rnndrop_plugin.tasks.rnndrop_task import RnndropTask
 
 logger = logging.getLogger(__name__)
 
-WORDS = 50  # drawn for each token
-ROWS, STEPS = 100, 10  # that are read at a time
+WORDS = 50  # how many words are drawn for each token
+ROWS, STEPS = 100, 10  # the size of the windows in which the teachers read
 
-Lesson = tuple[Tensor, Tensor]  # a text, (tokens,), and what teachers expect in the place of each, (tokens, WORDS)
+Lesson = tuple[Tensor, Tensor]  # a text, (tokens,), and the words that teachers expect at each token, (tokens, WORDS)
 
 
 def split_teachers(paths: str) -> list[str]:
@@ -39,7 +39,7 @@ def split_teachers(paths: str) -> list[str]:
 
 
 def digest(paths: str, seed: int) -> str:
-    """What tells the words that these teachers draw from those of others; a file that is gone is like no other."""
+    """A hash of the seed and the checkpoint files: other teachers, or another seed, draw other words."""
     found = hashlib.sha256(f"{seed}".encode())
     for path in split_teachers(paths):
         try:
@@ -53,7 +53,7 @@ def save(lesson: Lesson, teachers: str, path: Path) -> None:
     """Keep a lesson for :func:`load`.
 
     Args:
-        teachers: what tells whose it is, see :func:`digest`.
+        teachers: identifies the teachers, see :func:`digest`.
 
     Raises:
         OSError: the file cannot be written.
@@ -64,11 +64,12 @@ def save(lesson: Lesson, teachers: str, path: Path) -> None:
 
 
 def load(teachers: str, tokens: Tensor, count: int, path: Path) -> Lesson | None:
-    """The lesson of these teachers that :func:`save` has kept, its words being read from the file as they are needed.
+    """The lesson of these teachers that :func:`save` has written. Its words are read from the file when needed.
 
     Args:
-        tokens: what they read, ``(tokens,)``.
-        count: the tokens that they write.
+        teachers: identifies them, see :func:`digest`.
+        tokens: the text that they read, ``(tokens,)``.
+        count: how many tokens they write.
 
     Returns:
         None if there is no such lesson, or the file is damaged.
@@ -95,18 +96,19 @@ def load(teachers: str, tokens: Tensor, count: int, path: Path) -> Lesson | None
 class Teachers:
     """Language models whose probabilities are averaged.
 
-    A teacher's whole distributions would take the vocabulary's size for each token. Words drawn from them are an
-    unbiased estimate of these, as the most probable words are not (Anshumann et al. 2025, "Sparse logit sampling").
+    To keep a full distribution would take a number for each word of the vocabulary at each token. Words drawn from the
+    distribution are an unbiased estimate of it, while its most probable words are not (Anshumann et al. 2025, "Sparse
+    logit sampling").
 
     Args:
-        paths: of the checkpoints, with colons between them, as fairseq has them.
-        data: the data folder, whose dictionary must be theirs.
-        expected: the task that they must be of.
-        device: where they are computed.
-        seed: of all that is drawn.
+        paths: the paths of the checkpoints, separated by colons as in fairseq.
+        data: the data folder, whose dictionary must be the teachers'.
+        expected: the class of the teachers' task.
+        device: the device on which they run.
+        seed: the seed of all draws.
 
     Raises:
-        InputError: one of them is missing, cannot be loaded, is of another task or of another dictionary.
+        InputError: one of them is missing, cannot be loaded, or is for another task or another dictionary.
     """
 
     def __init__(self, paths: str, data: str, expected: type[RnndropTask], device: torch.device, seed: int):
@@ -124,7 +126,7 @@ class Teachers:
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def teach(self, tokens: Tensor, count: int) -> Lesson:
-        """Read a text, and write one of ``count`` tokens that follows it.
+        """Read a text, and write another one of ``count`` tokens, which is appended to it.
 
         Raises:
             InputError: a teacher's probabilities are not finite.
@@ -136,9 +138,9 @@ class Teachers:
         return torch.cat([tokens, written]), torch.cat([words, words_of_written])
 
     def read(self, tokens: Tensor) -> Tensor:
-        """Draw what may stand in the place of each token of a text, after those before it.
+        """Draw the words that may stand in place of each token of a text, given the tokens before it.
 
-        The text is read in ``ROWS`` rows, each from a zero state.
+        The text is read in ``ROWS`` rows, each of which starts from a zero state.
 
         Args:
             tokens: ``(tokens,)``.
@@ -158,9 +160,9 @@ class Teachers:
         return torch.cat(drawn, dim=1).flatten(0, 1)[: len(tokens)]
 
     def write(self, count: int) -> tuple[Tensor, Tensor]:
-        """Draw a text of ``count`` tokens, and what may stand in the place of each of them.
+        """Draw a text of ``count`` tokens, and the words that may stand in place of each token.
 
-        It has ``ROWS`` parts one after the other, each of which begins as a stream does.
+        The text consists of ``ROWS`` parts, one after the other. Each of them begins like a new stream.
 
         Returns:
             ``(count,)`` and ``(count, WORDS)``, on the CPU.
@@ -180,7 +182,7 @@ class Teachers:
 
     @torch.no_grad()
     def _draw(self, tokens: Tensor, starts_stream: bool, count: int, never: list[int] | None = None) -> Tensor:
-        """``(rows, steps, count)`` words after each of ``tokens``, ``(rows, steps)``; int32, on the CPU."""
+        """Draw words to follow each of ``tokens``, ``(rows, steps)``: ``(rows, steps, count)``, int32, on the CPU."""
         tokens = tokens.to(self.device)
         probs: Tensor | float = 0.0
         for path, model in zip(self.paths, self.models, strict=True):
