@@ -1,8 +1,8 @@
-"""Patches of fairseq 0.12, a file a concern: what it needs on today's torch and numpy, where it breaks a promise of
-ours, and what takes it longer than a small recurrent model. docs/fairseq.md tells users of them.
+"""Patches of fairseq 0.12, with one file for each concern. They make it run on today's torch and numpy, make it keep
+what our documentation promises, and save time that a small recurrent model would not need. docs/fairseq.md lists them.
 
-Each patch names the place upstream that it mends; a test shows that fairseq still needs it, in ``tests/compat``
-for all but one.
+Each patch names the place in fairseq that it changes. A test shows that fairseq still needs it; all these tests but one
+are in ``tests/compat``.
 """
 
 import functools
@@ -44,7 +44,7 @@ from rnndrop_plugin.compat import (
 
 @functools.cache
 def apply() -> None:
-    """Apply every patch, once a process."""
+    """Apply every patch, once per process."""
     versions.silence_warnings()
     versions.restore_numpy_compat()
     versions.quiet_damaged_datasets()
@@ -67,7 +67,7 @@ def apply() -> None:
 
     options.parse_args_and_arch = flags.parse_args_and_arch
     initialize.add_defaults = flags.add_defaults
-    if "fairseq_cli.train" in sys.modules:  # it has imported the function by its name
+    if "fairseq_cli.train" in sys.modules:  # it has already imported the function under this name
         sys.modules["fairseq_cli.train"].add_defaults = flags.add_defaults
     distributed_utils.call_main = commands.call_main
     generate.main = commands.generate_main

@@ -1,4 +1,4 @@
-"""fairseq's Adam, whose nine operations for each parameter are a third of all kernels of an update."""
+"""A faster step of fairseq's Adam, whose nine operations per parameter are a third of all kernels of an update."""
 
 import functools
 import math
@@ -11,8 +11,8 @@ upstream_step = Adam.step
 
 @functools.wraps(upstream_step)
 def step(adam: Adam, closure=None):
-    """fairseq/optim/adam.py, Adam.step, goes from parameter to parameter: in float32 torch's operations on lists take
-    all at once. The state is the same, and so are the numbers, on a GPU to rounding."""
+    """fairseq/optim/adam.py, Adam.step, updates one parameter after the other. In float32 this step updates all of them
+    at once by torch's operations on lists. The state is the same, and so are the numbers (on a GPU up to rounding)."""
     loss = None if closure is None else closure()
     used = [[p for p in group["params"] if p.grad is not None] for group in adam.param_groups]
     plain = all(p.dtype == p.grad.dtype == torch.float32 and not p.grad.is_sparse for some in used for p in some)

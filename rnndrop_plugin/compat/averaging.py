@@ -1,7 +1,7 @@
-"""Where --optimizer rnndrop_asgd, which averages the parameters, is told what it has to know.
+"""Calls of --optimizer rnndrop_asgd, which averages the parameters.
 
-fairseq has no place for that: its trainer validates and saves what it trains, and hands a validation to the schedule
-of the learning rate alone.
+fairseq has no place for them: its trainer validates and saves the parameters that it trains, and passes the result of a
+validation only to the learning-rate schedule.
 """
 
 import functools
@@ -23,18 +23,18 @@ def begin_valid_epoch(trainer, epoch):
 
 @functools.wraps(upstream_lr_step)
 def lr_step(trainer, epoch, val_loss=None):
-    """Tell the optimizer of an epoch's validation, too."""
+    """Pass an epoch's validation to the optimizer, too."""
     end_validation(trainer, val_loss)
     return upstream_lr_step(trainer, epoch, val_loss)
 
 
 def use_averages(trainer: Trainer) -> None:
-    """Let the model have the averaged parameters, if there are such."""
+    """Put the averaged parameters, if there are any, into the model."""
     if isinstance(trainer.optimizer, AveragedSGD):
         trainer.optimizer.use_averages(True)
 
 
 def end_validation(trainer: Trainer, val_loss: float | None) -> None:
-    """Tell an averaging optimizer of the validation at an epoch's end, None if there was none."""
+    """Pass the validation at an epoch's end to an averaging optimizer; ``val_loss`` is None if there was none."""
     if isinstance(trainer.optimizer, AveragedSGD) and val_loss is not None:
         trainer.optimizer.end_validation(val_loss)

@@ -1,4 +1,4 @@
-"""Where fairseq's commands begin."""
+"""The entry points of fairseq's commands."""
 
 import functools
 import logging
@@ -21,12 +21,12 @@ upstream_call_main = distributed_utils.call_main
 
 @functools.wraps(upstream_call_main)
 def call_main(cfg, main, **kwargs):
-    """fairseq/distributed/utils.py, call_main: check what can be checked, and say an error of the input in one line."""
+    """fairseq/distributed/utils.py, call_main: check the flags first, and report an input error in one line."""
     close_logs()
     run(flags.check_flags, cfg)
     machine.use_one_process_on_a_cpu(cfg)
     run(machine.check_processes, cfg)
-    # A partial of a module's function can be sent to the processes that fairseq starts for several GPUs.
+    # A partial of a module's function can be pickled for the processes that fairseq starts for several GPUs.
     try:
         return upstream_call_main(cfg, functools.partial(run, main), **kwargs)
     except ProcessExitedException as error:
@@ -34,12 +34,12 @@ def call_main(cfg, main, **kwargs):
             raise
         if HydraConfig.initialized():
             raise InputError("a process of the training has ended with the error above") from error
-        sys.exit(STATUS)  # the process has said why
+        sys.exit(STATUS)  # the process has printed the reason
 
 
 def close_logs() -> None:
-    """Close the files that an earlier run of this process logs to: fairseq_cli/train.py and logging/progress_bar.py
-    add a --log-file to those before it, and keep the first run's TensorBoard folder, wandb and aim runs."""
+    """Close the log files of an earlier run in this process. fairseq_cli/train.py and logging/progress_bar.py would
+    keep writing to them as well, and to the first run's TensorBoard folder, wandb run and aim run."""
     for name in ("fairseq_cli.train", progress_bar.__name__):
         log = logging.getLogger(name)
         for handler in [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]:
@@ -58,7 +58,7 @@ upstream_generate_main = generate.main
 
 @functools.wraps(upstream_generate_main)
 def generate_main(args):
-    """fairseq_cli/generate.py, main: the one command that does without call_main."""
+    """fairseq_cli/generate.py, main: the only command that does not use call_main."""
     return run(_generate, args)
 
 

@@ -1,4 +1,4 @@
-"""Copies of a task, and of what holds one: copy.deepcopy and pickle."""
+"""Copies of a task, or of an object that holds one, by copy.deepcopy and pickle."""
 
 import functools
 
@@ -9,8 +9,8 @@ upstream_get_attribute = StatefulContainer.__getattr__
 
 @functools.wraps(upstream_get_attribute)
 def get_attribute(container, name):
-    """fairseq/tasks/fairseq_task.py, StatefulContainer.__getattr__: a copy that is being made has no state yet, and
-    looks for it in its state, without end.
+    """fairseq/tasks/fairseq_task.py, StatefulContainer.__getattr__: while a copy is being made, it has no ``_state``
+    yet, and would look it up in its own state in an endless recursion.
     """
     if "_state" not in vars(container):
         raise AttributeError(name)

@@ -1,4 +1,4 @@
-"""A warning where the loss diverges, which fairseq trains on with."""
+"""A warning if the loss diverges, since fairseq goes on training then."""
 
 import logging
 import math
@@ -9,13 +9,13 @@ logger = logging.getLogger(__name__)
 
 
 def watch(trainer: Trainer, logged: dict | None) -> None:
-    """Warn where the loss of an update shows what :class:`LossWatch` looks for: fairseq trains on however large it
-    grows, as with Adam and the default rate of 0.25. A task that predicts no symbols is not watched: its loss is not in
-    bits."""
+    """Warn when :class:`LossWatch` finds that the loss diverges, as with Adam and the default rate of 0.25. fairseq
+    goes on training however large the loss is. A task that predicts no symbols is not watched, because its loss is not
+    in bits."""
     if not logged or (symbols := trainer.task.target_dictionary) is None:
         return
     name = "nll_loss" if "nll_loss" in logged else "loss"
-    if name == "loss" and trainer.cfg.optimization.sentence_avg:  # it is that of a sentence
+    if name == "loss" and trainer.cfg.optimization.sentence_avg:  # this is the loss per sentence
         return
     if not hasattr(trainer, "loss_watch"):
         trainer.loss_watch = LossWatch(len(symbols))
@@ -26,10 +26,10 @@ def watch(trainer: Trainer, logged: dict | None) -> None:
 
 
 class LossWatch:
-    """Warns once of a mean loss that is twice what a uniform prediction has, and twice what the training began with.
+    """Warns once if the mean loss is more than twice that of a uniform prediction and more than twice the first loss.
 
-    A model that learns anything is better than both. The mean is of at least 10 updates, and a uniform prediction over
-    few classes counts as 4 bits, since single batches of a good training may be far from its mean.
+    A model that learns anything is better than both. Because single batches of a good training may be far from the
+    mean, the mean is taken over at least 10 updates, and a uniform prediction over few classes counts as 4 bits.
     """
 
     def __init__(self, classes: int):
@@ -39,7 +39,7 @@ class LossWatch:
         self.warned = False
 
     def update(self, loss: float, at_interval: bool) -> str | None:
-        """Take the loss of an update in bits; what is to be said at the end of an interval of updates, if anything."""
+        """Take the loss of an update in bits. Returns the warning due at the end of an interval of updates, if any."""
         if self.first is None:
             self.first = loss
         self.sum, self.count = self.sum + loss, self.count + 1

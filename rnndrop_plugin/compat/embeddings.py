@@ -1,4 +1,4 @@
-"""What a model that is loaded is built from: FairseqTask.build_model."""
+"""Building a model to load a checkpoint into it: FairseqTask.build_model."""
 
 import copy
 import functools
@@ -10,8 +10,8 @@ upstream_build_model = FairseqTask.build_model
 
 @functools.wraps(upstream_build_model)
 def build_model(task, cfg, from_checkpoint=False):
-    """fairseq/models/lstm.py and others read the files of pretrained embeddings, which may be gone, for a model that
-    takes its embeddings from a checkpoint.
+    """fairseq/models/lstm.py and others read the files of pretrained embeddings, which may be gone, even if the model
+    gets its embeddings from a checkpoint.
     """
     if from_checkpoint:
         cfg = copy.copy(cfg)

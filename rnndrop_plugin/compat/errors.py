@@ -1,4 +1,4 @@
-"""Errors of the user's input: one line and exit status 2, where fairseq's commands end with a traceback."""
+"""Errors in the user's input: fairseq's commands print one line and exit with status 2, instead of a traceback."""
 
 import logging
 import sys
@@ -13,17 +13,17 @@ from rnndrop_plugin.errors import TRACEBACK, InputError, lacks_memory, traceback
 
 logger = logging.getLogger(__name__)
 
-WORDED = (AssertionError, Exception, ImportError, NotImplementedError)  # fairseq refuses by these, if they have a text
-STATUS = 2  # the exit status after an error of the input
+WORDED = (AssertionError, Exception, ImportError, NotImplementedError)  # with a text, fairseq refuses input by these
+STATUS = 2  # the exit status after an error in the input
 
 
 def run(main, cfg, **kwargs):
-    """Run a command's ``main``; an error of the input ends the process with its line.
+    """Run a command's ``main``. An error in the input is printed in one line and ends the process.
 
-    A job of fairseq-hydra-train raises the line instead: hydra goes on with the other jobs of a sweep, prints the
-    first job's line at the end and exits with status 1.
+    A job of fairseq-hydra-train raises an error with this line instead, because hydra goes on with the other jobs of a
+    sweep. At the end hydra prints the first job's line and exits with status 1.
     """
-    rnndrop_plugin.register()  # in a process that fairseq has started for a GPU
+    rnndrop_plugin.register()  # needed in a process that fairseq has started for a GPU
     try:
         return main(cfg, **kwargs)
     except Exception as error:
@@ -37,7 +37,7 @@ def run(main, cfg, **kwargs):
 
 
 def end(line: str, error: Exception | None = None) -> typing.NoReturn:
-    """Print an error's line, after its traceback where that is wanted, and end the process."""
+    """Print an error's line, after its traceback if that is wanted, and end the process."""
     if error is not None and traceback_is_wanted():
         traceback.print_exception(error)
     print(f"error: {line}", file=sys.stderr)
@@ -45,14 +45,14 @@ def end(line: str, error: Exception | None = None) -> typing.NoReturn:
 
 
 def _is_worded(error: Exception) -> bool:
-    """Whether fairseq refuses by ``error``, and says what."""
+    """Whether ``error`` is how fairseq refuses some input, with a text that says why."""
     *_, (frame, _) = [(None, 0), *traceback.walk_tb(error.__traceback__)]
     by_fairseq = frame is not None and frame.f_globals.get("__name__", "").startswith("fairseq")
     return bool(str(error)) and (type(error) in WORDED or type(error) is ValueError and by_fairseq)
 
 
 def describe(error: Exception) -> str | None:
-    """What ``error`` says about the user's input in one line; None for any other error."""
+    """A line that says what is wrong with the user's input; None if ``error`` is not about the input."""
     reasons = []
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, InputError):
@@ -71,9 +71,9 @@ def describe(error: Exception) -> str | None:
     elif isinstance(error, ValueError) and "Unsupported optimizer" in str(error):
         text = "--memory-efficient-fp16 and --memory-efficient-bf16 need an optimizer such as adam"
     elif isinstance(error, (OSError, OmegaConfBaseException)) or _is_worded(error):
-        text = str(error).rstrip(".")  # fairseq's own words for flags, files and packages that it cannot use
+        text = str(error).rstrip(".")  # fairseq's own message about a flag, file or package that it cannot use
         if "infer language pair" in text:
-            text += " (--task translation asks for it, which is the default: give the model's task by --task)"
+            text += " (--task translation, which is the default, needs it: give the model's task by --task)"
     else:
         return None
     text = " ".join(text.split())

@@ -1,4 +1,4 @@
-"""What fairseq-eval-lm says of a text: fairseq_cli/eval_lm.py knows its tokens alone, and one way to evaluate."""
+"""What fairseq-eval-lm reports: fairseq_cli/eval_lm.py knows only the tokens of a text, and one way to evaluate."""
 
 import functools
 import logging
@@ -16,11 +16,11 @@ upstream_eval_lm = command.eval_lm
 
 
 def load_models(filenames: list[str], **kwargs):
-    """fairseq_cli/eval_lm.py takes --path for the name of one file, where fairseq's other commands take it for several
-    with colons between them. An ensemble's probabilities are the mean of its models'.
+    """fairseq_cli/eval_lm.py reads --path as the name of one file. fairseq's other commands, and this one here, read it
+    as several names with colons between them. The probabilities of an ensemble are the mean of its models'.
 
     Raises:
-        InputError: an ensemble is to be evaluated in a way that is for one model, or one of its models does not fit.
+        InputError: the flags ask for an evaluation that is only for one model, or one of the models does not fit.
     """
     models, paths = [], [path for filename in filenames for path in split_paths(filename)]
     for path in paths:
@@ -38,10 +38,10 @@ def load_models(filenames: list[str], **kwargs):
 
 @functools.wraps(upstream_eval_lm)
 def eval_lm(models, source_dictionary, batch_iterator, post_process=None, **kwargs):
-    """Say how the model was evaluated, if it is one of ours, and the perplexity of a word and the bits of a character
-    where the batches tell how many they have.
+    """Log how the model was evaluated, if it is one of ours. If the batches have the numbers of their words and
+    characters, log the perplexity per word and the bits per character, too.
 
-    With --post-process the perplexity is that of words already.
+    With --post-process fairseq's own perplexity is per word, so these two are left out.
     """
     counts = Counter()
 

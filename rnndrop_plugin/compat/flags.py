@@ -1,4 +1,4 @@
-"""Flags that fairseq ends with a traceback for, or finds out about too late."""
+"""Checks of flags for which fairseq ends with a traceback, or which it finds to be wrong too late."""
 
 import argparse
 import ast
@@ -43,9 +43,9 @@ upstream_add_defaults = initialize.add_defaults
 
 @functools.wraps(upstream_parse)
 def parse_args_and_arch(parser, input_args=None, *args, **kwargs):
-    """fairseq/options.py, parse_args_and_arch: every command but fairseq-validate has a task of its own, which is none
-    of the plugin's; without one, or without an architecture, an optimizer or a checkpoint, a command ends with a
-    traceback. --help lacks the flags of all these. --bf16 is taken for --tpu, whatever the machine has."""
+    """fairseq/options.py, parse_args_and_arch: the default task of every command but fairseq-validate is not one of the
+    plugin's. Without a task, an architecture, an optimizer or a checkpoint, a command ends with a traceback. --help
+    leaves out the flags of all these. With --bf16 fairseq sets --tpu, even on a machine without one."""
     versions.restore_log_level()
     arguments = sys.argv[1:] if input_args is None else input_args
     given, _ = parser.parse_known_args([argument for argument in arguments if argument not in help.FLAGS])
@@ -79,7 +79,7 @@ def parse_args_and_arch(parser, input_args=None, *args, **kwargs):
 
 
 def find_task(architecture: str) -> str | None:
-    """The task whose ``model_class`` the architecture is registered for, of several the one of the nearest class."""
+    """The task whose ``model_class`` is the architecture's class or its nearest ancestor; None if there is none."""
     ancestors = ARCH_MODEL_REGISTRY[architecture].__mro__
     classes = {name: getattr(task, "model_class", None) for name, task in TASK_REGISTRY.items()}
     found = [name for name, cls in classes.items() if cls in ancestors]
@@ -87,7 +87,7 @@ def find_task(architecture: str) -> str | None:
 
 
 def find_missing_setting(architecture: str, task: str) -> str | None:
-    """A setting of the task that the architecture reads and this task does not have: omegaconf's error, otherwise."""
+    """A setting that the architecture reads from the task but the task lacks, which would be an error of omegaconf."""
     model = MODEL_DATACLASS_REGISTRY.get(ARCH_MODEL_NAME_REGISTRY.get(architecture))
     own = TASK_DATACLASS_REGISTRY.get(task)
     if model is None or own is None:
@@ -98,13 +98,14 @@ def find_missing_setting(architecture: str, task: str) -> str | None:
 
 
 def check_flags(cfg) -> None:
-    """What fairseq ends with a traceback for: fairseq_cli/train.py gives the seed to numpy and the rate to torch, and
-    divides by intervals, iterators.py by --update-freq, and --model-overrides goes to Python's eval in eval_lm.py and
-    validate.py. With a rate that is not finite, train.py trains until the parameters are not either. It trains
-    nothing, without a word, where a limit is below 0, or where iopath is missing, which writes asynchronously.
+    """Check values with which fairseq ends with a traceback: fairseq_cli/train.py passes the seed to numpy and the rate
+    to torch, and divides by intervals; iterators.py divides by --update-freq; eval_lm.py and validate.py pass
+    --model-overrides to Python's eval. With a rate that is not finite, train.py trains until the parameters are not
+    finite either. It silently trains nothing if a limit is below 0, or if iopath, which writes checkpoints
+    asynchronously, is missing.
 
     Raises:
-        InputError: one of these flags cannot be used.
+        InputError: the value of one of these flags cannot be used.
     """
     for flag, text in (
         ("--model-overrides", cfg.common_eval.model_overrides),
@@ -112,7 +113,7 @@ def check_flags(cfg) -> None:
     ):
         try:
             overrides = ast.literal_eval(text)
-        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # all that it raises
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # all that literal_eval raises
             overrides = None
         if not isinstance(overrides, dict):
             raise InputError(f"{flag} must be a dictionary such as {{'name': 1}}, got {text}")
@@ -148,11 +149,11 @@ def check_flags(cfg) -> None:
 
 @functools.wraps(upstream_add_defaults)
 def add_defaults(cfg):
-    """fairseq/dataclass/initialize.py, add_defaults: the first job of fairseq-hydra-train imports the plugin after
-    call_main, and calls this next.
+    """fairseq/dataclass/initialize.py, add_defaults: the first job of fairseq-hydra-train imports the plugin only after
+    call_main, and then calls this function, so the flags are checked here.
 
     Raises:
-        InputError: a value that is none of its type, a name that is not registered, or see :func:`check_flags`.
+        InputError: a value of the wrong type, a name that is not registered, or see :func:`check_flags`.
     """
     registered = {"task": TASK_REGISTRY, "model": ARCH_MODEL_REGISTRY | MODEL_REGISTRY}
     registered |= {kind: REGISTRIES[kind]["registry"] for kind in ("criterion", "optimizer", "lr_scheduler")}
@@ -163,12 +164,12 @@ def add_defaults(cfg):
     try:
         upstream_add_defaults(cfg)
     except OmegaConfBaseException as error:
-        raise InputError(" ".join(str(error).split())) from None  # hydra would print the cause as well
+        raise InputError(" ".join(str(error).split())) from None  # hydra would also print a cause
     check_flags(cfg)
 
 
 def warn_of_idle_flags(cfg) -> None:
-    """Say which flags have no effect, as --disable-validation leaves nothing to compare."""
+    """Warn of flags that have no effect because --disable-validation leaves nothing to compare."""
     if not cfg.dataset.disable_validation:
         return
     idle = [f"{flag_of(kind)} {name}" for kind, name in NEED_VALIDATIONS if cfg[kind]._name == name]
@@ -178,24 +179,24 @@ def warn_of_idle_flags(cfg) -> None:
 
 
 def check_best_metric(trainer) -> None:
-    """fairseq_cli/train.py, validate, ends with a KeyError, after an epoch, where --best-checkpoint-metric is none of
-    what a validation logs: the first batch of one tells what that is.
+    """fairseq_cli/train.py, validate, ends with a KeyError after an epoch if a validation does not log the
+    --best-checkpoint-metric. Here the first batch of a validation shows which metrics are logged.
 
     Raises:
         InputError: there is no such metric, or the lowest F1 would be the best one.
     """
     dataset, metric = trainer.cfg.dataset, trainer.cfg.checkpoint.best_checkpoint_metric
-    if dataset.disable_validation or metric == "loss":  # which is always logged
+    if dataset.disable_validation or metric == "loss":  # the loss is always logged
         return
     subset = dataset.valid_subset.split(",")[0]
-    batch = trainer.get_valid_iterator(subset).first_batch  # without its loader, which the validation will start
+    batch = trainer.get_valid_iterator(subset).first_batch  # this does not start the data loader
     if batch == "DUMMY":
         return
     with metrics.aggregate(new_root=True) as validation:
         trainer.valid_step(batch)
     names = list(validation.get_smoothed_values())
     if getattr(trainer.cfg.task, "eval_bleu", False):
-        names.append("bleu")  # it is not logged as long as all translations are empty
+        names.append("bleu")  # not logged as long as all translations are empty
     if metric not in names:
         raise InputError(f"--best-checkpoint-metric {metric} is not logged; the metrics are {', '.join(names)}")
     if HIGHER_IS_BETTER.fullmatch(metric) and not trainer.cfg.checkpoint.maximize_best_checkpoint_metric:

@@ -1,4 +1,4 @@
-"""The --help of fairseq's commands, which fairseq prints before it reads which architecture, task, ... is chosen."""
+"""The --help of fairseq's commands. fairseq prints it before it reads which architecture, task etc. are chosen."""
 
 import argparse
 import dataclasses
@@ -22,11 +22,11 @@ class _WithDefaults(argparse.HelpFormatter):
 
 
 def print_help(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
-    """Print the help of ``parser`` with the flags of all that is chosen, a group for each, the architecture's last.
+    """Print the help of ``parser`` with a group of flags for each chosen part, that of the architecture last.
 
     Args:
         parser: one of fairseq's.
-        chosen: ``task``, ``arch`` where the command has it, and what fairseq has registries of.
+        chosen: what is chosen: ``task``, ``arch`` if the command has it, and a name in each of fairseq's registries.
     """
     parser.formatter_class = _WithDefaults
     classes = {kind: registry["registry"] for kind, registry in REGISTRIES.items()}
@@ -40,7 +40,7 @@ def print_help(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> N
         elif name in REGISTRIES[kind]["dataclass_registry"]:
             gen_parser_from_dataclass(group, REGISTRIES[kind]["dataclass_registry"][name]())
     model = MODEL_DATACLASS_REGISTRY.get(ARCH_MODEL_NAME_REGISTRY.get(getattr(chosen, "arch", None)))
-    if model is not None:  # whose add_args leaves the defaults out
+    if model is not None:  # its add_args leaves the defaults out
         defaults = {field.name: field.default for field in dataclasses.fields(model)}
         parser.set_defaults(**{name: x for name, x in defaults.items() if not str(x).startswith("${")})
     parser.print_help()

@@ -1,4 +1,4 @@
-"""What a training asks of the machine and of its processes, checked before it begins."""
+"""Checks before training begins: whether the machine and the processes can do what the flags ask for."""
 
 import functools
 import logging
@@ -18,8 +18,8 @@ upstream_init = Trainer.__init__
 
 @functools.wraps(upstream_init)
 def init_trainer(trainer, cfg, task, *args, **kwargs):
-    """fairseq/trainer.py, Trainer.__init__, which every training comes by: the first job of fairseq-hydra-train is
-    past call_main when the plugin is imported.
+    """fairseq/trainer.py, Trainer.__init__: every training calls it, while the first job of fairseq-hydra-train imports
+    the plugin only after call_main.
 
     Raises:
         InputError: see the checks.
@@ -29,18 +29,18 @@ def init_trainer(trainer, cfg, task, *args, **kwargs):
     check_graph(cfg)
     check_processes(cfg)
     if cfg.common.amp and getattr(task, "carries_state", False):
-        cfg.common.amp_batch_retries = 0  # the batch would be tried again from the state at its own end
+        cfg.common.amp_batch_retries = 0  # a retry of a batch would start from the state at this batch's own end
     upstream_init(trainer, cfg, task, *args, **kwargs)
 
 
 def has_gpu(cfg) -> bool:
-    """Whether a training is on GPUs."""
+    """Whether the training uses a GPU."""
     return torch.cuda.is_available() and not cfg.common.cpu
 
 
 def check_device(cfg) -> None:
-    """fairseq/trainer.py: --tpu ends in an AttributeError without torch_xla; --fp16 fails within torch without a GPU,
-    and --amp trains in single precision there. A backend for another device would fail at the first update.
+    """fairseq/trainer.py: without torch_xla --tpu ends in an AttributeError. Without a GPU --fp16 fails within torch,
+    and --amp trains in single precision. A backend for another device would fail at the first update.
 
     Raises:
         InputError: the machine lacks what a flag asks for.
@@ -62,11 +62,11 @@ def check_device(cfg) -> None:
 
 
 def check_wrapped_optimizer(cfg) -> None:
-    """fairseq/trainer.py, Trainer._build_optimizer: in mixed precision and with --use-bmuf fairseq wraps the optimizer,
-    which would not be asked for its averages.
+    """fairseq/trainer.py, Trainer._build_optimizer: in mixed precision and with --use-bmuf fairseq wraps the optimizer.
+    Its averages would then never be used.
 
     Raises:
-        InputError: the optimizer does not go with them.
+        InputError: the optimizer does not go with these flags.
     """
     wrapped = cfg.common.fp16 or cfg.common.bf16 or cfg.common.amp or cfg.optimization.use_bmuf
     if wrapped and getattr(cfg.optimizer, "_name", None) == "rnndrop_asgd":
@@ -92,17 +92,17 @@ def check_graph(cfg) -> None:
 
 
 def use_one_process_on_a_cpu(cfg) -> None:
-    """fairseq/dataclass/configs.py: the default of --distributed-world-size is the number of GPUs, with --cpu, too, and
-    a model on a CPU cannot be trained by a process for each of them."""
+    """fairseq/dataclass/configs.py: the default of --distributed-world-size is the number of GPUs, even with --cpu. But
+    a model on a CPU cannot be trained with one process per GPU."""
     if cfg.common.cpu and 1 < cfg.distributed_training.distributed_world_size == torch.cuda.device_count():
         cfg.distributed_training.distributed_world_size = cfg.distributed_training.distributed_num_procs = 1
 
 
 def check_processes(cfg) -> None:
-    """fairseq/distributed/utils.py, infer_init_method, asks for GPUs: without them torchrun's processes train a model
-    each, in the same folder, and other spellings fail or train nothing. --find-unused-parameters lets torch's
-    DistributedDataParallel mark parameters that the model's forward pass does not reach as ready, the output layer
-    among them, which fails when their gradients come.
+    """fairseq/distributed/utils.py, infer_init_method, needs GPUs. Without them each of torchrun's processes trains a
+    model of its own, all in the same folder, and other ways to start several processes fail or train nothing. With
+    --find-unused-parameters torch's DistributedDataParallel marks parameters that the model's forward pass does not
+    reach as ready, such as those of the output layer, and fails when their gradients arrive.
 
     Raises:
         InputError: the processes would not train together.
@@ -125,5 +125,5 @@ def check_processes(cfg) -> None:
             f"{processes} processes do not train together here, where there is no GPU: "
             f"use rnndrop train-cpu --processes {processes}"
         )
-    if cfg.distributed_world_size == 1:  # torchrun with several GPUs sets it, with one on each machine not
+    if cfg.distributed_world_size == 1:  # under torchrun it is set if a machine has several GPUs, but not for one each
         raise InputError(f"each of {processes} processes would train alone: add --distributed-world-size {processes}")

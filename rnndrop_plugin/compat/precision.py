@@ -1,4 +1,4 @@
-"""Half precision: the loss scale does not change the rate, and checkpoints keep it and the float32 parameters."""
+"""Half precision: the loss scale must not change the rate, and checkpoints must keep it and the float32 parameters."""
 
 import functools
 
@@ -16,16 +16,16 @@ upstream_load_state_dict = _FP16OptimizerMixin.load_state_dict
 upstream_memory_efficient_state_dict = _MemoryEfficientFP16OptimizerMixin.state_dict
 upstream_memory_efficient_load_state_dict = _MemoryEfficientFP16OptimizerMixin.load_state_dict
 
-#: What a resume takes of torch's GradScaler; the rest is by the flags.
+#: What a resume restores of torch's GradScaler; the flags set the rest.
 SCALE = ("scale", "_growth_tracker")
-#: What it takes of fairseq's scaler.
+#: What a resume restores of fairseq's scaler.
 OVERFLOWS = ("_iter", "_last_overflow_iter", "_last_rescale_iter", "_overflows_since_rescale")
 
 
 @functools.wraps(upstream_amp_init)
 def init_amp(optimizer, cfg, params, fp32_optimizer, **kwargs):
-    """fairseq/optim/amp_optimizer.py, AMPOptimizer.__init__, reads --fp16-init-scale where --amp-init-scale is meant,
-    and --amp-init-scale for --amp-scale-window."""
+    """fairseq/optim/amp_optimizer.py, AMPOptimizer.__init__, wrongly reads --fp16-init-scale for --amp-init-scale, and
+    --amp-init-scale for --amp-scale-window."""
     upstream_amp_init(optimizer, cfg, params, fp32_optimizer, **kwargs)
     window = cfg.common.amp_scale_window
     interval = {} if window is None else {"growth_interval": window}
@@ -35,16 +35,16 @@ def init_amp(optimizer, cfg, params, fp32_optimizer, **kwargs):
 
 @functools.wraps(upstream_amp_step)
 def step_amp(optimizer):
-    """fairseq/optim/amp_optimizer.py: clip_grad_norm unscales the gradients of torch's optimizer, but AMPOptimizer.step
-    steps fairseq's optimizer around it, whose gradients torch's GradScaler takes for scaled ones and unscales again.
-    The rate is divided by the loss scale then, which optimizers such as Adam do not see, but SGD does."""
+    """fairseq/optim/amp_optimizer.py: clip_grad_norm unscales the gradients of torch's optimizer. But AMPOptimizer.step
+    steps fairseq's optimizer around it, whose gradients torch's GradScaler believes to be scaled, and unscales again.
+    This divides the rate by the loss scale, which makes no difference to optimizers such as Adam, but to SGD."""
     optimizer.scaler.step(optimizer.optimizer)
     optimizer.scaler.update()
 
 
 @functools.wraps(upstream_amp_state_dict)
 def amp_state_dict(optimizer) -> dict:
-    """fairseq/optim/amp_optimizer.py: a checkpoint has nothing of the scale, and a resume begins with the first one."""
+    """fairseq/optim/amp_optimizer.py: a checkpoint lacks the loss scale, so a resume starts from the initial one."""
     scaler = optimizer.scaler.state_dict()
     return upstream_amp_state_dict(optimizer) | {"scaler": {name: scaler[name] for name in SCALE}}
 
@@ -58,8 +58,9 @@ def load_amp_state_dict(optimizer, state_dict, *args, **kwargs):
 
 @functools.wraps(upstream_state_dict)
 def half_state_dict(optimizer) -> dict:
-    """fairseq/optim/fp16_optimizer.py, _FP16OptimizerMixin.state_dict, leaves out the parameters in float32 that it
-    updates. A resume would make them of those in half precision, and lose all updates that are too small for these."""
+    """fairseq/optim/fp16_optimizer.py, _FP16OptimizerMixin.state_dict, leaves out the float32 parameters, which are
+    those that it updates. A resume would copy them from those in half precision, and lose all updates that are too
+    small for half precision."""
     parameters = {"fp32_params": [p.data for p in _single_precision(optimizer)]}
     return upstream_state_dict(optimizer) | parameters | _overflows(optimizer)
 
@@ -69,7 +70,7 @@ def load_half_state_dict(optimizer, state_dict, *args, **kwargs):
     """Restore the float32 parameters, if the checkpoint has them."""
     upstream_load_state_dict(optimizer, state_dict, *args, **kwargs)
     own, saved = _single_precision(optimizer), state_dict.get("fp32_params", [])
-    # Others are of a training without such copies, or of one that had them in one piece.
+    # The shapes differ if the training had no such copies, or had them in one piece.
     if [p.shape for p in own] == [p.shape for p in saved]:
         for p, value in zip(own, saved, strict=True):
             p.data.copy_(value)
@@ -78,20 +79,20 @@ def load_half_state_dict(optimizer, state_dict, *args, **kwargs):
 
 @functools.wraps(upstream_memory_efficient_state_dict)
 def memory_efficient_state_dict(optimizer) -> dict:
-    """Add when the loss last overflowed. There are no float32 parameters to save."""
+    """Save when the loss last overflowed. There are no float32 parameters to save."""
     return upstream_memory_efficient_state_dict(optimizer) | _overflows(optimizer)
 
 
 @functools.wraps(upstream_memory_efficient_load_state_dict)
 def load_memory_efficient_state_dict(optimizer, state_dict, *args, **kwargs):
-    """Take what a checkpoint has of the scale."""
+    """Restore when the loss last overflowed, if the checkpoint has it."""
     upstream_memory_efficient_load_state_dict(optimizer, state_dict, *args, **kwargs)
     _set_overflows(optimizer, state_dict)
 
 
 def _overflows(optimizer) -> dict:
-    """fairseq/optim/fp16_optimizer.py saves the scale of the loss, but not since when it has been so, which decides
-    when it grows."""
+    """fairseq/optim/fp16_optimizer.py saves the loss scale, but not how long it has had this value, which decides when
+    it grows."""
     if optimizer.scaler is None:  # bfloat16 needs no scale
         return {}
     return {"scaler": {name: getattr(optimizer.scaler, name) for name in OVERFLOWS}}
@@ -105,6 +106,6 @@ def _set_overflows(optimizer, state_dict: dict) -> None:
 
 
 def _single_precision(optimizer) -> list[Tensor]:
-    """The parameters in float32: one for each parameter, or all in one piece for each GPU."""
+    """The float32 parameters: one tensor for each parameter, or one for all parameters of a GPU."""
     parameters = optimizer.fp32_params
     return list(parameters.values() if isinstance(parameters, dict) else parameters)

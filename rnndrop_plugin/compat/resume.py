@@ -1,7 +1,7 @@
-"""Where a run starts, goes on or has ended: checkpoint_utils.load_checkpoint and save_checkpoint.
+"""Starting, resuming and ending a run: checkpoint_utils.load_checkpoint and save_checkpoint.
 
-A run is what is trained into one --save-dir. Its best score and what --patience and --lr-patience have counted are its
-own: they go on where the run does, and begin anew with another.
+A run is what is trained into one --save-dir. The best score and the counts of --patience and --lr-patience belong to
+the run. They go on when it is resumed, and start anew in another run.
 """
 
 import functools
@@ -33,7 +33,7 @@ upstream_save = checkpoint_utils.save_checkpoint
 
 @functools.wraps(upstream_load)
 def load_checkpoint(cfg, trainer, **kwargs):
-    """Let fairseq load the checkpoint and its training iterator, and restore what it does not.
+    """Let fairseq load the checkpoint and its training iterator, and restore what fairseq does not.
 
     Raises:
         InputError: the checkpoint that a flag names is missing, cannot be loaded, is of another scheduler or optimizer,
@@ -64,9 +64,10 @@ def load_checkpoint(cfg, trainer, **kwargs):
 def save_checkpoint(cfg, trainer, epoch_itr, val_loss):
     """Complete the task's state before it is saved.
 
-    fairseq asks the first process alone for that state: a task whose state is spread over the processes gathers it in
-    a method ``gather_state(group)`` that each of them calls. A task with an attribute ``progress``, such as
-    RnndropTask, keeps what fairseq counts and does not save; one of fairseq's own, which keeps nothing, is made to.
+    fairseq asks only the first process for this state. A task whose state is spread over the processes gathers it in a
+    method ``gather_state(group)``, which each of them calls. A task with an attribute ``progress``, such as
+    RnndropTask, saves in it what fairseq counts but does not save. fairseq's own tasks save nothing, so they get a
+    method that does.
     """
     task = trainer.task
     if trainer.data_parallel_world_size > 1 and hasattr(task, "gather_state"):
@@ -84,20 +85,20 @@ def save_checkpoint(cfg, trainer, epoch_itr, val_loss):
 
 
 def forget_scores() -> None:
-    """Delete what an earlier run of this process has left in attributes of fairseq's functions."""
+    """Delete the scores that an earlier run in this process has left in attributes of fairseq's functions."""
     for scores in (vars(checkpoint_utils.save_checkpoint), _early_stopping()):
         for name in ("best", "num_runs"):
             scores.pop(name, None)
 
 
 def _load(cfg, trainer, **kwargs):
-    """fairseq/trainer.py, load_checkpoint, ends with a KeyError where --store-ema is new: it has deleted the parameters
-    that the average is to start from. ``trainer.ema`` is made when it is first asked for, from those of the model. It
-    counts the updates to the next average, with --ema-update-freq, anew. And schedulers and optimizers that are not
-    those of the checkpoint end with tracebacks of their own.
+    """fairseq/trainer.py, load_checkpoint, ends with a KeyError if --store-ema is new, because it has already deleted
+    the parameters that the average should start from. So --store-ema is off while it loads. ``trainer.ema`` is made
+    afterwards, at its first use, from the model's parameters; its count of updates for --ema-update-freq would start
+    at 0. A scheduler or an optimizer other than the checkpoint's ends with a traceback.
 
     Raises:
-        InputError: the scheduler is another one, the parameters that are trained are others, or the checkpoint of
+        InputError: the scheduler is a different one, different parameters are trained, or the checkpoint of
             --ema-seed-model has no average.
     """
     ema = trainer.cfg.ema
@@ -131,8 +132,9 @@ def _load(cfg, trainer, **kwargs):
 
 
 def _check_dictionaries(task, extra_state: dict) -> None:
-    """checkpoint_utils.load_checkpoint takes any checkpoint whose parameters have the right sizes. It does not give the
-    task its state with --finetune-from-model, and a task of fairseq's own never."""
+    """checkpoint_utils.load_checkpoint accepts any checkpoint whose parameters have the right sizes. It does not show
+    the task the checkpoint's state with --finetune-from-model, and never shows it to one of fairseq's own tasks, so
+    other dictionaries would go unnoticed."""
     saved = extra_state.get(type(task).__name__, {})
     if saved.get("dictionaries") is None:
         return
@@ -143,10 +145,10 @@ def _check_dictionaries(task, extra_state: dict) -> None:
 
 
 def _check_trained(trainer, extra_state: dict) -> None:
-    """An optimizer keeps its state by the places of the parameters that are trained, and takes that of others.
+    """An optimizer identifies parameters only by their position, so it would accept the state of other parameters.
 
     Raises:
-        InputError: the checkpoint's are others.
+        InputError: the checkpoint's trained parameters are different ones.
     """
     trained = _progress(trainer.task, extra_state).get("trained")
     if trained is not None and trained != _trained(trainer):
@@ -155,10 +157,10 @@ def _check_trained(trainer, extra_state: dict) -> None:
 
 
 def _compare_settings(cfg, trainer, extra_state: dict) -> None:
-    """Say which settings of the model are others than those of the run that goes on.
+    """Warn of settings of the model that differ from those of the run that is resumed.
 
     Raises:
-        InputError: it is a job of a sweep of fairseq-hydra-train, which goes on from another job's checkpoint.
+        InputError: this is a job of a fairseq-hydra-train sweep, which would resume another job's run.
     """
     own, saved = _model(trainer), _progress(trainer.task, extra_state).get("model", {})
     others = [f"{name} is {own[name]}, was {saved[name]}" for name in own if own[name] != saved.get(name, own[name])]
@@ -171,7 +173,7 @@ def _compare_settings(cfg, trainer, extra_state: dict) -> None:
 
 
 def _model(trainer) -> dict:
-    """The settings of the model; none for fairseq's older ones, which have all flags of the command among them."""
+    """The settings of the model; empty for fairseq's older models, whose settings are all flags of the command."""
     cfg = trainer.cfg.model
     values = OmegaConf.to_container(cfg, enum_to_str=True) if OmegaConf.is_config(cfg) else {}
     return {
@@ -184,14 +186,13 @@ def _trained(trainer) -> list[str]:
 
 
 def _progress(task, extra_state: dict) -> dict:
-    return extra_state.get(type(task).__name__, {}).get("progress", extra_state)  # older checkpoints: beside it
+    return extra_state.get(type(task).__name__, {}).get("progress", extra_state)  # older checkpoints: directly in it
 
 
 def _restore_progress(cfg, trainer, extra_state: dict, epoch_itr) -> None:
     """After a resume fairseq_cli/train.py counts --patience from zero, and reduce_lr_on_plateau.py --lr-patience. At an
-    epoch's beginning the running means of --log-interval are dropped, too. And an epoch's checkpoint is written before
-    the scheduler and an averaging optimizer hear of its validation. A resume there would lose that step, so it is made
-    up for here."""
+    epoch's beginning the running means of --log-interval are dropped, too. An epoch's checkpoint is written before the
+    scheduler and an averaging optimizer get its validation. A resume would skip that step, so it is done here."""
     if trainer.get_num_updates() == 0:  # --reset-optimizer
         return
     progress = _progress(trainer.task, extra_state)
@@ -218,7 +219,7 @@ def _restore_progress(cfg, trainer, extra_state: dict, epoch_itr) -> None:
 
 
 def _skip_finished_run(cfg, trainer, epoch_itr) -> None:
-    """fairseq_cli/train.py trains another update or epoch before it sees that the run has ended."""
+    """fairseq_cli/train.py would train another update or epoch before it notices that the run has ended."""
     limits = trainer.cfg.optimization
     for flag, limit, count in (
         ("--max-update", limits.max_update, trainer.get_num_updates()),
@@ -227,13 +228,13 @@ def _skip_finished_run(cfg, trainer, epoch_itr) -> None:
     ):
         if 0 < limit <= count:
             logger.info(f"this run has ended before, after {trainer.get_num_updates()} updates: {flag} is {limit}")
-            limits.max_epoch = -1  # train.py goes on while the epoch is not beyond it; 0 would mean no limit
+            limits.max_epoch = -1  # train.py stops when the epoch exceeds this; 0 would mean no limit
             return
 
 
 def _begin_anew(trainer, source: Source, epoch_itr) -> None:
-    """What another run has reached does not count for this one, which goes on from its parameters, its optimizer and
-    its place in the data, as far as no --reset-... flag is given.
+    """Start a new run from the checkpoint of another one. The other run's scores do not count, but its parameters, its
+    optimizer and its place in the data are used, except for those that a --reset-... flag resets.
 
     Raises:
         InputError: a limit of the run is reached before it begins.
@@ -252,7 +253,7 @@ def _begin_anew(trainer, source: Source, epoch_itr) -> None:
 
 
 def _forget_validations(trainer) -> None:
-    """Take the next validation for the best one so far."""
+    """Count the next validation as the best one so far."""
     forget_scores()
     schedule = trainer.lr_scheduler
     if isinstance(schedule, Plateau):
@@ -264,13 +265,13 @@ def _forget_validations(trainer) -> None:
 
 
 def _metric(cfg) -> str:
-    """What tells which checkpoint is the best one."""
+    """A description of what the best checkpoint has, such as "the lowest loss"."""
     return f"{'the highest' if cfg.maximize_best_checkpoint_metric else 'the lowest'} {cfg.best_checkpoint_metric}"
 
 
 def _early_stopping() -> dict:
     """Where fairseq_cli/train.py, should_stop_early, keeps the best validation and the number of those after it."""
-    for name in ("fairseq_cli.train", "__main__"):  # the second is that of python -m fairseq_cli.train
+    for name in ("fairseq_cli.train", "__main__"):  # the second for python -m fairseq_cli.train
         function = getattr(sys.modules.get(name), "should_stop_early", None)
         if function is not None:
             return vars(function)

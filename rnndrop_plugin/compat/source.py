@@ -23,8 +23,8 @@ class Source(NamedTuple):
     """The checkpoint that a run starts from.
 
     Attributes:
-        flag: which one names it; None where the run goes on by itself.
-        own: whether it is one of the run's own, of the same folder.
+        flag: the flag that names it; None if no flag does and the run resumes from its own last checkpoint.
+        own: whether it is one of the run's own, in the same folder.
     """
 
     flag: str | None
@@ -33,11 +33,11 @@ class Source(NamedTuple):
 
 
 def find_source(cfg, suffix: str) -> Source:
-    """The checkpoint that checkpoint_utils.load_checkpoint is going to load; it starts afresh where one that is asked
-    for is missing, and ends with a traceback where flags exclude each other.
+    """The checkpoint that checkpoint_utils.load_checkpoint is going to load. fairseq itself would start afresh if a
+    requested checkpoint is missing, and end with a traceback if flags exclude each other.
 
     Raises:
-        InputError: it is missing, or the flags do not say which one it is.
+        InputError: a requested checkpoint is missing, or flags exclude each other.
     """
     if cfg.finetune_from_model is not None:
         others = [flag_of(name) for name in RESETS if cfg[name]]
@@ -62,7 +62,7 @@ def find_source(cfg, suffix: str) -> Source:
 
 
 def warn_of_other_checkpoints(source: Source) -> None:
-    """fairseq begins anew where checkpoint_last.pt is missing, and replaces the other checkpoints of its folder."""
+    """If checkpoint_last.pt is missing, fairseq begins anew and replaces the other checkpoints of the folder."""
     path = Path(source.path)
     others = [other.name for other in path.parent.glob("checkpoint*.pt")]
     if others:
@@ -73,8 +73,8 @@ def warn_of_other_checkpoints(source: Source) -> None:
 
 
 def load_newest_undamaged(load: Callable, cfg, trainer, source: Source, **kwargs):
-    """checkpoint_utils.load_checkpoint, which is ``load``, knows checkpoint_last.pt alone, where a damaged one ends the
-    run.
+    """checkpoint_utils.load_checkpoint, passed as ``load``, only tries checkpoint_last.pt, so a damaged one would end
+    the run. Here the other checkpoints of the folder are tried, too, the newest first.
 
     Raises:
         DamagedCheckpoint: no checkpoint in the folder can be loaded.

@@ -1,4 +1,4 @@
-"""What happens around an update of fairseq's trainer: its settings are read faster, and its loss is watched."""
+"""A wrapper around an update of fairseq's trainer, which reads the settings faster and watches the loss."""
 
 import contextlib
 import functools
@@ -15,7 +15,7 @@ upstream_state_dict = Trainer.state_dict
 
 
 class Settings(dict):
-    """A configuration that is only read: a dictionary whose items are attributes, too."""
+    """A read-only configuration: a dictionary whose items are also attributes."""
 
     def __getattr__(self, name: str):
         try:
@@ -25,7 +25,7 @@ class Settings(dict):
 
 
 def settings(cfg):
-    """``cfg`` with Settings for omegaconf's configurations, which take microseconds for each value that is read."""
+    """``cfg`` with omegaconf's configurations turned into Settings; omegaconf takes microseconds to read a value."""
     if not isinstance(cfg, DictConfig):
         return OmegaConf.to_container(cfg) if OmegaConf.is_config(cfg) else cfg
     return Settings({name: settings(cfg[name]) for name in cfg if not OmegaConf.is_missing(cfg, name)})
@@ -33,29 +33,29 @@ def settings(cfg):
 
 @functools.wraps(upstream_begin_epoch)
 def begin_epoch(trainer, epoch):
-    """Take the settings as they are now for the epoch's updates."""
+    """Drop the copy of the settings, so that the epoch's updates use the current ones."""
     trainer.settings_copy = None
     return upstream_begin_epoch(trainer, epoch)
 
 
 @functools.wraps(upstream_train_step)
 def train_step(trainer, samples, *args, **kwargs):
-    """fairseq/trainer.py, Trainer.train_step, faster and with an eye on the loss."""
+    """fairseq/trainer.py, Trainer.train_step, but faster, and with a check of the loss."""
     with _fewer_reads(trainer):
         logged = upstream_train_step(trainer, samples, *args, **kwargs)
-        divergence.watch(trainer, logged)  # it reads settings, too
+        divergence.watch(trainer, logged)  # inside the block, as it reads settings, too
     return logged
 
 
 @contextlib.contextmanager
 def _fewer_reads(trainer: Trainer) -> Iterator[None]:
-    """An update reads some 45 values of the configuration, a fifth of the host's time of a small model: from the second
-    update of an epoch on (the first may build an optimizer of it) they are read from a copy. And it has torch collect
-    its statistics of the GPU's memory: once in --log-interval updates is enough, and the peak is that of the interval
-    then."""
+    """An update reads some 45 values of the configuration, which takes a fifth of the host's time for a small model.
+    From the second update of an epoch on they are read from a copy (the first may build an optimizer from them). An
+    update also collects torch's statistics of the GPU's memory. Here this is done once in --log-interval updates, so
+    the peak is that of the interval."""
     cfg, environment = trainer.cfg, trainer.cuda_env
     copy = getattr(trainer, "settings_copy", None)
-    if copy is not None and cfg is not copy:  # it is the copy where fairseq tries an update again (--amp)
+    if copy is not None and cfg is not copy:  # cfg already is the copy if fairseq tries an update again (--amp)
         trainer.whole_cfg, trainer.cfg = cfg, copy
     if (trainer.get_num_updates() + 1) % trainer.cfg.common.log_interval:
         trainer.cuda_env = None
@@ -68,8 +68,8 @@ def _fewer_reads(trainer: Trainer) -> Iterator[None]:
 
 @functools.wraps(upstream_state_dict)
 def state_dict(trainer):
-    """Save the averages of an averaging optimizer as the model's parameters, whether there has been a validation or
-    not, and within an update (fairseq's crash.pt) the configuration itself instead of its copy."""
+    """Save the averages of an averaging optimizer as the model's parameters, even without a validation before. In the
+    middle of an update (fairseq's crash.pt) save the configuration itself instead of its copy."""
     averaging.use_averages(trainer)
     cfg, trainer.cfg = trainer.cfg, getattr(trainer, "whole_cfg", trainer.cfg)
     try:

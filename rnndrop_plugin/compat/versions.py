@@ -1,4 +1,4 @@
-"""fairseq 0.12 on today's torch, numpy and hydra."""
+"""What fairseq 0.12 needs to run on today's torch, numpy and hydra."""
 
 import logging
 import os
@@ -22,9 +22,9 @@ SILENCED_WARNINGS = (
 
 
 def silence_warnings() -> None:
-    """fairseq's use of torch and hydra warns of what no user of it can change.
+    """Silence warnings about fairseq's use of torch and hydra, which its users cannot change.
 
-    The places are iterators.py and fairseq_task.py, and dataclass/utils.py with the YAML files in config/.
+    They come from iterators.py and fairseq_task.py, and from dataclass/utils.py with the YAML files in config/.
     """
     for message in SILENCED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
@@ -42,7 +42,7 @@ def get_buckets(sizes, num_buckets: int) -> np.ndarray:
 
 
 def quiet_damaged_datasets() -> None:
-    """fairseq/data/indexed_dataset.py: where files are damaged, __del__ fails after __init__ has, on stderr."""
+    """fairseq/data/indexed_dataset.py: if a file is damaged, __init__ fails, and then __del__ prints another error."""
     for cls in (MMapIndexedDataset, MMapIndexedDataset.Index):
 
         def close(dataset, _close=cls.__del__):
@@ -53,23 +53,23 @@ def quiet_damaged_datasets() -> None:
 
 
 def restore_log_level() -> None:
-    """fairseq/models/wav2vec/wav2vec2_classification.py makes the root logger write what is meant for debugging. The
-    commands that have not configured it before are fairseq-eval-lm, -generate and -interactive."""
+    """fairseq/models/wav2vec/wav2vec2_classification.py sets the root logger to the level DEBUG. This affects the
+    commands that have not configured it before: fairseq-eval-lm, -generate and -interactive."""
     if logging.getLogger().level == logging.DEBUG:
         logging.getLogger().setLevel(os.environ.get("LOGLEVEL", "INFO").upper())
 
 
 class SeedGenerators(utils.set_torch_seed):
-    """fairseq/utils.py, set_torch_seed: fairseq seeds at every update, and torch.manual_seed writes down the whole
-    call stack for each kind of accelerator that is not there, and keeps it (_lazy_call in torch/cuda, xpu and mtia).
-    That is a third of what an update costs beside its arithmetic, so only the generators that fairseq draws from are
-    seeded: those of the CPU and of all CUDA devices. On a TPU everything is left to fairseq.
+    """fairseq/utils.py, set_torch_seed: fairseq seeds at every update. For each kind of accelerator that is missing,
+    torch.manual_seed formats the call stack and keeps it (_lazy_call in torch/cuda, xpu and mtia). That is a third of
+    an update's cost besides its arithmetic. So here only the generators that fairseq draws from are seeded: those of
+    the CPU and of all CUDA devices. On a TPU everything is left to fairseq.
     """
 
     def __init__(self, seed: int):
         if utils.xm is not None:
             super().__init__(seed)
             return
-        self.rng_state = utils.get_rng_state()  # where there is CUDA, this initialises it
+        self.rng_state = utils.get_rng_state()  # this initialises CUDA, if there is a GPU
         for generator in (torch.default_generator, *torch.cuda.default_generators):
             generator.manual_seed(seed)
