@@ -1,1 +1,1 @@
-"""The commands, one a file with a ``main``, and what several of them share."""
+"""The commands, each a file with a ``main``, and what several of them share."""

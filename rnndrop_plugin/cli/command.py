@@ -1,4 +1,4 @@
-"""How a command runs: bad input ends in one line."""
+"""How a command runs: bad input ends it with one line."""
 
 import logging
 import signal
@@ -8,18 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-# What rnndrop-plugin[fairseq] brings.
+# The packages that rnndrop-plugin[fairseq] installs.
 EXTRA = ("fairseq", "hydra", "omegaconf", "nltk", "sacremoses", "sentencepiece", "tqdm")
 
 OURS = ("rnndrop_plugin", "experiments", "benchmarks")
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command's ``main``; bad input and a missing package end with one line on stderr and exit status 2."""
+    """Run a command's ``main``; bad input or a missing package ends it with one line on stderr and exit status 2."""
     for name in ("fairseq", "rnndrop_plugin"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):  # half-written folders are removed then, too
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup's
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):  # so that half-written folders are removed
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         main()
@@ -32,7 +32,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def fail(reason: object) -> NoReturn:
-    """End with one line on stderr, after the traceback where RNNDROP_TRACEBACK asks for it, and exit status 2."""
+    """End with one line on stderr and exit status 2. RNNDROP_TRACEBACK=1 prints the traceback before the line."""
     hint = ""
     if isinstance(reason, Exception):
         from rnndrop_plugin.errors import TRACEBACK, traceback_is_wanted  # this imports hydra, which takes time
@@ -48,13 +48,13 @@ def fail(reason: object) -> NoReturn:
 
 
 def _is_raised_by_us(error: Exception) -> bool:
-    """Whether the repository's own code has found ``error``; one of a package may be a fault of the code."""
+    """Whether the repository's own code has raised ``error``. If a package has, it may be a bug of our code."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return frame.f_globals.get("__name__", "").startswith(OURS)
 
 
 def fail_for_package(error: ModuleNotFoundError) -> NoReturn:
-    """End as :func:`fail` does where another package is not installed; anything else is a fault of ours."""
+    """End as :func:`fail` does if another package is not installed; a missing module of ours is a bug and raised."""
     name = (error.name or "").partition(".")[0]
     if name in ("", "rnndrop_plugin"):
         raise error

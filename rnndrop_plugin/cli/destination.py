@@ -1,4 +1,4 @@
-"""The folder that a command writes: it appears only when it is whole."""
+"""The folder that a command writes, which appears only when it is complete."""
 
 import argparse
 import json
@@ -13,28 +13,28 @@ MARKER = "prepared.json"
 
 
 def add_destination_argument(parser: argparse.ArgumentParser) -> None:
-    """The flag --dest."""
+    """Add the flag --dest."""
     parser.add_argument(
         "--dest",
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder to write; appears only when it is whole. One that exists is replaced if it is empty or holds "
-        "nothing but what a rnndrop prepare command wrote, and refused otherwise",
+        help="folder to write, which appears only when it is complete. An existing folder is replaced if it is empty "
+        "or holds only what a rnndrop prepare command wrote, and refused otherwise",
     )
 
 
 @contextmanager
 def destination(folder: Path) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of ``folder`` when the block ends well.
+    """A new folder to write into, which takes the place of ``folder`` if the block ends without an error.
 
-    An existing ``folder`` is replaced if it is empty or if one of these commands wrote everything in it. Where it
-    must stay itself (it is the current folder or a mount point, or the one above it cannot be written), its content is
+    An existing ``folder`` is replaced if it is empty or if one of these commands wrote everything in it. If the folder
+    itself must stay (it is the current folder or a mount point, or its parent cannot be written), only its content is
     replaced.
 
     Raises:
-        OSError: it cannot be written.
-        ValueError: it holds something else.
+        OSError: ``folder`` cannot be written.
+        ValueError: ``folder`` holds something else.
     """
     try:
         folder = folder.resolve()
@@ -68,21 +68,21 @@ def destination(folder: Path) -> Iterator[Path]:
         for path in (new, old):
             shutil.rmtree(path, ignore_errors=True)
         if not folder.exists():
-            with suppress(OSError):  # someone else may have put something there
+            with suppress(OSError):  # another program may have put something there
                 for parent in parents:
                     parent.rmdir()
 
 
 def _must_stay(folder: Path) -> bool:
-    """Whether another folder cannot take the place of ``folder``, or the user would not see it."""
-    mounts = Path("/proc/self/mountinfo")  # has what os.path.ismount does not know, a folder of the same disk
+    """Whether ``folder`` cannot be replaced by another folder, or the user would not see the new one."""
+    mounts = Path("/proc/self/mountinfo")  # os.path.ismount does not find a mounted folder of the same disk
     mounted = {line.split()[4] for line in mounts.read_text().splitlines()} if mounts.exists() else set()
     is_mount = os.path.ismount(folder) or str(folder).replace(" ", r"\040") in mounted
     return is_mount or Path.cwd() == folder or not os.access(folder.parent, os.W_OK)
 
 
 def _exchange(folder: Path, new: Path, old: Path) -> None:
-    """Move what is in ``folder`` to ``old`` and what is in ``new`` to ``folder``, both of which are in ``folder``."""
+    """Move the content of ``folder`` to ``old`` and that of ``new`` to ``folder``; ``old`` and ``new`` are in it."""
 
     def move(source: Path, target: Path) -> None:
         for path in [*source.iterdir()]:
@@ -99,7 +99,7 @@ def _exchange(folder: Path, new: Path, old: Path) -> None:
 
 
 def check_destination(folder: Path, except_for: Path | None = None) -> None:
-    """Raise ValueError if :func:`destination` would have to remove something that is not of these commands."""
+    """Raise ValueError if :func:`destination` would have to remove something that these commands did not write."""
     if not os.path.lexists(folder):
         return
     if not folder.is_dir():

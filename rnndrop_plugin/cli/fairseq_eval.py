@@ -1,4 +1,4 @@
-"""fairseq's evaluation of a checkpoint with this plugin."""
+"""Evaluating a checkpoint by fairseq's command for its task, with this plugin."""
 
 import argparse
 import re
@@ -11,11 +11,11 @@ from rnndrop_plugin.cli.trained_model import import_user_dir
 from rnndrop_plugin.files import split_paths
 
 SPLIT_FLAGS = ("--gen-subset", "--valid-subset")
-BATCH_SIZE = "64"  # where fairseq-validate would ask for one; what our tasks log does not depend on it
+BATCH_SIZE = "64"  # the default for fairseq-validate, which needs one; the results of our tasks do not depend on it
 
 
 def evaluation_of(name: str) -> tuple[str, str]:
-    """The command of fairseq that evaluates models of a task, and its flag for the split."""
+    """fairseq's command that evaluates models of a task, and the command's flag for the split."""
     from fairseq.tasks import TASK_REGISTRY
     from fairseq.tasks.language_modeling import LanguageModelingTask
     from fairseq.tasks.multilingual_language_modeling import MultilingualLanguageModelingTask
@@ -30,14 +30,14 @@ def evaluation_of(name: str) -> tuple[str, str]:
 
 
 def task_of(path: str, name: str | None, user_dir: str | None) -> str:
-    """The task that is meant, by its name. Ends the command if it is not known, or the checkpoint cannot be read.
+    """The name of the task. Ends the command if the task is not known or the checkpoint cannot be read.
 
     Args:
-        name: what --task says; None for the task of the checkpoint.
-        user_dir: where a task of the user's own is.
+        name: the value of --task; None for the task of the checkpoint.
+        user_dir: the folder of a task of the user's own.
     """
     try:
-        from fairseq import checkpoint_utils, tasks  # takes seconds: not for --help
+        from fairseq import checkpoint_utils, tasks  # takes seconds, which --help need not wait for
     except ModuleNotFoundError as error:
         fail_for_package(error)
     rnndrop_plugin.register()
@@ -59,16 +59,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Evaluate a checkpoint with this plugin, on the test split unless --gen-subset or "
         "--valid-subset names another. A language model is evaluated by "
-        "fairseq-eval-lm, a translation model by fairseq-generate, others by fairseq-validate. --user-dir and, by the "
-        f"checkpoint, --task are filled in. fairseq-validate gets --batch-size {BATCH_SIZE}; it and fairseq-generate "
+        "fairseq-eval-lm, a translation model by fairseq-generate, others by fairseq-validate. --user-dir and the "
+        f"checkpoint's --task are filled in. fairseq-validate gets --batch-size {BATCH_SIZE}; it and fairseq-generate "
         "get --required-batch-size-multiple 1, so that no sequence is left out.",
         usage="%(prog)s DATA --path CHECKPOINT ...",
         epilog="All other arguments are those of fairseq's command: --path CHECKPOINT --help lists them, those of the "
-        "task last. docs/language_modelling.md has the plugin's.",
+        "task last. docs/language_modelling.md explains those of the plugin.",
         allow_abbrev=False,
         add_help="--path" not in names_of(sys.argv[1:]),
     )
-    parser.add_argument("--path", required=True, metavar="CHECKPOINT", help="the model, made by fairseq-train")
+    parser.add_argument("--path", required=True, metavar="CHECKPOINT", help="the model, trained by fairseq-train")
     add_plugin_arguments(parser, "checkpoint")
     args, _ = parser.parse_known_args()
 
@@ -83,12 +83,12 @@ def main() -> None:
     given = [flag for flag in SPLIT_FLAGS if flag in flags]
     if len(given) > 1:
         fail(f"{' and '.join(given)} both name the split: give one of them")
-    if given:  # fairseq's commands take both flags, and read one
+    if given:  # fairseq's commands accept both flags but read only one of them
         arguments = [re.sub(f"^{given[0]}(?==|$)", split_flag, argument) for argument in arguments]
     else:
         arguments += [split_flag, "test"]
     if command == "validate" and flags.isdisjoint(("--batch-size", "--max-sentences", "--max-tokens")):
         arguments += ["--batch-size", BATCH_SIZE]
     if command != "eval_lm" and "--required-batch-size-multiple" not in flags:
-        arguments += ["--required-batch-size-multiple", "1"]  # with 8, the default, fairseq may lose the last batch
+        arguments += ["--required-batch-size-multiple", "1"]  # with fairseq's default of 8 the last batch may get lost
     hand_over(command, arguments)

@@ -12,16 +12,16 @@ USER_DIR = os.path.abspath(next(iter(rnndrop_plugin.__path__)))
 
 
 def add_plugin_arguments(parser: argparse.ArgumentParser, source: str = "architecture") -> None:
-    """The flags that :func:`complete` fills in; ``source`` is what tells it the task."""
+    """Add the flags that :func:`complete` fills in; ``source`` names what determines the task."""
     parser.add_argument("--user-dir", metavar="DIR", help="(default: this package, which is always registered)")
     parser.add_argument("--task", metavar="TASK", help=f"(default: that of the {source})")
 
 
 def complete(arguments: list[str], task: str | None = None) -> list[str]:
-    """The arguments of one of fairseq's commands with --user-dir and --task, where they are missing.
+    """The arguments of one of fairseq's commands, with --user-dir and --task added if they are missing.
 
     Args:
-        task: None in training, where the plugin makes the architecture's the default of --task.
+        task: None in training, where the architecture's task is already the default.
     """
     given = names_of(arguments)
     completed = list(arguments)
@@ -40,10 +40,11 @@ def names_of(arguments: list[str]) -> set[str]:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
-        description="Run fairseq-train with this plugin: --user-dir and, by the architecture, --task are filled in.",
+        description="Run fairseq-train with this plugin: --user-dir and the architecture's --task are filled in.",
         usage="%(prog)s DATA --arch ARCHITECTURE ...",
-        epilog="All other arguments are fairseq-train's. --arch ARCHITECTURE --help lists them, those of the "
-        "architecture last, and with --criterion or --optimizer theirs; docs/flags.md has the plugin's.",
+        epilog="All other arguments are those of fairseq-train. --arch ARCHITECTURE --help lists them, those of the "
+        "architecture last; with --criterion or --optimizer it lists theirs, too. docs/flags.md explains those of the "
+        "plugin.",
         allow_abbrev=False,
         add_help=names_of(sys.argv[1:]).isdisjoint(("--arch", "-a")),
     )
@@ -53,9 +54,9 @@ def main() -> None:
 
 
 def hand_over(command: str, arguments: list[str]) -> None:
-    """Run one of fairseq's commands, ``train`` or ``eval_lm``, say, in this process."""
+    """Run one of fairseq's commands, such as ``train`` or ``eval_lm``, in this process."""
     try:
-        cli_main = importlib.import_module(f"fairseq_cli.{command}").cli_main  # takes seconds: not for --help
+        cli_main = importlib.import_module(f"fairseq_cli.{command}").cli_main  # takes seconds
     except ModuleNotFoundError as error:
         fail_for_package(error)
     rnndrop_plugin.register()

@@ -1,4 +1,4 @@
-"""Writing labelled texts: their words, the words' capitalisation and the labels."""
+"""Writing the data folder of labelled texts: their words, the words' capitalisation and the labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +13,8 @@ class Labelled(Text, Protocol):
     """A text and its label.
 
     Attributes:
-        place: where it stands, for error messages: file and line.
-        label: what it is.
+        place: its file and line, for error messages.
+        label: the name of its class.
     """
 
     place: str
@@ -31,19 +31,19 @@ def write_streams(
     """Write a data folder: the words of the texts, their capitalisation and the labels, each in a sub-folder.
 
     Args:
-        words: the dictionary's; others become ``<unk>``.
-        training: the texts by which the dictionary is ordered: the same for folders that share it.
-        labels: all that there are.
+        words: those of the dictionary; other words become ``<unk>``.
+        training: the texts whose counts determine the dictionary's order; the same for folders that share it.
+        labels: all labels.
 
     Returns:
-        The number of entries of the words' dictionary, and the counts of words of each split.
+        The number of entries in the dictionary of words, and the counts of words of each split.
     """
 
     streams = word_streams(words) | {LABEL: (lambda text: [text.label], labels)}
     results = {}
     for stream, (symbols_of, symbols) in streams.items():
         parts = {name: [Sentence(text.place, symbols_of(text)) for text in texts] for name, texts in splits.items()}
-        # nothing is counted for the others: their dictionaries have the alphabet's order, whatever the data
+        # The other streams are not counted, so their dictionaries are in alphabetical order, whatever the data.
         counted = [Sentence(text.place, symbols_of(text)) for text in training if stream == WORD]
         results[stream] = write_splits(folder / stream, parts, symbols=symbols, counted=counted)
     return results[WORD]

@@ -1,4 +1,4 @@
-"""The command ``rnndrop``: a table of its subcommands, and how one of them is found and run."""
+"""The command ``rnndrop``: a table of its subcommands, and the code that finds and runs one of them."""
 
 import importlib
 import sys
@@ -12,10 +12,10 @@ class Command(NamedTuple):
     """A subcommand.
 
     Attributes:
-        module: below ``rnndrop_plugin.cli``; its ``main`` reads ``sys.argv``.
+        module: the module in ``rnndrop_plugin.cli`` whose ``main`` reads ``sys.argv``.
         summary: what it does, for the list of commands.
-        is_fairseqs: whether it runs a command of fairseq's, which says itself what is wrong with its input, and has
-            tracebacks for the rest.
+        is_fairseqs: whether it runs a command of fairseq, which reports bad input itself and prints a traceback for
+            any other error.
     """
 
     module: str
@@ -31,10 +31,10 @@ COMMANDS = {
     "prepare semeval": Command("prepare_semeval", "SemEval's messages and weakly labelled tweets, for classifiers"),
     "prepare temporal-order": Command("prepare_temporal_order", "the paper's Temporal Order task, for classifiers"),
     "train": Command("fairseq_train", "fairseq-train with this plugin", is_fairseqs=True),
-    "train-cpu": Command("train_cpu", "the same in several processes, on a machine without a GPU"),
-    "eval": Command("fairseq_eval", "fairseq's evaluation of a checkpoint, by the checkpoint's task", is_fairseqs=True),
-    "tag": Command("tag", "tag the words of texts by a trained tagger"),
-    "classify": Command("classify", "classify texts by a trained classifier"),
+    "train-cpu": Command("train_cpu", "fairseq-train in several processes, on a machine without a GPU"),
+    "eval": Command("fairseq_eval", "evaluate a checkpoint by fairseq's command for its task", is_fairseqs=True),
+    "tag": Command("tag", "tag the words of texts with a trained tagger"),
+    "classify": Command("classify", "classify texts with a trained classifier"),
     "plot": Command("plot", "plot the training curves of fairseq-train's logs"),
 }
 
@@ -46,7 +46,7 @@ def describe_commands(group: str = "") -> str:
     lines = [f"  {name:<{width}}  {COMMANDS[name].summary}" for name in names]
     what = "Prepare data:" if group else "Recurrent dropout for fairseq: prepare data, train, evaluate and use models."
     prog = f"rnndrop {group}".strip()
-    return "\n".join([f"usage: {prog} COMMAND ...", "", what, "", *lines, "", "COMMAND --help says more of each.", ""])
+    return "\n".join([f"usage: {prog} COMMAND ...", "", what, "", *lines, "", "COMMAND --help explains a command.", ""])
 
 
 def main() -> None:

@@ -13,19 +13,19 @@ from rnndrop_plugin.training_log import entries
 
 
 def curve(log: Sequence[dict], metric: str, prefixes: Sequence[str]) -> tuple[list[int], list[float]]:
-    """The values of ``metric`` ("ppl", say) by number of updates, both sorted by it.
+    """The numbers of updates, in order, and the values of ``metric`` (such as "ppl") after them.
 
-    Where a resumed run logged an update again, its value counts. Both are empty where the log has none.
+    If a resumed run logged an update again, its value counts. Both lists are empty if the log has no value.
 
     Args:
         log: the :func:`~rnndrop_plugin.training_log.entries` of a run.
-        prefixes: which statistics, the first that the log has: "" are the means of --log-interval updates, "train_"
-            those of an epoch, "valid_" the validations.
+        prefixes: which statistics to take; the first one that the log has is used. "" stands for the means over
+            --log-interval updates, "train_" for those over an epoch, "valid_" for the validations.
     """
     for prefix in prefixes:
         values = {}
         for entry in log:
-            with suppress(KeyError, TypeError, ValueError, OverflowError):  # other statistics, or none of fairseq's
+            with suppress(KeyError, TypeError, ValueError, OverflowError):  # other statistics, or not from fairseq
                 values[int(float(entry[f"{prefix}num_updates"]))] = float(entry[f"{prefix}{metric}"])
         if values:
             return sorted(values), [values[update] for update in sorted(values)]
@@ -36,7 +36,7 @@ def both_curves(path: Path, metric: str) -> list[tuple[list[int], list[float]]]:
     """The curves of the training and of the validation, one of which may be empty.
 
     Raises:
-        ValueError: both are, or no value is a finite number.
+        ValueError: both are empty, or no value is a finite number.
     """
     log = list(entries(path))
     curves = [curve(log, metric, ("", "train_")), curve(log, metric, ("valid_",))]
@@ -50,12 +50,15 @@ def both_curves(path: Path, metric: str) -> list[tuple[list[int], list[float]]]:
 
 
 def subplots(output: Path, *arguments, **keywords) -> tuple:
-    """A figure and its axes, by the arguments of matplotlib's function of this name.
+    """A figure and its axes; the arguments are those of matplotlib's function of the same name.
+
+    Args:
+        output: where :func:`save` will write the figure.
 
     Raises:
-        ValueError: the ending of ``output``, where :func:`save` will write it, is of no picture.
+        ValueError: the ending of ``output`` is not that of a picture.
     """
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells when it builds its font cache
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would log that it builds its font cache
     import matplotlib
 
     matplotlib.use("agg")
@@ -63,7 +66,7 @@ def subplots(output: Path, *arguments, **keywords) -> tuple:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(*arguments, layout="constrained", **keywords)
-    kinds = figure.canvas.get_supported_filetypes().keys() - {"pgf"}  # LaTeX would have to draw it
+    kinds = figure.canvas.get_supported_filetypes().keys() - {"pgf"}  # this needs LaTeX
     if output.suffix[1:].lower() not in kinds:
         pyplot.close(figure)
         raise ValueError(f"{output}: its ending must be that of a picture: {', '.join(sorted(kinds))}")
@@ -71,7 +74,7 @@ def subplots(output: Path, *arguments, **keywords) -> tuple:
 
 
 def save(figure, output: Path) -> None:
-    """Write a figure whole or not at all, and forget it."""
+    """Write a figure completely or not at all, and close it."""
     from matplotlib import pyplot
 
     with atomic_write(output) as new:
@@ -87,17 +90,17 @@ def draw(
     title: str = "",
     top: float | None = None,
 ) -> None:
-    """Draw the curves of runs, the training dashed and the validation solid, against the number of updates.
+    """Draw the curves of runs against the number of updates, the training dashed and the validation solid.
 
     Args:
-        curves: :func:`both_curves` of each run.
-        labels: names of the runs.
-        output: the picture; its ending says which kind.
-        ylabel: what is drawn.
-        top: upper end of its axis.
+        curves: the :func:`both_curves` of each run.
+        labels: the names of the runs.
+        output: the picture file; its ending determines the format.
+        ylabel: the label of the y-axis.
+        top: the upper end of the y-axis.
 
     Raises:
-        ValueError: the ending is of no picture.
+        ValueError: the ending is not that of a picture.
     """
     figure, axes = subplots(output, figsize=(7, 4.5))
     for number, (label, (training, validation)) in enumerate(zip(labels, curves, strict=True)):
@@ -113,7 +116,7 @@ def draw(
 
 
 def names_of(logs: Sequence[Path]) -> list[str]:
-    """The names of the logs' files, or of their folders where files share one, as reproduce.py's do."""
+    """The names of the log files, or of their folders if files share a name, as those of reproduce.py do."""
     names = [path.stem for path in logs]
     return names if len(set(names)) == len(names) else [str(path.parent) for path in logs]
 
@@ -122,21 +125,24 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
         description="Plot the training curves of one or more runs of fairseq-train: a metric of the training (dashed) "
-        "and of the validation (solid) against the number of updates. The logs are those that fairseq-train writes "
-        "to its standard output with --log-format json."
+        "and of the validation (solid) against the number of updates. The logs are what fairseq-train writes "
+        "to standard output with --log-format json."
     )
     parser.add_argument("logs", type=Path, nargs="+", metavar="LOG")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="picture; its ending says which kind (.png, .svg)"
+        "--output", type=Path, required=True, metavar="FILE", help="picture to write, such as a .png or .svg"
     )
     parser.add_argument(
-        "--labels", nargs="+", metavar="LABEL", help="names of the runs (default: of the files, or of their folders)"
+        "--labels", nargs="+", metavar="LABEL", help="names of the runs (default: those of the files or their folders)"
     )
     parser.add_argument(
-        "--metric", default="ppl", help="what to plot, as the log calls it: ppl, nll_loss, f1 ... (default: ppl)"
+        "--metric", default="ppl", help="the metric's name in the log: ppl, nll_loss, f1 ... (default: ppl)"
     )
     parser.add_argument(
-        "--max", type=positive_number, metavar="Y", help="upper end of the axis, where the first epochs dwarf the rest"
+        "--max",
+        type=positive_number,
+        metavar="Y",
+        help="upper end of the y-axis, useful if the first epochs dwarf the rest",
     )
     parser.add_argument("--title", default="")
     args = parser.parse_args()

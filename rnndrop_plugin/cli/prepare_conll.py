@@ -15,7 +15,7 @@ from rnndrop_plugin.data.streams import CHARACTERS, TAG
 from rnndrop_plugin.data.text import find_file, zero_digits
 from rnndrop_plugin.data.tokenization import Tokenization
 
-# (sentences, words, entities of each type) of the CoNLL-2003 shared task, -DOCSTART- lines not counted
+# The (sentences, words, entities of each type) of the CoNLL-2003 shared task, not counting -DOCSTART- lines
 PUBLISHED = {
     "eng.train": (14041, 203621, {"LOC": 7140, "MISC": 3438, "ORG": 6321, "PER": 6600}),
     "eng.testa": (3250, 51362, {"LOC": 1837, "MISC": 922, "ORG": 1341, "PER": 1842}),
@@ -24,9 +24,9 @@ PUBLISHED = {
 
 
 def describe(sentences: list[Tagged], kept: set[str], path: Path, plain_tags: bool) -> str:
-    """The counts of a split, and how they compare with the published ones if it is or claims to be such a file."""
+    """The counts of a split, compared with the published ones if the file has the name of a published file."""
     words = [word for sentence in sentences for word in sentence.words]
-    unknown = sum(word not in kept for word in words)  # <unk> is not kept, if it is so in the text
+    unknown = sum(word not in kept for word in words)  # this includes words that are <unk> in the text itself
     comparison = ""
     if plain_tags:
         tags = {tag for sentence in sentences for tag in sentence.tags}
@@ -41,13 +41,13 @@ def describe(sentences: list[Tagged], kept: set[str], path: Path, plain_tags: bo
 
 
 def entity_tags(splits: dict[str, list[Tagged]], training: Path, letters: str) -> list[str]:
-    """All tags of the training file's types, which may not occur.
+    """All tags of the entity types in the training file, including tags that do not occur.
 
     Args:
-        letters: those of the scheme.
+        letters: the letters of the tag scheme, such as "BI".
 
     Raises:
-        ValueError: there is no entity, or another split has one of another type.
+        ValueError: the training file has no entity, or another split has an entity of another type.
     """
     types = sorted({tag[2:] for sentence in splits["train"] for tag in sentence.tags if tag != "O"})
     if not types:
@@ -58,10 +58,10 @@ def entity_tags(splits: dict[str, list[Tagged]], training: Path, letters: str) -
 
 
 def plain_tags(splits: dict[str, list[Tagged]], training: Path) -> list[str]:
-    """All tags of all files, so that a rare one that the training file lacks counts as an error in evaluation.
+    """All tags of all files, so that a rare tag that the training file lacks counts as an error in evaluation.
 
     Raises:
-        ValueError: there are less than two, or one of fairseq's own symbols.
+        ValueError: there are fewer than two tags, or one is a symbol of fairseq's own.
     """
     tags = sorted({tag for part in splits.values() for sentence in part for tag in sentence.tags})
     if len(tags) < 2:
@@ -74,18 +74,18 @@ def plain_tags(splits: dict[str, list[Tagged]], training: Path) -> list[str]:
 
 
 def counts(sentences: int, words: int, entities: dict[str, int]) -> str:
-    """The counts in words."""
+    """The counts as a text."""
     types = ", ".join(f"{count:,} {name}" for name, count in sorted(entities.items()))
     return f"{sentences:,} sentences, {words:,} words, {sum(entities.values()):,} entities ({types or 'none'})"
 
 
 def change(splits: dict[str, list[Tagged]], of: Callable[[Tagged], Tagged]) -> dict[str, list[Tagged]]:
-    """The splits with what ``of`` makes of each sentence."""
+    """The splits with ``of`` applied to each sentence."""
     return {split: [of(sentence) for sentence in part] for split, part in splits.items()}
 
 
 def read(args: argparse.Namespace, paths: dict[str, Path]) -> tuple[dict[str, list[Tagged]], list[str], str]:
-    """The sentences of each split with the tags that are to be written, all tags that there are, and a word on them."""
+    """The sentences of each split with the tags to write, all tags, and a short description of the tags."""
     splits = {
         split: read_sentences(
             path, args.encoding, args.separator, args.word_column, args.tag_column, any_tags=args.plain_tags
@@ -106,11 +106,11 @@ def read(args: argparse.Namespace, paths: dict[str, Path]) -> tuple[dict[str, li
 
 
 def write(folder: Path, splits: dict[str, list[Tagged]], kept: set[str], tags: list[str]) -> dict[str, int]:
-    """Write the streams, each into a sub-folder, and give the number of entries of each dictionary.
+    """Write each stream into a sub-folder. Returns the number of entries of each dictionary.
 
     Args:
-        kept: the dictionary's words; others become ``<unk>``.
-        tags: all that there are, whether they occur or not.
+        kept: the words of the dictionary; other words become ``<unk>``.
+        tags: all tags, whether they occur or not.
     """
     streams = word_streams(kept) | {TAG: (lambda sentence: sentence.tags, tags)}
     entries = {}
@@ -124,7 +124,7 @@ def write(folder: Path, splits: dict[str, list[Tagged]], kept: set[str], tags: l
         split: [Sentence(sentence.place(i), word) for sentence in part for i, word in enumerate(sentence.words)]
         for split, part in splits.items()
     }
-    entries[CHARACTERS], _ = write_splits(folder / CHARACTERS, parts, min_count=2)  # the others are <unk>
+    entries[CHARACTERS], _ = write_splits(folder / CHARACTERS, parts, min_count=2)  # rarer ones become <unk>
     return entries
 
 
@@ -135,12 +135,13 @@ def main() -> None:
         "fairseq: writes the words, their characters, their capitalisation and the tags to DIR/word, DIR/characters, "
         "DIR/capitalisation and DIR/tag (dict.txt and {train,valid,test}.{bin,idx} in each), and with --vectors the "
         "words' vectors to DIR/vectors.txt. A blank line ends a sentence; lines that begin with -DOCSTART- are left "
-        "out. The tags may be IOB1, IOB2 (BIO) or IOBES, which the training file tells, and become IOB2, or IOBES "
-        "with --iobes. Words that are neither in the training file nor have a vector, those that are fairseq's own "
-        "symbols, such as <pad>, and characters that the training file does not have twice become <unk>.",
+        "out. The tags may be IOB1, IOB2 (BIO) or IOBES, which is found out from the training file. They are written "
+        "as IOB2, or with --iobes as IOBES. The following become <unk>: words that are not in the training file and "
+        "have no vector, words that are symbols of fairseq's own, such as <pad>, and characters that occur fewer than "
+        "two times in the training file.",
     )
     parser.add_argument(
-        "--source", type=Path, required=True, metavar="DIR", help="folder with the files, each as it is or as .gz"
+        "--source", type=Path, required=True, metavar="DIR", help="folder with the files, which may be .gz"
     )
     add_destination_argument(parser)
     for split, name in zip(SPLITS, PUBLISHED, strict=True):
@@ -152,19 +153,19 @@ def main() -> None:
     tags_as.add_argument(
         "--iobes",
         action="store_true",
-        help="write the tags of entities in IOBES, which also tells an entity's last word and entities of one word. "
-        "Such a model's predictions are given in IOB2 all the same",
+        help="write the tags of entities in IOBES, which also marks the last word of an entity and entities of one "
+        "word. The model's predictions are still written in IOB2",
     )
     tags_as.add_argument(
         "--plain-tags",
         action="store_true",
-        help="take each tag as it is, as for parts of speech: the tags mark no entities. Of CoNLL-U, --separator '\\t' "
-        "--word-column 1 --tag-column 3 reads the universal parts of speech",
+        help="take each tag as it is; for tags that mark no entities, such as parts of speech. For the universal parts "
+        "of speech of a CoNLL-U file add --separator '\\t' --word-column 1 --tag-column 3",
     )
     parser.add_argument(
         "--zero-digits",
         action="store_true",
-        help="write 0 for each digit of a word, so that numbers which the training file lacks are known; `rnndrop tag` "
+        help="write 0 for each digit of a word, so that numbers that the training file lacks are known; `rnndrop tag` "
         "then reads numbers in the same way",
     )
     add_vectors_argument(parser)
@@ -173,7 +174,7 @@ def main() -> None:
         type=positive,
         default=1,
         metavar="N",
-        help="make <unk> of words without a vector that occur fewer than N times in the training file (default: "
+        help="replace words without a vector that occur fewer than N times in the training file by <unk> (default: "
         "%(default)s, no cut-off)",
     )
     args = parser.parse_args()

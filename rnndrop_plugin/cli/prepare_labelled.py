@@ -29,9 +29,9 @@ class Text(NamedTuple):
     """A labelled text.
 
     Attributes:
-        place: where it stands, for error messages: file and line.
-        label: what it is.
-        text: as it stands in the file.
+        place: its file and line, for error messages.
+        label: the name of its class.
+        text: the text as it is in the file.
         words: its words.
     """
 
@@ -46,7 +46,7 @@ def read_texts(path: Path, tokenization: Tokenization) -> list[Text]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is damaged, or a line has no label or no words.
+        ValueError: the file is damaged, or a line has no label or no words.
     """
     texts = []
     lines = read_lines(path)
@@ -69,16 +69,16 @@ def read_texts(path: Path, tokenization: Tokenization) -> list[Text]:
 
 
 def split(texts: list[Text], valid: float, test: float, seed: int) -> dict[str, list[Text]]:
-    """The texts in three parts, drawn at random, each in the order that it had."""
+    """Split the texts at random into three parts, each of which keeps the order of its texts."""
     order = random.Random(seed).sample(range(len(texts)), len(texts))
     return {name: [texts[i] for i in sorted(part)] for name, part in cut(order[::-1], valid, test).items()}
 
 
 def check_labels(splits: dict[str, list[Text]]) -> list[str]:
-    """The labels of the training texts, in order.
+    """The labels of the training texts, in alphabetical order.
 
     Raises:
-        ValueError: there are less than two, or another text has another one.
+        ValueError: there are fewer than two labels, or a text of another split has another label.
     """
     labels = sorted({text.label for text in splits["train"]})
     if len(labels) < 2:
@@ -93,8 +93,8 @@ def check_labels(splits: dict[str, list[Text]]) -> list[str]:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
-        description="Prepare texts with labels, any labels, for classification with fairseq. A line of the files "
-        "(UTF-8, as they are or .gz) has a label, a tab and a text. Writes the words of the texts, their "
+        description="Prepare texts with any labels for classification with fairseq. Each line of the files (UTF-8, may "
+        "be .gz) has a label, a tab and a text. Writes the words of the texts, their "
         "capitalisation and the labels into DIR/word, DIR/capitalisation and DIR/label, each with dict.txt and "
         "{train,valid,test}.{bin,idx}, and tokenizer.json, which says how the texts were cut into words. Words that "
         "are rarer than --min-count in the training texts and have no vector become <unk>.",
@@ -108,8 +108,8 @@ def main() -> None:
         "--tokenizer",
         choices=("moses", "tweets", "blanks"),
         default="moses",
-        help="what cuts a text into words: sacremoses; NLTK's tokenizer for tweets, with user names and links "
-        "replaced; or blanks alone (default: %(default)s)",
+        help="how to cut a text into words: moses, by sacremoses; tweets, by NLTK's tokenizer for tweets, with user "
+        "names and links replaced; blanks, only at blanks (default: %(default)s)",
     )
     parser.add_argument(
         "--language",
@@ -124,7 +124,7 @@ def main() -> None:
         type=positive,
         default=2,
         metavar="N",
-        help="make <unk> of words without a vector that occur fewer than N times in the training texts (default: "
+        help="replace words without a vector that occur fewer than N times in the training texts by <unk> (default: "
         "%(default)s)",
     )
     args = parser.parse_args()

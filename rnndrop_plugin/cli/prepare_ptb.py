@@ -9,7 +9,7 @@ from rnndrop_plugin.cli.splits import SPLITS, Counts, Sentence, describe_diction
 from rnndrop_plugin.data.text import characters, find_file, read_lines
 from rnndrop_plugin.data.tokenization import Tokenization, text_sizes
 
-# (sentences, tokens with one </s> a sentence) of Mikolov's preprocessed Penn Treebank
+# The (sentences, tokens with one </s> per sentence) of Mikolov's preprocessed Penn Treebank
 PUBLISHED = {
     "word": {"train": (42068, 929589), "valid": (3370, 73760), "test": (3761, 82430)},
     "char": {"train": (42068, 5017482), "valid": (3370, 393042), "test": (3761, 442423)},
@@ -17,13 +17,13 @@ PUBLISHED = {
 
 
 def sentences(path: Path, lines: list[str], level: str) -> list[Sentence]:
-    """One sentence a line: its words, or its characters without outer spaces and with ``_`` for each inner one."""
+    """A sentence for each line: its words, or its characters, with outer spaces removed and ``_`` for inner ones."""
     symbols = str.split if level == "word" else lambda line: characters(line.strip())
     return [Sentence(f"{path}, line {number}", symbols(line)) for number, line in enumerate(lines, 1)]
 
 
 def compare_with_published(path: Path, counts: Counts, published: tuple[int, int]) -> str:
-    """How the counts of a file compare with the published ones, if it is or claims to be the published file."""
+    """How the counts of a file compare with the published ones, if they agree or the file has the published name."""
     if counts[:2] == published:
         return "; as published"
     if path.name.startswith("ptb."):
@@ -36,10 +36,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Prepare the Penn Treebank for language modelling with fairseq: writes dict.txt, "
         "{train,valid,test}.{bin,idx} and tokenizer.json, which says how the text was cut. The source folder holds "
-        "ptb.train.txt, ptb.valid.txt and ptb.test.txt, or train.txt, valid.txt and test.txt, each as it is or as .gz, "
-        "in UTF-8 with one sentence a line; any text of this layout will do. Each line ends with </s>. Where the "
-        "training text has <unk> (as the Penn Treebank has), words that it lacks become <unk>; where it has none they "
-        "are an error, unless --min-count makes one.",
+        "ptb.train.txt, ptb.valid.txt and ptb.test.txt, or train.txt, valid.txt and test.txt, which may be .gz, in "
+        "UTF-8 with one sentence per line; any text of this layout will do. </s> is added to each line. If the "
+        "training text has <unk>, as the Penn Treebank does, words that it lacks become <unk>. If it has none, such "
+        "words are an error, unless --min-count makes <unk> of rare words.",
     )
     parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with the three text files")
     add_destination_argument(parser)
@@ -47,15 +47,15 @@ def main() -> None:
         "--level",
         choices=("word", "char"),
         default="word",
-        help="symbols are words, or single characters: _ for a space, </s> for the newline, <unk> spelled out "
-        "(default: %(default)s)",
+        help="whether symbols are words or single characters, with _ for a space, </s> for the newline, and <unk> "
+        "spelled out (default: %(default)s)",
     )
     parser.add_argument(
         "--min-count",
         type=positive,
         default=1,
         metavar="N",
-        help="make <unk> of symbols that occur fewer than N times in the training text, and of those it lacks "
+        help="replace symbols that occur fewer than N times in the training text, or not at all, by <unk> "
         "(default: %(default)s, no cut-off)",
     )
     args = parser.parse_args()

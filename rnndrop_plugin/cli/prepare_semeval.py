@@ -25,7 +25,7 @@ VALID = "twitter-2013dev-A.txt"
 TEST_2014 = "semeval2014-task9-test-B-gold.txt"
 TEST_2015 = "twitter-2015test-A.txt"
 PARTS_2014 = {"twitter13": "T13", "sms13": "SM", "livejournal14": "LJ", "twitter14": "T14", "sarcasm14": "TS"}
-# how many messages are positive, negative and neutral; of train, in its cleansed release
+# How many messages are positive, negative and neutral. The counts of train are those of its cleansed release.
 PUBLISHED = {
     "train": (3640, 1458, 4586),
     "valid": (575, 340, 739),
@@ -42,11 +42,11 @@ class Message(NamedTuple):
     """A message and its label.
 
     Attributes:
-        place: where it stands, for error messages: file and line.
-        id: its number, or its words where it has none.
+        place: its file and line, for error messages.
+        id: its number, or its words if it has no number.
         label: one of ``LABELS``.
         words: its words.
-        test_id: its number in the test of 2014, "" elsewhere.
+        test_id: its number in the test of 2014, "" for other messages.
     """
 
     place: str
@@ -62,9 +62,9 @@ def numbered(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def unquote(text: str) -> str:
-    """Undo what writers of CSV have done to a text, some of them twice: quotation marks around it, doubled ones in it.
+    """Undo the quotation marks that CSV writers have put around a text and doubled within it, some of them twice.
 
-    Some had put a backslash before a mark, and some files have lost the outer marks alone.
+    Some writers put a backslash before a mark, and some files have lost only the outer marks.
     """
     if len(text) > 1 and text[0] == text[-1] == '"':
         text = text[1:-1]
@@ -72,11 +72,11 @@ def unquote(text: str) -> str:
 
 
 def read_labelled(path: Path, columns: Sequence[str] = ("id", "label", "text")) -> list[Message]:
-    """The messages of a file with one a line, columns separated by tabs and quotation marks without a meaning.
+    """The messages of a file, one per line, with tabs between columns. Quotation marks do not enclose columns.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is damaged, or a line is malformed or has no text.
+        ValueError: the file is damaged, or a line is malformed or has no text.
     """
     messages = []
     for number, line in numbered(path):
@@ -101,7 +101,7 @@ def read_labelled(path: Path, columns: Sequence[str] = ("id", "label", "text")) 
 
 
 def read_2014(path: Path) -> dict[str, list[Message]]:
-    """The messages of the test of 2014 by test set, which the first letters of a test id tell."""
+    """The messages of the test of 2014 by test set, which is determined by the first letters of a test id."""
     parts: dict[str, list[Message]] = {name: [] for name in PARTS_2014}
     for message in read_labelled(path, ("id", "test id", "label", "text")):
         name = next((name for name, prefix in PARTS_2014.items() if message.test_id.startswith(prefix)), None)
@@ -118,7 +118,7 @@ def read_2014(path: Path) -> dict[str, list[Message]]:
 
 
 def read_weak(path: Path, label: str) -> list[Message]:
-    """The tweets of a file with one a line, without their smileys, which may leave no words."""
+    """The tweets of a file, one per line, without their smileys. A tweet may have no words left."""
     messages = []
     for number, line in numbered(path):
         place = f"{path}, line {number}"
@@ -129,13 +129,13 @@ def read_weak(path: Path, label: str) -> list[Message]:
 
 
 def select(messages: list[Message], evaluation: list[Message]) -> tuple[list[Message], Counter[str]]:
-    """What may be trained on: messages with one label, each once, that no validation or test set has.
+    """The messages to train on: those that have only one label and are in no validation or test set, each once.
 
     Returns:
-        Those messages, and how many others there are for which reason.
+        These messages, and how many messages were left out, by the reason.
 
     Raises:
-        ValueError: none is left.
+        ValueError: no message is left.
     """
     labels = defaultdict(set)
     for message in messages:
@@ -163,12 +163,12 @@ def select(messages: list[Message], evaluation: list[Message]) -> tuple[list[Mes
 
 
 def format_counts(counts: Counter[str]) -> str:
-    """Counts in words, such as "3 repeated, 2 without words"."""
+    """Counts as a text, such as "3 repeated, 2 without words"."""
     return ", ".join(f"{count:,} {what}" for what, count in counts.items()) or "none"
 
 
 def format_messages(messages: list[Message]) -> str:
-    """How many messages there are, and of which label."""
+    """How many messages there are, in total and with each label."""
     labels = Counter(message.label for message in messages)
     return f"{len(messages):,} messages ({format_counts(Counter({label: labels[label] for label in LABELS}))})"
 
@@ -186,10 +186,11 @@ def main() -> None:
         description="Prepare SemEval's messages, which are positive, negative or neutral, for classification with "
         "fairseq: writes their words, the words' capitalisation and the labels into DEST/word, DEST/capitalisation and "
         "DEST/label, each with dict.txt and {train,valid,twitter13,sms13,livejournal14,twitter14,sarcasm14,twitter15}."
-        f"{{bin,idx}}. The source folder holds {TRAIN}, {VALID}, {TEST_2014} and {TEST_2015}, each as it is or as .gz, "
-        "in UTF-8. What distributions have done to the texts (escapes, quotation marks, encoding twice) is undone, "
-        "user names become <user> and links <url>, and NLTK's tokenizer for tweets makes the words. Training messages "
-        "that occur with two labels, or in a validation or test set, are left out; validation and test sets are whole.",
+        f"{{bin,idx}}. The source folder holds {TRAIN}, {VALID}, {TEST_2014} and {TEST_2015}, which may be .gz, in "
+        "UTF-8. What distributions have done to the texts (escapes, quotation marks, double encoding) is undone. User "
+        "names become <user>, links become <url>, and NLTK's tokenizer for tweets cuts the texts into words. Training "
+        "messages that occur with two labels, or in a validation or test set, are left out. Validation and test sets "
+        "are complete.",
     )
     parser.add_argument("--source", type=Path, required=True, metavar="DIR", help="folder with the four text files")
     add_destination_argument(parser)
@@ -197,19 +198,19 @@ def main() -> None:
         "--weak",
         type=Path,
         metavar="DIR",
-        help="folder with positive.txt and negative.txt (or .gz), one tweet a line, for pre-training: they become "
-        "DEST/weak, a data folder with the same dictionaries, the tweets as train and SemEval's valid as valid. Their "
-        "smileys, which gave them their labels, are removed",
+        help="folder with positive.txt and negative.txt (may be .gz), one tweet per line, for pre-training. They "
+        "become DEST/weak, a data folder with the same dictionaries; its train has the tweets and its valid is "
+        "SemEval's. The smileys, which gave the tweets their labels, are removed",
     )
-    add_vectors_argument(parser, "DEST/vectors.txt (which is DEST/weak's too)")
+    add_vectors_argument(parser, "DEST/vectors.txt (for DEST/weak, too)")
     parser.add_argument(
         "--min-count",
         type=positive,
         default=5,
         metavar="N",
-        help="make <unk> of words without a vector that occur fewer than N times in the training texts, the weakly "
-        "labelled ones included (default: %(default)s: smileys and abbreviations that the vectors lack are worth "
-        "learning, and words that are rarer cannot be learned)",
+        help="replace words without a vector that occur fewer than N times in the training texts, including the weakly "
+        "labelled ones, by <unk> (default: %(default)s, because smileys and abbreviations that the vectors lack are "
+        "worth learning, and rarer words cannot be learned)",
     )
     args = parser.parse_args()
 

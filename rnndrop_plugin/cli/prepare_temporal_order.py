@@ -11,23 +11,23 @@ from rnndrop_plugin.data.tokenization import Tokenization
 
 SIZES = {
     "train": 6400,  # 200 mini-batches of 32
-    "valid": 2000,  # ours: the paper has none
+    "valid": 2000,  # the paper has no validation set
     "test": 10000,
 }
 SYMBOLS = "ABCD"
 
 
 def draw(generator: random.Random, length: int) -> tuple[str, str]:
-    """A sequence and its class (Semeniuta et al. 2016, section 4.1).
+    """Draw a sequence and its class (Semeniuta et al. 2016, section 4.1).
 
-    One of A and B stands at a random place of the first third and one of the second third, and all else is drawn
-    from C and D, everything uniformly and independently.
+    There is an A or B at a random place in the first third, and another one in the second third. All other symbols are
+    C or D. Everything is drawn uniformly and independently.
 
     Args:
         length: a multiple of 3.
 
     Returns:
-        ``length`` symbols, and their A or B in order: AA, AB, BA or BB.
+        ``length`` symbols, and the two that are A or B, in order: AA, AB, BA or BB.
     """
     symbols = generator.choices("CD", k=length)
     label = "".join(generator.choices("AB", k=2))
@@ -38,7 +38,7 @@ def draw(generator: random.Random, length: int) -> tuple[str, str]:
 
 
 def sequence_length(text: str) -> int:
-    """An argparse type: a multiple of 3, 3 at least."""
+    """An argparse type: a multiple of 3, at least 3."""
     if positive(text) % 3:
         raise argparse.ArgumentTypeError(f"{text} does not divide into three equal parts")
     return int(text)
@@ -55,11 +55,11 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
         description="Make the paper's Temporal Order data (section 4.1) for classification with fairseq. Each "
-        "sequence has three equal parts, with one of A and B at a random place of the first part and one of the "
-        "second; all other symbols are C or D. The class is the order of the two: AA, AB, BA or BB. "
-        f"Writes {SIZES['train']:,} sequences for training, {SIZES['test']:,} for testing and, which the paper does "
-        f"not have, {SIZES['valid']:,} for validation: the symbols in word/, the classes in label/, and one-hot "
-        "vectors of the symbols in vectors.txt (for --decoder-embed-path). The same length and seed make the same "
+        "sequence has three equal parts, with an A or B at a random place in the first part and another one in the "
+        "second; all other symbols are C or D. The class is the order of these two: AA, AB, BA or BB. "
+        f"Writes {SIZES['train']:,} sequences for training, {SIZES['test']:,} for testing and, unlike the paper, "
+        f"{SIZES['valid']:,} for validation. The symbols are in word/, the classes in label/, and one-hot "
+        "vectors of the symbols in vectors.txt (for --decoder-embed-path). The same length and seed give the same "
         "data.",
     )
     parser.add_argument(
@@ -67,9 +67,9 @@ def main() -> None:
         type=sequence_length,
         required=True,
         metavar="N",
-        help="symbols of a sequence, a multiple of 3; the paper has 15 (short) and 30 (medium)",
+        help="number of symbols in a sequence, a multiple of 3; the paper has 15 (short) and 30 (medium)",
     )
-    parser.add_argument("--seed", type=seed, default=1, metavar="N", help="of the random generator (default: 1)")
+    parser.add_argument("--seed", type=seed, default=1, metavar="N", help="seed of the random generator (default: 1)")
     add_destination_argument(parser)
     args = parser.parse_args()
 

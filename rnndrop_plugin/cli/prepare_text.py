@@ -1,4 +1,4 @@
-"""Prepare raw text for language modelling with fairseq: split, tokenise, cut off the vocabulary."""
+"""Prepare raw text for language modelling with fairseq: split it, tokenise it and cut off rare words."""
 
 import argparse
 import dataclasses
@@ -20,7 +20,7 @@ FRACTION_NOTE = "with --dictionary the whole text is the split test, unless a sh
 
 
 def read_units(path: Path, by: str) -> list[Sentence]:
-    """The sentences of a file, not yet tokenised: its lines, or its paragraphs with their lines joined by spaces."""
+    """The sentences of a file before tokenisation: its lines, or its paragraphs, whose lines are joined by spaces."""
     units, paragraph = [], []
     for number, line in enumerate([*read_lines(path), ""], 1):
         line = line.strip()
@@ -34,7 +34,7 @@ def read_units(path: Path, by: str) -> list[Sentence]:
 
 
 def train_sentencepiece(units: list[Sentence], size: int, folder: Path) -> None:
-    """Train a unigram model on ``units`` and keep it as sentencepiece.model in ``folder``."""
+    """Train a unigram model on ``units`` and save it as sentencepiece.model in ``folder``."""
     texts = [text for _, text in units]
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -42,19 +42,19 @@ def train_sentencepiece(units: list[Sentence], size: int, folder: Path) -> None:
             model_prefix=str(folder / MODEL.removesuffix(".model")),
             vocab_size=size,
             max_sentence_length=max(len(text.encode()) for text in texts) + 1,  # in bytes; longer ones are left out
-            num_threads=1,  # more may sum in another order
+            num_threads=1,  # several threads may add up in another order
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        reason = str(error).rpartition("] ")[2].strip() or error  # the failed check stands in brackets before it
+        reason = str(error).rpartition("] ")[2].strip() or error  # the failed check comes before it, in brackets
         raise ValueError(f"--sentencepiece {size}: {reason}") from None
 
 
 def pieces_of(model: Path) -> list[str]:
-    """The pieces of a sentencepiece model but for those that every dictionary has.
+    """The pieces of a sentencepiece model, except for the symbols that every dictionary has.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the file is not such a model.
     """
     try:
         processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
@@ -73,15 +73,15 @@ def size_or_model(text: str) -> int | Path:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags."""
+    """Add the flags."""
     add_split_arguments(parser, "one text to split, in one or more files", FRACTION_NOTE)
     add_destination_argument(parser)
     parser.add_argument(
         "--by",
         choices=("line", "paragraph"),
         default="line",
-        help="what a sentence is, and what the text is split by: a line that is not blank, or the lines between two "
-        "blank ones, joined by spaces (default: %(default)s)",
+        help="what counts as a sentence, the unit in which the text is split: a line that is not blank, or the lines "
+        "between two blank ones, joined by spaces (default: %(default)s)",
     )
     parser.add_argument("--lower", action="store_true", help="lower-case the text first")
     parser.add_argument(
@@ -94,25 +94,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sentencepiece",
         type=size_or_model,
         metavar="VOCAB_SIZE_OR_FILE",
-        help="tokenise with a sentencepiece model instead, one of this size that is trained on the training part, or "
-        "an existing one; it is kept as DIR/sentencepiece.model",
+        help="tokenise with a sentencepiece model instead: train one of this size on the training part, or use an "
+        "existing one; it is saved as DIR/sentencepiece.model",
     )
     parser.add_argument(
         "--dictionary",
         type=Path,
         metavar="DIR_OR_FILE",
-        help="prepare a text for a model that is trained already: use the dictionary of its data folder, or a "
+        help="prepare a text for a model that is already trained: use the dictionary of its data folder, or a "
         "dict.txt, and cut the text as the folder's tokenizer.json says. Words that the dictionary lacks become <unk>",
     )
     parser.add_argument(
         "--min-count",
         type=positive,
         metavar="N",
-        help="make <unk> of words that occur fewer than N times in the training part, and of those it lacks (default: "
-        "2); 1 is no cut-off, words that the training part lacks are an error then",
+        help="replace words that occur fewer than N times in the training part, or not at all, by <unk> (default: 2); "
+        "with 1 there is no cut-off, and words that the training part lacks are an error",
     )
     parser.add_argument(
-        "--vocab-size", type=positive, metavar="N", help="make <unk> of all but the N most frequent words"
+        "--vocab-size", type=positive, metavar="N", help="replace all but the N most frequent words by <unk>"
     )
 
 
@@ -122,7 +122,7 @@ def read_from(path: Path, folder: Path) -> bool:
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, list[Path]]:
-    """The files of each split that has its own; ends with a message if flags exclude or need each other."""
+    """The files of each split that has its own. Ends the command if flags exclude each other or one is missing."""
     named = check_split_arguments(parser, args)
     if named and "train" not in named and not args.dictionary:
         parser.error("--train is needed to make a dictionary, unless --dictionary names one")
@@ -138,7 +138,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 
 def read_parts(args: argparse.Namespace, named: dict[str, list[Path]]) -> dict[str, list[Sentence]]:
-    """The sentences of each split, not yet tokenised; ``named`` are the files of those that have their own."""
+    """The sentences of each split before tokenisation; ``named`` has the files of splits that have their own."""
 
     def read(paths: list[Path]) -> list[Sentence]:
         units = [unit for path in paths for unit in read_units(path, args.by)]
@@ -153,7 +153,7 @@ def read_parts(args: argparse.Namespace, named: dict[str, list[Path]]) -> dict[s
 
 
 def dictionary_folder(path: Path) -> Path:
-    """The data folder that ``path`` is, or whose dict.txt it is; ValueError if it is neither."""
+    """The data folder, given its path or that of its dict.txt; ValueError for any other path."""
     if path.name == "dict.txt":
         return path.parent
     if path.is_dir():
@@ -162,7 +162,7 @@ def dictionary_folder(path: Path) -> Path:
 
 
 def tokenization_of(args: argparse.Namespace) -> Tokenization:
-    """How the text is to be cut: as the flags say, or the folder of --dictionary."""
+    """How to cut the text, according to the flags or the folder of --dictionary."""
     folder = dictionary_folder(args.dictionary) if args.dictionary else None
     kept = Tokenization.load(folder) if folder else None
     if kept is None:
@@ -181,10 +181,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Prepare raw text for language modelling with fairseq: writes dict.txt, the splits as "
         "{train,valid,test}.{bin,idx}, tokenizer.json, which says how the text was cut, and with --sentencepiece the "
-        "model. The files (UTF-8, as they are or .gz) are read as one text in the order given. Its beginning is the "
-        "training part, its end the test part, the validation part lies between; or each split has files of its own. "
-        "Each sentence is tokenised by sacremoses (the Moses tokenizer, without its escapes) or by a sentencepiece "
-        "model of the training part, and ends with </s>.",
+        "model. The files (UTF-8, may be .gz) are read as one text in the given order. Its beginning becomes the "
+        "training part, its end the test part, and what is between them the validation part; or each split has files "
+        "of its own. Each sentence is tokenised by sacremoses (the Moses tokenizer, without its escapes) or by a "
+        "sentencepiece model, and </s> is added to it.",
     )
     add_arguments(parser)
     args = parser.parse_args()
@@ -209,7 +209,7 @@ def main() -> None:
             pieces = pieces_of(model)
             if model != folder / MODEL:
                 shutil.copyfile(model, folder / MODEL)
-            known = set(pieces)  # others are characters that the model has not seen
+            known = set(pieces)  # other tokens are characters that the model has not seen
             tokenization = dataclasses.replace(tokenization, model=MODEL)
         sizes = {name: text_sizes(text for _, text in part) for name, part in parts.items()}
         tokenization = dataclasses.replace(tokenization, splits=sizes, folder=folder)

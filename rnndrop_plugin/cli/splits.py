@@ -1,4 +1,4 @@
-"""Writing prepared text in the form of fairseq-preprocess."""
+"""Writing prepared text in the format of fairseq-preprocess."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "valid", "test")
 UNK = "<unk>"
-RESERVED = frozenset(("<s>", "<pad>", "</s>"))  # what a text must not have
+RESERVED = frozenset(("<s>", "<pad>", "</s>"))  # symbols that a text must not have
 SPECIAL = RESERVED | {UNK}  # the symbols that every fairseq dictionary has
 
 
@@ -20,7 +20,7 @@ class Sentence(NamedTuple):
     """One sentence of a text, without the ``</s>`` that ends it.
 
     Attributes:
-        place: where it stands, for error messages: file and line.
+        place: its file and line, for error messages.
         symbols: its words in a list, or its characters in a str.
     """
 
@@ -29,12 +29,12 @@ class Sentence(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What a split has: sentences, tokens with one ``</s>`` a sentence, ``<unk>`` among them, and those made here."""
+    """How many sentences and tokens a split has."""
 
     sentences: int
-    tokens: int
-    unknown: int
-    replaced: int
+    tokens: int  # with one </s> per sentence
+    unknown: int  # how many of the tokens are <unk>
+    replaced: int  # how many of these were other symbols in the text
 
     def __str__(self) -> str:
         return (
@@ -44,10 +44,10 @@ class Counts(NamedTuple):
 
 
 def cut(items: list, valid: float, test: float) -> dict[str, list]:
-    """The first part of ``items``, for training, the middle one, for validation, and the last one, for testing.
+    """Cut ``items`` into a first part for training, a second one for validation and a third one for testing.
 
     Args:
-        valid, test: the shares of the second part and the third.
+        valid, test: the shares of the second and the third part.
 
     Raises:
         ValueError: a part is empty.
@@ -62,7 +62,7 @@ def cut(items: list, valid: float, test: float) -> dict[str, list]:
 
 
 def describe_dictionary(folder: Path, entries: int) -> str:
-    """The line by which a command ends: the size of the dictionary that it has written."""
+    """The last line that a command prints: the size of the dictionary that it has written."""
     return f"{folder}: dictionary of {entries:,} entries, <s>, <pad>, </s> and {UNK} among them"
 
 
@@ -76,25 +76,26 @@ def write_splits(
     counted: Sequence[Sentence] | None = None,
     dictionary: "Dictionary | None" = None,
 ) -> tuple[int, dict[str, Counts]]:
-    """Write dict.txt and the splits as fairseq-preprocess --only-source would: ``</s>`` after each sentence.
+    """Write dict.txt and the splits as fairseq-preprocess --only-source would, with ``</s>`` after each sentence.
 
     The dictionary has the symbols of the training text, the most frequent first. A symbol that it lacks becomes
-    ``<unk>`` where the training text has ``<unk>`` itself or a cut-off makes it.
+    ``<unk>`` if the training text itself has ``<unk>`` or there is a cut-off.
 
     Args:
-        folder: where to write them; made where it is not there.
-        splits: the sentences of each split, "train" among them where a dictionary is made of it.
+        folder: where to write them; it is made if it is not there.
+        splits: the sentences of each split. "train" must be among them if the dictionary is made from it.
         min_count: how often a symbol must occur in the training text to be in the dictionary.
-        max_words: how many symbols to keep at most, ``<unk>`` and ``</s>`` not counted; None for all.
+        max_words: how many symbols to keep at most, not counting ``<unk>`` and ``</s>``; None for all.
         symbols: symbols to have in the dictionary whether they occur or not.
-        counted: sentences to make the dictionary of in place of those of "train", for folders that share one.
-        dictionary: an existing one to use as it is; what it lacks becomes ``<unk>``.
+        counted: sentences from which to make the dictionary instead of "train", for folders that share one.
+        dictionary: an existing dictionary to use as it is; symbols that it lacks become ``<unk>``.
 
     Returns:
-        The dictionary's number of entries, fairseq's four symbols among them, and the counts of each split.
+        The dictionary's number of entries, including fairseq's four symbols, and the counts of each split.
 
     Raises:
-        ValueError: a symbol outside the dictionary where nothing makes it ``<unk>``, or one of fairseq's own.
+        ValueError: the text has a symbol that is not in the dictionary and does not become ``<unk>``, or one of
+            fairseq's own.
     """
     folder.mkdir(parents=True, exist_ok=True)
     closed = False
@@ -111,7 +112,7 @@ def write_splits(
 
 
 def _make_dictionary(counts: Counter[str], min_count: int, max_words: int | None) -> "Dictionary":
-    from fairseq.data import Dictionary  # takes seconds: not before the input has been read
+    from fairseq.data import Dictionary  # takes seconds, so read the input before it
 
     dictionary = Dictionary()
     for symbol, count in sorted(counts.items()):
@@ -123,7 +124,7 @@ def _make_dictionary(counts: Counter[str], min_count: int, max_words: int | None
 
 def _write_split(path: Path, sentences: list[Sentence], dictionary: "Dictionary", closed: bool) -> Counts:
     """Write ``path``.bin and .idx; with ``closed`` a symbol that the dictionary lacks is an error."""
-    import torch  # this and fairseq take seconds to import: not before the input has been read
+    import torch  # this and fairseq take seconds to import, so read the input before them
     from fairseq.data import indexed_dataset
 
     builder = indexed_dataset.make_builder(f"{path}.bin", "mmap", vocab_size=len(dictionary))

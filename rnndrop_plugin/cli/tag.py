@@ -1,4 +1,4 @@
-"""Tag the words of a text by a model that fairseq-train made for the task rnndrop_tagging."""
+"""Tag the words of a text with a model that fairseq-train has trained for the task rnndrop_tagging."""
 
 import argparse
 import dataclasses
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def as_json(words: list[str], tags: list[str], span_tags: "SpanTags | None") -> str:
-    """A sentence, its tags and, where they mark spans, its entities in one line of JSON."""
+    """A sentence, its tags and, if these mark spans, its entities in one line of JSON."""
     line = {"words": words, "tags": tags}
     if span_tags is not None:
         line["entities"] = [
@@ -30,15 +30,15 @@ def as_json(words: list[str], tags: list[str], span_tags: "SpanTags | None") -> 
 
 
 def as_columns(*columns: list[str]) -> str:
-    """A sentence with a word a line, and a blank line at its end."""
+    """A sentence with one word per line, and a blank line at its end."""
     return "".join(f"{' '.join(row)}\n" for row in zip(*columns, strict=True)) + "\n"
 
 
 def true_tags(sentences: list[Tagged], classes: list[str], span_tags: "SpanTags | None") -> list[list[str]]:
-    """The tags of each sentence, in IOB2 where the model's predictions are: where its ``classes`` are IOB2 or IOBES.
+    """The tags of each sentence, in IOB2 if the model's predictions are: if its ``classes`` are IOB2 or IOBES.
 
     Raises:
-        ValueError: they are of no scheme, or of several.
+        ValueError: the tags are of no scheme, or of several.
     """
     iobes = span_tags is not None and span_tags.iobes
     if not iobes and not all(re.fullmatch(r"O|[BI]-\S+", name) for name in classes):
@@ -51,7 +51,7 @@ def true_tags(sentences: list[Tagged], classes: list[str], span_tags: "SpanTags 
 
 
 def accuracy(gold: list[list[str]], predicted: list[list[str]]) -> tuple[int, float]:
-    """How many words there are, and of how many the tag is right, in percent."""
+    """How many words there are, and the percentage of them whose tag is right."""
     from rnndrop_plugin.criterions.scores import ratio
 
     pairs = [pair for tags in zip(gold, predicted, strict=True) for pair in zip(*tags, strict=True)]
@@ -59,7 +59,7 @@ def accuracy(gold: list[list[str]], predicted: list[list[str]]) -> tuple[int, fl
 
 
 def tag_scores(gold: list[list[str]], predicted: list[list[str]], classes: list[str]) -> str:
-    """Accuracy and mean F1 of tags that mark no spans; a true tag that the model does not have counts as an error."""
+    """Accuracy and mean F1 of tags that mark no spans. True tags that the model does not have count as errors."""
     import torch
 
     from rnndrop_plugin.criterions.scores import count_classes, mean_f1
@@ -72,11 +72,11 @@ def tag_scores(gold: list[list[str]], predicted: list[list[str]], classes: list[
 
 
 def conlleval(gold: list[list[str]], predicted: list[list[str]], span_tags: "SpanTags") -> str:
-    """The table that the CoNLL tasks' conlleval prints of sentences' tags.
+    """The table that conlleval, the script of the CoNLL tasks, prints for these tags.
 
     Args:
         gold, predicted: the tags of each sentence.
-        span_tags: how they mark spans.
+        span_tags: reads the spans that the tags mark.
     """
     from rnndrop_plugin.criterions.scores import ratio
 
@@ -100,38 +100,39 @@ def conlleval(gold: list[list[str]], predicted: list[list[str]], span_tags: "Spa
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
-        description="Tag the words of a text by a model that fairseq-train has made for the task rnndrop_tagging. The "
-        "text has one sentence a line, which is cut into words as the training data were, or by sacremoses (the Moses "
-        "tokenizer); files of columns, whose words are cut already, are read with --conll. Writes lines with a word "
-        "and its tag and a blank line after each sentence, in UTF-8, to standard output; of a line without words the "
-        "blank line alone. Words that the model's dictionary lacks are <unk> to it.",
+        description="Tag the words of a text with a model that fairseq-train has trained for the task rnndrop_tagging. "
+        "The text has one sentence per line, which is cut into words as the training data were, or by sacremoses (the "
+        "Moses tokenizer). Files of columns, whose words are already cut, are read with --conll. Writes a line with "
+        "each word and its tag, and a blank line after each sentence, in UTF-8, to standard output. For a line without "
+        "words it writes only the blank line. The model reads words that its dictionary lacks as <unk>.",
     )
     add_arguments(parser)
     parser.add_argument(
         "--json",
         action="store_true",
-        help="write a line of JSON for each sentence: its words, their tags, and, where they mark any, its entities "
-        "with type and text, and with start and end such that words[start:end] are their words",
+        help="write a line of JSON for each sentence: its words, their tags and, if the tags mark entities, also these "
+        "with type, text, start and end; words[start:end] are an entity's words",
     )
     parser.add_argument(
         "--language",
         type=language,
         metavar="CODE",
         help="cut the text by sacremoses with the rules of this language, such as de (default: as the data folder's "
-        "tokenizer.json says, and en where there is none)",
+        "tokenizer.json says, and en if there is none)",
     )
     parser.add_argument(
         "--conll",
         action="store_true",
-        help="read files of columns as `rnndrop prepare conll` does: a word a line, a blank line after each sentence, "
-        "lines that begin with -DOCSTART- left out",
+        help="read files of columns as `rnndrop prepare conll` does: one word per line, a blank line after each "
+        "sentence; lines that begin with -DOCSTART- are left out",
     )
     parser.add_argument(
         "--gold",
         action="store_true",
-        help="with --conll: the files have the true tags, too; those of entities in IOB1, IOB2 or IOBES. Writes three "
-        "columns, the word, the true tag (of entities in IOB2 where the model's are) and the model's, as conlleval "
-        "reads them, and to standard error conlleval's table, or accuracy and mean F1 of tags that mark no entities",
+        help="with --conll: the files also have the true tags; tags of entities may be IOB1, IOB2 or IOBES. Writes "
+        "three columns, which conlleval reads: the word, the true tag (of entities in IOB2 if the model's are) and the "
+        "model's. To standard error it writes conlleval's table or, for tags that mark no entities, their accuracy and "
+        "mean F1",
     )
     add_column_arguments(parser)
     args = parser.parse_args()
@@ -155,7 +156,7 @@ def main() -> None:
     else:
         lines = [line for path in args.files for line in read_lines(path, args.encoding)]
 
-    from rnndrop_plugin.tasks.pretrained import PretrainedTagger  # takes seconds: not before the input has been read
+    from rnndrop_plugin.tasks.pretrained import PretrainedTagger  # takes seconds, so read the input before it
 
     import_user_dir(args.user_dir)
     tagger = PretrainedTagger.load(args.path, data=args.data)

@@ -1,4 +1,4 @@
-"""What the commands that use a trained model share: their flags, and how they write."""
+"""What the commands that use a trained model share: their flags, and how they write results."""
 
 import argparse
 import signal
@@ -10,35 +10,36 @@ from rnndrop_plugin.data.text import STDIN
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of ``tag`` and ``classify``."""
+    """Add the flags that ``tag`` and ``classify`` share."""
     parser.add_argument(
         "files",
         type=Path,
         nargs="*",
         default=[STDIN],
         metavar="FILE",
-        help="what to read, files as they are or .gz (default: standard input)",
+        help="files to read, which may be .gz (default: standard input)",
     )
     parser.add_argument(
-        "--path", type=Path, required=True, metavar="CHECKPOINT", help="the model, made by fairseq-train"
+        "--path", type=Path, required=True, metavar="CHECKPOINT", help="the model, trained by fairseq-train"
     )
     parser.add_argument(
         "--user-dir",
         metavar="DIR",
-        help="a folder with a task of one's own, such as fairseq-train was given (rnndrop's tasks are always there)",
+        help="the folder with your own task that fairseq-train was given (not needed for the tasks of rnndrop)",
     )
     parser.add_argument(
         "--data",
         type=Path,
         metavar="DIR",
-        help="the data folder that the model was trained on, for its dictionaries (default: where it was then)",
+        help="the data folder that the model was trained on, for its dictionaries (default: where it was in training)",
     )
     parser.add_argument(
         "--batch-size",
         type=positive,
         default=64,
         metavar="N",
-        help="sequences at a time, fewer where they are long; it changes the speed alone (default: %(default)s)",
+        help="how many sequences to read at a time, fewer if they are long; this changes only the speed (default: "
+        "%(default)s)",
     )
 
 
@@ -53,7 +54,7 @@ def import_user_dir(folder: str | None) -> None:
 
 
 def write(text: str) -> None:
-    """Write to standard output, in UTF-8 whatever the locale; a reader that stops early (head) ends the process."""
+    """Write to standard output, in UTF-8 whatever the locale. If its reader stops early (head), the process ends."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.stdout.buffer.write(text.encode())
     sys.stdout.buffer.flush()

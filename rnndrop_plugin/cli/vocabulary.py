@@ -1,4 +1,4 @@
-"""The words of a data folder's dictionary, and the streams that are made of words alone."""
+"""The words of a data folder's dictionary, and the streams that are made only from words."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -19,11 +19,10 @@ class Text(Protocol):
 def prepare_words(
     folder: Path, source: str | None, training: Sequence[Text], evaluation: Sequence[Text], min_count: int
 ) -> tuple[set[str], list[str]]:
-    """Choose the dictionary's words, and write the vectors that ``source``, of --vectors, has of them to vectors.txt.
+    """Choose the dictionary's words, and write their vectors from ``source``, the value of --vectors, to vectors.txt.
 
     Returns:
-        The dictionary's words as :func:`choose_words` has them, and a line on how many have a vector, if any was asked
-        for.
+        The words, see :func:`choose_words`, and, if there is a ``source``, a line on how many words have a vector.
     """
     if source is None:
         return choose_words(training, evaluation, (), min_count), []
@@ -48,10 +47,10 @@ def choose_words(
 
 
 def word_streams(words: set[str]) -> dict[str, tuple[Callable[[Text], list[str]], Sequence[str]]]:
-    """The streams that a text's words make: for each the function that gives a text's symbols, and all symbols.
+    """The streams that are made from a text's words: for each a function that gives a text's symbols, and all symbols.
 
     Args:
-        words: the dictionary's; others become ``<unk>``.
+        words: those of the dictionary; other words become ``<unk>``.
     """
     return {
         WORD: (lambda text: [word if word in words else UNK for word in text.words], sorted(words)),
