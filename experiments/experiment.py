@@ -1,4 +1,4 @@
-"""What the experiments share: their flags, and their tables."""
+"""What the experiments share: flags, and helpers for their tables."""
 
 import argparse
 import os
@@ -13,19 +13,19 @@ from experiments.runs import Run
 WHOSE = {"update": "update (the paper's)", "hidden": "hidden (Gal)", "cell": "cell (Moon et al.)"}
 TITLES = {False: "Without forward dropout", True: "With forward dropout, 0.2 on the inputs and 0.5 on the outputs"}
 FORWARD = "--decoder-dropout-in 0.2 --decoder-dropout-out 0.5".split()  # of Tables 2 to 4
-LOGGING = "--log-format json --log-interval 1000000".split()  # a line an epoch, none in between
+LOGGING = "--log-format json --log-interval 1000000".split()  # one line per epoch, none in between
 
 
 class Experiment(NamedTuple):
     """A table or a figure of the paper.
 
     Attributes:
-        runs: its runs, given the command line. A run's name is its cell's and "/seedN".
+        runs: returns its runs, given the command line. A run's name is the name of its cell followed by "/seedN".
         prepare: makes or checks the data, given the command line.
-        markdown: the table, given the results by the runs' names.
-        takes: the flags of the command that are not for all: "data", "budget", "epochs".
-        folder: of its runs below outputs, where it is not the experiment's own name.
-        picture: draws a picture, given the results, of which there is one at least, and the folder of the runs.
+        markdown: returns the table, given the results by the runs' names.
+        takes: which of the flags "data", "budget" and "epochs", which not all experiments take, it takes.
+        folder: the folder of its runs in outputs, if it is not the experiment's own name.
+        picture: draws a picture, given the results (at least one) and the folder of the runs.
     """
 
     runs: Callable[[argparse.Namespace], list[Run]]
@@ -37,8 +37,8 @@ class Experiment(NamedTuple):
 
 
 def device_flags() -> list[str]:
-    """The flags of fairseq's commands for the device at hand: one GPU, or the CPU."""
-    import torch  # takes seconds: not before the command line has been read
+    """The flags of fairseq's commands for this machine's device: one GPU, or the CPU."""
+    import torch  # takes seconds, so read the command line before it
 
     return ["--distributed-world-size", "1"] if torch.cuda.is_available() else ["--cpu"]
 
@@ -49,11 +49,11 @@ def common_flags(task: str) -> list[str]:
 
 
 def check_data(args: argparse.Namespace, names: Sequence[str], made: str, flags: str = "") -> None:
-    """Raise ValueError without --data, FileNotFoundError unless the folder has the files ``names``.
+    """Raise ValueError without --data, and FileNotFoundError unless the folder has the files ``names``.
 
     Args:
         made: the command that makes such a folder.
-        flags: what else it has to be given, in words.
+        flags: the flags that this command needs, as a text such as " with --vectors".
     """
     if args.data is None:
         raise ValueError(f"{args.table} needs --data, a folder made by {made}{flags}")
@@ -63,13 +63,13 @@ def check_data(args: argparse.Namespace, names: Sequence[str], made: str, flags:
 
 
 def files_of(stream: str, splits: Sequence[str]) -> list[str]:
-    """The files of a stream in a data folder (``""``: the folder itself): its dictionary and those of the splits."""
+    """The files of a stream in a data folder (``""``: the folder itself): its dictionary and its splits."""
     names = ("dict.txt", *(f"{split}.{ending}" for split in splits for ending in ("bin", "idx")))
     return [os.path.join(stream, name) for name in names]
 
 
 def split_name(cell: str) -> tuple[str, str, str]:
-    """The kind, the rate and the sampling of a cell's recurrent dropout, "none" and twice nothing without it."""
+    """The kind, the rate and the sampling of a cell's recurrent dropout; ``("none", "", "")`` if it has none."""
     parts = cell.removeprefix("forward").strip("-").split("-")
     return (parts[0], parts[1], parts[2]) if len(parts) == 3 else ("none", "", "")
 
@@ -81,7 +81,7 @@ def halves(paper: dict[str, tuple]) -> Iterator[tuple[str, dict[str, tuple]]]:
 
 
 def first_columns(cell: str) -> tuple[str, str, str]:
-    """A cell's recurrent dropout in a table: whose it is, the rate and the sampling."""
+    """The first columns of a cell's row: the kind of recurrent dropout and its author, the rate and the sampling."""
     kind, rate, sampling = split_name(cell)
     return WHOSE.get(kind, kind), rate, f"per {sampling}" if sampling else ""
 
@@ -96,19 +96,19 @@ def dropout_flags(cell: str) -> list[str]:
 
 
 def embedding_flags(data: Path) -> list[str]:
-    """The flags of the word vectors in a data folder, which may have any dimension."""
+    """The flags for the word vectors of a data folder, which may have any dimension."""
     path = data / "vectors.txt"
     flags = ["--decoder-embed-path", str(path)]
     if path.is_file():  # --list needs none
         with path.open(encoding="utf-8") as rows:
             size = rows.readline().rstrip().count(" ")
-        if size:  # of an empty file the training itself says so
+        if size:  # the training itself refuses an empty file
             flags += ["--decoder-embed-dim", str(size)]
     return flags
 
 
 def of_cell(results: dict[str, dict], cell: str) -> list[dict]:
-    """The results of a cell, one a seed."""
+    """The results of a cell, one for each seed."""
     return [result for name, result in results.items() if name.rsplit("/", 1)[0] == cell]
 
 
@@ -120,7 +120,7 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 
 def all_of(results: dict[str, dict], key: str) -> list[str]:
-    """What the results have under ``key`` ("commits" or "devices"), each once."""
+    """All values that the results have under ``key`` ("commits" or "devices"), each once."""
     return [*dict.fromkeys(value for result in results.values() for value in result.get(key, []))]
 
 

@@ -15,13 +15,13 @@ PICTURE = "figure2.png"
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Check that there are data, and what draws."""
-    importlib.import_module("matplotlib")  # if it is missing, say so now
+    """Check that the data and matplotlib are there."""
+    importlib.import_module("matplotlib")  # fail before the training if it is missing
     TABLE.prepare(args)
 
 
 def runs(args: argparse.Namespace) -> list[Run]:
-    """Those of Table 2 that the figure shows."""
+    """The runs of Table 2 that the figure shows."""
     return [run for run in TABLE.runs(args) if run.name.split("/")[0] in LABELS]
 
 

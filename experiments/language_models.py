@@ -1,4 +1,4 @@
-"""What the tables of the language models share: their cells, their flags and their layout."""
+"""What the tables of language models share: their cells, their flags and their layout."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -28,15 +28,15 @@ class LanguageModels(NamedTuple):
 
     Attributes:
         title: its heading.
-        level: of its tokens, "word" or "char".
-        batch: flags of the batches, of training and tests.
-        train: flags of the training.
-        limit: the paper's number of epochs, which a training has at most.
+        level: the level of its tokens, "word" or "char".
+        batch: the flags of the batches, for training and tests.
+        train: the other flags of the training.
+        limit: the paper's number of epochs, after which a training ends at the latest.
         ends: whether a training is over, as in ``Run``.
-        metrics: what is tested, as the log calls it, and its heading. The last one is the paper's.
-        digits: of the figures, behind the point.
-        paper: validation and test figures by the cell's name, in the order of the table.
-        notes: what is to be said of the protocol and the figures.
+        metrics: the tested metrics by their names in the log, with their headings. The last one is the paper's.
+        digits: how many decimals the figures have.
+        paper: the paper's validation and test figures by the cell's name, in the order of the table.
+        notes: notes on the protocol and the figures, for the end of the table.
     """
 
     title: str
@@ -51,7 +51,7 @@ class LanguageModels(NamedTuple):
     notes: Sequence[str]
 
     def prepare(self, args: argparse.Namespace) -> None:
-        """Check that there are data."""
+        """Check that the data are there and of the right level."""
         made = f"rnndrop prepare ptb --level {self.level}"
         check_data(args, files_of("", ("train", *SPLITS)), made)
         tokenization = Tokenization.load(args.data)
@@ -59,7 +59,7 @@ class LanguageModels(NamedTuple):
             raise ValueError(f"{args.data}: its tokens are not those of {made}, which {args.table} needs")
 
     def runs(self, args: argparse.Namespace) -> list[Run]:
-        """For each seed all cells of the paper."""
+        """The runs of all cells of the paper with each seed."""
         data = str(args.data or "DATA")  # --list needs none
         shared = [data, *common_flags("rnndrop_language_modeling"), *self.batch]
         train = [*shared, *self.train, "--max-epoch", str(args.epochs or self.limit)]
@@ -78,7 +78,7 @@ class LanguageModels(NamedTuple):
         ]
 
     def markdown(self, results: dict[str, dict]) -> str:
-        """The table beside the paper's, and each run's length and origin."""
+        """The table with the paper's figures beside ours, and the length and the origin of each run."""
         lines = [f"# {self.title}", "", self._protocol(results), ""]
         heads = ["dropout", "rate", "sampling", "checkpoint"]
         heads += [f"{title}: {split}" for title in self.metrics.values() for split in SPLITS]
@@ -97,7 +97,7 @@ class LanguageModels(NamedTuple):
         return "\n".join([*lines, "", *self.notes]) + "\n"
 
     def _protocol(self, results: dict[str, dict]) -> str:
-        """Which protocol was run."""
+        """A sentence that says which protocol was run."""
         for result in results.values():
             limit = result["train"][result["train"].index("--max-epoch") + 1]
             if int(limit) != self.limit:
@@ -105,7 +105,7 @@ class LanguageModels(NamedTuple):
         return f"The paper's protocol: at most {self.limit} epochs."
 
     def _rows(self, cell: str, results: list[dict]) -> list[str]:
-        """The rows of a cell: one for each checkpoint, or one of the paper's figures alone."""
+        """The rows of a cell: one for each checkpoint or, without results, one with only the paper's figures."""
         paper = [f"{figure:.{1 if self.level == 'word' else 3}f}" for figure in self.paper[cell]]
         lines = []
         for checkpoint, file in CHECKPOINTS.items() if results else [("", "")]:

@@ -1,4 +1,4 @@
-"""What made a result: the commit of this checkout, and the device."""
+"""The origin of a result: the commit of this checkout, and the device."""
 
 import os
 import platform
@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def commit() -> str | None:
-    """The commit of the checkout, "-dirty" after it where files were changed; None where there is no git."""
-    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(ROOT.parent)}  # not that of a repository around it
+    """The commit of the checkout, followed by "-dirty" if files were changed; None if there is no git."""
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(ROOT.parent)}  # ignores a repository around this one
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=ROOT, env=environment, capture_output=True, text=True

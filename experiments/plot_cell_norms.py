@@ -1,4 +1,4 @@
-"""Plot how an LSTM's memory fares over time under each recurrent dropout, for the nets of reproduce.py table1."""
+"""Plot the norm of an LSTM's cell over time under each recurrent dropout, for the nets of reproduce.py table1."""
 
 import argparse
 from pathlib import Path
@@ -15,12 +15,12 @@ STYLES = {"step": "-", "sequence": "--"}
 
 
 def cell_norms(model, tokens, training: bool) -> list[float]:
-    """The mean over sequences of the cell state's Euclidean norm after each step, ||c_t|| for t = 1, ..., T.
+    """The Euclidean norm of the cell state after each step, ||c_t|| for t = 1, ..., T, as the mean over sequences.
 
     Args:
         model: an LSTM classifier of one layer.
         tokens: ``(sequences, time)``, ids of words, none of them padding.
-        training: whether dropout is that of training, with masks drawn here, or that of evaluation.
+        training: whether to drop as in training, with masks drawn here, or as in evaluation.
     """
     import torch
 
@@ -54,10 +54,10 @@ def load(checkpoint: Path, data: Path):
 
 
 def find(out: Path, length: int, seed: int) -> dict[str, Path]:
-    """The tested checkpoints of a length and seed, by what follows the length in their cell's name.
+    """The tested checkpoints of a length and seed, by the name of their cell without the length.
 
     Raises:
-        ValueError: there is none, or a result is damaged.
+        ValueError: there is no such checkpoint, or a result is damaged.
     """
     found = {}
     for path in out.glob(f"{length}-*/seed{seed}/result.json"):
@@ -70,15 +70,15 @@ def find(out: Path, length: int, seed: int) -> dict[str, Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Plot the norm of the cell state over time, mean over the test sequences, under each recurrent "
-        "dropout: in evaluation and in training, with expected and inverted scaling, one panel each. The nets are "
+        description="Plot the norm of the cell state over time, as the mean over the test sequences, under each "
+        "recurrent dropout. Evaluation and training with expected and inverted scaling have a panel each. The nets are "
         "those that reproduce.py table1 has trained so far."
     )
     parser.add_argument("out", type=Path, metavar="DIR", help="the --out of reproduce.py table1")
     parser.add_argument("--length", type=positive, required=True, metavar="N", help="length of the sequences")
-    parser.add_argument("--seed", type=positive, default=1, metavar="N", help="of the trainings (default: 1)")
+    parser.add_argument("--seed", type=positive, default=1, metavar="N", help="seed of the trainings (default: 1)")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="picture; its ending says which kind (.png, .svg)"
+        "--output", type=Path, required=True, metavar="FILE", help="picture to write, such as a .png or .svg"
     )
     args = parser.parse_args()
     checkpoints = find(args.out, args.length, args.seed)

@@ -26,7 +26,7 @@ BUDGET = 20
 
 
 def write(args: argparse.Namespace, runs: Runs) -> str:
-    """Write the results so far, earlier commands' too, as Markdown and JSON, and return the Markdown."""
+    """Write the results so far, including those of earlier commands, as Markdown and JSON, and return the Markdown."""
     results = runs.results_so_far()
     command = shlex.join(["python", "scripts/reproduce.py", *sys.argv[1:]])
     commits, devices = (all_of(results, key) for key in ("commits", "devices"))
@@ -44,8 +44,8 @@ def write(args: argparse.Namespace, runs: Runs) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Run an experiment of the paper and write its table beside the paper's, as Markdown and JSON. When "
-        "the command is given again, a run that is finished is not done again and one that was interrupted goes on.",
+        description="Run an experiment of the paper and write its table beside the paper's, as Markdown and JSON. If "
+        "the command is given again, finished runs are not repeated, and interrupted runs go on.",
     )
     parser.add_argument(
         "table",
@@ -67,20 +67,21 @@ def main() -> None:
         "--cells",
         nargs="+",
         metavar="NAME",
-        help="run only these cells and the runs that they depend on; * stands for any text (default: all)",
+        help="run only these cells and the runs that they need; * stands for any text (default: all)",
     )
     parser.add_argument("--seeds", type=positive, nargs="+", default=[1], metavar="N", help="(default: 1)")
     parser.add_argument(
         "--budget",
         type=positive_number,
         metavar="FACTOR",
-        help=f"table1: give a run up after this many times the updates of the net without dropout (default: {BUDGET})",
+        help="table1: give up a run after FACTOR times as many updates as the net without dropout needed (default: "
+        f"{BUDGET})",
     )
     parser.add_argument(
         "--epochs",
         type=positive,
         metavar="N",
-        help="table2, table3, figure2: at most so many a run (default: the paper's)",
+        help="table2, table3, figure2: number of epochs of a run at most (default: the paper's)",
     )
     parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at a time (default: 1)")
     parser.add_argument("--list", action="store_true", help="print the cells and do nothing else")
@@ -90,13 +91,13 @@ def main() -> None:
             parser.error(f"{args.table} does not take --{flag}")
     args.budget = args.budget or BUDGET
     args.out = (args.out or Path("outputs") / (TABLES[args.table].folder or args.table)).resolve()
-    args.data = args.data and args.data.resolve()  # a run is the same one from another folder
+    args.data = args.data and args.data.resolve()  # a run has the same flags from whichever folder it is started
 
     seeds = {f"seed{seed}" for seed in args.seeds}
-    there = {path.name for path in args.out.glob("*/seed*")}  # the runs of earlier commands are in the table, too
+    there = {path.name for path in args.out.glob("*/seed*")}  # the table also has the runs of earlier commands
     args.seeds += sorted(int(name[4:]) for name in there - seeds if name[4:].isdecimal())
     runs = Runs(TABLES[args.table].runs(args), args.out)
-    runs.results_so_far()  # if one is damaged, say so now
+    runs.results_so_far()  # fail now if a result is damaged
     cells = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in runs.runs))
     if args.list:
         print("\n".join(cells))

@@ -1,4 +1,4 @@
-"""Runs of fairseq-train that go on where they were interrupted, several at a time (for reproduce.py)."""
+"""Runs of fairseq-train, several at a time, which go on where they were interrupted (for reproduce.py)."""
 
 import fcntl
 import json
@@ -21,25 +21,25 @@ from rnndrop_plugin.training_log import entries
 
 TRAIN = [sys.executable, "-m", "fairseq_cli.train"]
 VALIDATE = [sys.executable, "-m", "fairseq_cli.validate"]
-POLL = 0.5  # seconds between two looks at a log
-LAST_LINES = 15  # so many of a failed command's log are shown
+POLL = 0.5  # seconds between two checks of a log
+LAST_LINES = 15  # how many lines of a failed command's log are shown
 
 
 class Run(NamedTuple):
-    """One training, and the evaluation of what it made.
+    """One training, and the evaluation of its checkpoints.
 
     Attributes:
-        name: of its folder below the experiment's.
+        name: the name of its folder in the experiment's folder.
         train: arguments of fairseq-train, without --save-dir.
-        test: arguments of fairseq-validate but for the checkpoint and the splits.
-        splits: what to test on, nothing if empty.
-        metrics: what to test, as the log calls it; the first one is reported.
-        ends: whether the training is over, given the statistics of its epochs so far; it is then stopped, and the
-            checkpoint of that epoch is tested in place of the first one below, if there is one of each epoch. None to
-            leave the end to fairseq's flags.
-        checkpoints: which ones to test; the result of the first one is reported.
+        test: arguments of fairseq-validate, without the checkpoint and the splits.
+        splits: the splits to test on; if empty, nothing is tested.
+        metrics: the metrics to test, by their names in the log; the first one is reported.
+        ends: whether the training is over, given the statistics of its epochs so far. If so, it is stopped. If there
+            is a checkpoint of each epoch, that of the last epoch so far is tested instead of the first one of
+            ``checkpoints``. None leaves the end to fairseq's flags.
+        checkpoints: the checkpoints to test; the result of the first one is reported.
         needs: the run that must be finished before this one starts.
-        more: further arguments of fairseq-train, given the result of that run.
+        more: returns more arguments of fairseq-train, given the result of that run.
     """
 
     name: str
@@ -54,14 +54,14 @@ class Run(NamedTuple):
 
 
 class Interrupted(Exception):
-    """The runs are to stop."""
+    """Raised in a run to make it stop."""
 
 
 def read_json(path: Path) -> dict:
-    """The contents of a JSON file, nothing if there is none.
+    """The object in a JSON file; an empty one if there is no file.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the file is damaged.
     """
     if not path.exists():
         return {}
@@ -75,7 +75,7 @@ def read_json(path: Path) -> dict:
 
 
 def epochs_needed(run: Run, done: list[dict]) -> int | None:
-    """After how many epochs the training was over by ``run.ends``, None if it is not."""
+    """The number of epochs after which ``run.ends`` was True; None if it never was."""
     if run.ends is not None:
         for number in range(1, len(done) + 1):
             if run.ends(done[:number]):
@@ -84,7 +84,7 @@ def epochs_needed(run: Run, done: list[dict]) -> int | None:
 
 
 def is_trained(run: Run, arguments: list[str], done: list[dict]) -> bool:
-    """Whether a training is over, or has made its --max-update."""
+    """Whether a training is over by ``run.ends``, or has made --max-update updates."""
     if epochs_needed(run, done):
         return True
     if not done or "--max-update" not in arguments:
@@ -93,7 +93,7 @@ def is_trained(run: Run, arguments: list[str], done: list[dict]) -> bool:
 
 
 def without_limit(arguments: list[str]) -> list[str]:
-    """The arguments but for --max-update and its value."""
+    """The arguments without --max-update and its value."""
     if "--max-update" not in arguments:
         return arguments
     at = arguments.index("--max-update")
@@ -101,7 +101,7 @@ def without_limit(arguments: list[str]) -> list[str]:
 
 
 def summary(result: dict) -> str:
-    """A result in a line."""
+    """A result in one line."""
     outcome = {None: "trained", True: "ended", False: "at its limit"}[result["solved"]]
     parts = [f"{outcome} after {result['updates']:,} updates in {result['seconds']:.0f} s"]
     if result["training"] is not None:
@@ -111,17 +111,17 @@ def summary(result: dict) -> str:
 
 
 class Runs:
-    """The runs of an experiment, each in a folder of its own below ``out``.
+    """The runs of an experiment, each in a folder of its own in ``out``.
 
-    A finished run has a result.json there: its arguments ("train"), "epochs", "updates" and "seconds" of the training,
-    the name of the "metric", its value on the "training" data in the last epoch (None where the training does not log
-    it, as taggers do not log the F1), "solved" (whether the training was over by ``ends``; None without it), the
-    "checkpoint" and the metric on the splits it was tested on ("test"), all metrics by checkpoint and split ("tests"),
-    the "commits" and "devices" that it was performed by.
+    A finished run has a result.json there. It holds the arguments ("train"), "epochs", "updates" and "seconds" of the
+    training, the name of the "metric", its value on the "training" data in the last epoch (None if the training does
+    not log it, as taggers do not log the F1), "solved" (whether the training was over by ``ends``; None without it),
+    the "checkpoint", the metric on each split that it was tested on ("test"), all metrics by checkpoint and split
+    ("tests"), and the "commits" and "devices" with which the run was performed.
 
     Attributes:
-        results: of the runs performed, by their names.
-        failures: why the others of them have none.
+        results: the results of the performed runs, by their names.
+        failures: the reasons why other runs have no result, by their names.
     """
 
     def __init__(self, runs: Sequence[Run], out: Path):
@@ -130,19 +130,19 @@ class Runs:
         self.results: dict[str, dict] = {}
         self.failures: dict[str, str] = {}
         self._stop = threading.Event()
-        self._status: dict[str, str] = {}  # what is shown of the runs that are going on
+        self._status: dict[str, str] = {}  # the status of each running run, for the progress bar
         self._lock = -1
 
     def perform(self, names: Sequence[str], jobs: int, finished: Callable[[], None]) -> None:
         """Perform these runs and those that they need, unless they are finished, ``jobs`` at a time.
 
-        Where one fails, those that do not need it go on. An exception (Ctrl-C) ends the running commands.
+        If a run fails, those that do not need it go on. An exception (Ctrl-C) ends the running commands.
 
         Args:
-            finished: is called after each run.
+            finished: a function to call after each run.
 
         Raises:
-            ValueError: such runs are being performed in the same folder already, or it has one of other flags.
+            ValueError: the folder is in use by other such runs, or has a run with other flags.
         """
         needed = {self.runs[name].needs for name in names}
         waiting = [name for name in self.runs if name in names or name in needed]
@@ -175,7 +175,7 @@ class Runs:
                 raise
 
     def results_so_far(self) -> dict[str, dict]:
-        """The results of all runs that are finished, those that were not performed now too, in the order of the runs.
+        """The results of all finished runs in their order, including runs that an earlier command performed.
 
         Raises:
             ValueError: a result.json is damaged.
@@ -188,7 +188,7 @@ class Runs:
         return found
 
     def _check_flags(self, run: Run) -> None:
-        """Raise ValueError where the run's folder has one of other flags, as far as they are known before it starts."""
+        """Raise ValueError if the folder has a run with other flags, as far as these are known before the start."""
         folder, planned = self.out / run.name, without_limit(run.train)
         started = without_limit(read_json(folder / "run.json").get("train", planned))
         if started[: len(planned)] != planned:
@@ -208,7 +208,7 @@ class Runs:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep others out of the folder. The commands inherit the lock, should they outlive this process."""
+        """Lock the folder. The commands inherit the lock, which matters if they outlive this process."""
         with (self.out / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -218,10 +218,10 @@ class Runs:
             yield
 
     def _perform(self, run: Run) -> dict:
-        """The result of one run, which is performed if it is not finished.
+        """Perform one run unless it is finished, and return its result.
 
         Raises:
-            OSError, ValueError: a command fails, or the folder has a run of other arguments.
+            OSError, ValueError: a command fails, or the folder has a run with other arguments.
         """
         folder = self.out / run.name
         arguments = [*run.train, "--save-dir", str(folder), *run.more(self.results.get(run.needs, {}))]
@@ -245,7 +245,7 @@ class Runs:
             raise ValueError(f"{log}: has no epoch's statistics")
         number = epochs_needed(run, done)
         checkpoint = folder / run.checkpoints[0]
-        if number and "--no-epoch-checkpoints" not in arguments:  # epochs that came after it do not count
+        if number and "--no-epoch-checkpoints" not in arguments:  # later epochs do not count
             done = done[:number]
             checkpoint = folder / f"checkpoint{done[-1]['epoch']}.pt"
         last, metric = done[-1], run.metrics[0]
@@ -267,7 +267,7 @@ class Runs:
         return result
 
     def _look(self, run: Run, log: Path) -> bool:
-        """Note how far a training is, and whether it is over."""
+        """Update the training's status. Returns whether it is over."""
         done = epochs(log)
         if done:
             last, metric = done[-1], run.metrics[0]
@@ -276,10 +276,10 @@ class Runs:
         return epochs_needed(run, done) is not None
 
     def _test(self, run: Run, folder: Path, checkpoint: Path) -> dict[str, dict[str, dict[str, float]]]:
-        """The metrics by checkpoint and split.
+        """Test the checkpoints. Returns the metrics by checkpoint and split.
 
         Raises:
-            ValueError: a command fails, or does not log them all.
+            ValueError: a command fails, or does not log all metrics.
         """
         self._status[run.name] = "testing"
         tests = {}
@@ -297,10 +297,10 @@ class Runs:
         return tests
 
     def _command(self, command: list[str], log: Path, look: Callable[[], bool] = lambda: False) -> None:
-        """Run a command to its end, or until ``look``, which is called when its log has grown, is True.
+        """Run a command until it ends or ``look``, which is called whenever its log has grown, returns True.
 
         Raises:
-            Interrupted: the runs are to stop.
+            Interrupted: the runs have to stop.
             ValueError: the command fails.
         """
         with log.open("a", encoding="utf-8") as out:
@@ -309,7 +309,7 @@ class Runs:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
-                start_new_session=True,  # Ctrl-C is for this script alone, which then ends the command
+                start_new_session=True,  # so that Ctrl-C reaches only this script, which then ends the command
                 pass_fds=[self._lock],
             )
         size = 0
@@ -327,7 +327,7 @@ class Runs:
                 process.wait()
         if process.returncode:
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:]
-            reasons = [line for line in lines if line.startswith("error: ")]  # without fairseq's page of settings
+            reasons = [line for line in lines if line.startswith("error: ")]  # leaves out fairseq's page of settings
             raise ValueError(
                 "\n".join([f"{log}: the command failed ({process.returncode}). It ends with", *(reasons or lines)])
             )
@@ -341,6 +341,6 @@ def _other_flags(folder: Path, started: list[str], planned: list[str]) -> ValueE
 
 
 def say(text: str) -> None:
-    """Print a line above the progress bar, at once."""
+    """Print a line above the progress bar, without buffering."""
     tqdm.write(text)
     sys.stdout.flush()

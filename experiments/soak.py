@@ -1,4 +1,4 @@
-"""Kill a training at random moments, start it again each time, and compare its end with an uninterrupted run's."""
+"""Kill a training at random moments, start it again each time, and compare its results with an uninterrupted run's."""
 
 import argparse
 import random
@@ -25,10 +25,10 @@ FLAGS = (
 
 
 def start(arguments: list[str], folder: Path, trainings: ExitStack) -> subprocess.Popen:
-    """Start fairseq-train with its checkpoints and, added to what is there, its log in ``folder``.
+    """Start fairseq-train with its checkpoints and its log, which is appended to, in ``folder``.
 
     Args:
-        trainings: what ends it when this program ends.
+        trainings: gets callbacks that end the training when this program ends.
     """
     folder.mkdir(exist_ok=True)
     with (folder / "train.log").open("a", encoding="utf-8") as log:
@@ -43,26 +43,26 @@ def end(process: subprocess.Popen, folder: Path) -> None:
     """Wait for the end of a training.
 
     Raises:
-        ValueError: it fails.
+        ValueError: the training fails.
     """
     if process.wait():
         raise failure("fairseq-train", process.returncode, (folder / "train.log").read_text(encoding="utf-8"))
 
 
 def unfinished(folder: Path) -> set[tuple[str, int]]:
-    """The checkpoints that are being written, or were when a training was killed: name and time."""
+    """The names and times of checkpoints that are being written, or were when a training was killed."""
     found = set()
     for path in folder.glob("checkpoints/*.tmp"):
-        with suppress(FileNotFoundError):  # it has taken its name
+        with suppress(FileNotFoundError):  # it is finished and has been renamed
             found.add((path.name, path.stat().st_mtime_ns))
     return found
 
 
 def kill(process: subprocess.Popen, folder: Path, seconds: float, aim: bool) -> bool | None:
-    """Kill a training after some time, or with ``aim`` when it writes a checkpoint for the first time after that.
+    """Kill a training after some time, or with ``aim`` when it next writes a checkpoint after that time.
 
     Returns:
-        Whether it was writing one; None if it had ended before.
+        Whether it was writing a checkpoint; None if it had already ended.
     """
     left = unfinished(folder)
     moment = time.monotonic() + seconds
@@ -75,7 +75,7 @@ def kill(process: subprocess.Popen, folder: Path, seconds: float, aim: bool) -> 
 
 
 def losses(folder: Path) -> set[tuple]:
-    """All losses of a log: of updates, epochs and validations."""
+    """All losses in a log, those of updates, epochs and validations."""
     return {
         (prefix, entry[f"{prefix}num_updates"], entry[f"{prefix}loss"])
         for entry in entries(folder / "train.log")
@@ -85,7 +85,7 @@ def losses(folder: Path) -> set[tuple]:
 
 
 def difference(whole: Path, killed: Path) -> str | None:
-    """What a run that was killed does not share with one that was not; None if they end alike."""
+    """A difference between an uninterrupted run and one that was killed; None if their results are equal."""
     if losses(whole) != losses(killed):
         return f"losses: {sorted(losses(whole) ^ losses(killed))[0]}"
     names = [sorted(path.name for path in (run / "checkpoints").iterdir()) for run in (whole, killed)]
@@ -104,14 +104,14 @@ def difference(whole: Path, killed: Path) -> str | None:
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Kill a training at random moments, every second time while it writes a checkpoint, start it again "
-        "with the same command, and compare its losses and checkpoints with an uninterrupted run's, bit for bit.",
-        epilog="All other arguments are added to the quickstart's of fairseq-train.",
+        "with the same command, and compare its losses and checkpoints bit for bit with those of an uninterrupted run.",
+        epilog="All other arguments are passed to fairseq-train, after those of the quickstart.",
         allow_abbrev=False,
     )
-    parser.add_argument("--kills", type=positive, default=20, help="how many (default: 20)")
+    parser.add_argument("--kills", type=positive, default=20, help="number of kills (default: 20)")
     parser.add_argument("--seed", type=int, default=1, help="seed of the moments at which it is killed (default: 1)")
     parser.add_argument(
-        "--data", type=Path, help="a prepared folder, or the Penn Treebank's (default: Python's manual)"
+        "--data", type=Path, help="a prepared folder, or one with the Penn Treebank (default: Python's manual)"
     )
     args, more = parser.parse_known_args()
     moments = random.Random(args.seed)

@@ -1,4 +1,4 @@
-"""Table 2: word language models on the Penn Treebank (section 4.2); end of the training: see ``is_over``."""
+"""Table 2: word language models on the Penn Treebank (section 4.2). ``is_over`` determines when a training ends."""
 
 from experiments.experiment import Experiment
 from experiments.language_models import LanguageModels
@@ -8,7 +8,7 @@ PATIENCE = 5
 
 
 def is_over(done: list[dict]) -> bool:
-    """Whether the last epoch had a rate below 0.05, and it and the four before it are not better than one before."""
+    """Whether the last epoch had a rate below 0.05 and is at least the fifth in a row without a new best validation."""
     losses = [float(entry["valid_nll_loss"]) for entry in done]
     return float(done[-1]["train_lr"]) < RATE and len(losses) - 1 - losses.index(min(losses)) >= PATIENCE
 
@@ -58,11 +58,11 @@ TABLE = LanguageModels(
     notes=[
         f"A training is over after the first epoch whose rate is below {RATE} and which is at least the fifth in a row "
         "without a new best validation, or at the limit. `best` is the checkpoint of the best validation, `last` that "
-        "of the last epoch, which the paper tests. Mean over the seeds ± standard deviation.",
+        "of the last epoch, which the paper tests. The figures are means over the seeds ± standard deviation.",
         "",
-        "All perplexities are of 32 rows, whose state goes on from window to window of 35 words and starts from zero, "
-        "and every word counts. exp(mean NLL) is the perplexity. The mean over batches of exp(mean NLL of the batch) "
-        "is what the paper reports; the ratio is that of this measure to the paper's figure.",
+        "The text is read in 32 rows, in windows of 35 words. The state starts from zero and is carried from window to "
+        "window, and every word counts. exp(mean NLL) is the perplexity. The mean over batches of exp(mean NLL of the "
+        "batch) is what the paper reports; the ratio is that of this measure to the paper's figure.",
     ],
 )
 EXPERIMENT = Experiment(TABLE.runs, TABLE.prepare, TABLE.markdown, frozenset({"data", "epochs"}))

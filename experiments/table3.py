@@ -46,16 +46,18 @@ TABLE = LanguageModels(
         "forward-cell-0.5-sequence": (1.681, 1.637),
     },
     notes=[
-        "The learning rate is 0.001 in the first ten epochs and 0.97 times the last epoch's from then on, also where "
-        "there are fewer epochs than the paper's. `best` is the checkpoint of the best validation, `last` that of the "
-        "last epoch; the paper does not say which it tests. Mean over the seeds ± standard deviation.",
+        "The learning rate is 0.001 in the first ten epochs. After that it is 0.97 times that of the previous epoch, "
+        "even with fewer epochs than in the paper. `best` is the checkpoint of the best validation, `last` that "
+        "of the last epoch; the paper does not say which it tests. The figures are means over the seeds ± standard "
+        "deviation.",
         "",
-        "Mean negative log-likelihood to the base 2 of 32 rows, whose state goes on from window to window of 100 "
-        "characters and starts from zero. Every character counts, the ends of lines too.",
+        "They are mean negative log-likelihoods to the base 2. The text is read in 32 rows, in windows of 100 "
+        "characters. The state starts from zero and is carried from window to window. Every character counts, also "
+        "the ends of lines.",
         "",
-        "The paper does not say how many rows a batch has, whether the state is carried, and of which loss the "
-        "gradient is that is clipped at 10. 32 rows, a carried state and the sum over the 100 steps, averaged over the "
-        "rows, are assumptions; they are those of its word models.",
+        "The paper does not say how many rows a batch has, whether the state is carried, and which loss has the "
+        "gradient that is clipped at 10. 32 rows, a carried state and the sum over the 100 steps, averaged over the "
+        "rows, are assumptions, which are taken from its word models.",
     ],
 )
 EXPERIMENT = Experiment(TABLE.runs, TABLE.prepare, TABLE.markdown, frozenset({"data", "epochs"}))

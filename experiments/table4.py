@@ -1,4 +1,4 @@
-"""Table 4 of COLING 2016: named entities of CoNLL-2003. Section 4.4; batch size and clipping are ours."""
+"""Table 4 of COLING 2016: named entities of CoNLL-2003 (section 4.4). Batch size and clipping are our choice."""
 
 import argparse
 from pathlib import Path
@@ -59,13 +59,13 @@ PAPER = {
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Check that there are data."""
+    """Check that the data are there."""
     names = [*files_of(WORD, SPLITS), *files_of(TAG, SPLITS), "vectors.txt"]
     check_data(args, names, "rnndrop prepare conll", " with --vectors")
 
 
 def runs(args: argparse.Namespace) -> list[Run]:
-    """Without and with forward dropout: no recurrent dropout, then every kind, sampling and rate."""
+    """The runs of all cells: without and with forward dropout, each with every recurrent dropout and none."""
     data = args.data or Path("DATA")  # --list needs none
     shared = [str(data), *common_flags("rnndrop_tagging")]
     train = [*shared, *TRAIN, *embedding_flags(data)]
@@ -83,11 +83,11 @@ def runs(args: argparse.Namespace) -> list[Run]:
 
 
 def markdown(results: dict[str, dict]) -> str:
-    """Table 4, ours beside the paper's: mean and standard deviation over the seeds."""
+    """Table 4 with our figures beside the paper's, as mean and standard deviation over the seeds."""
     lines = ["# Named entities of CoNLL-2003 (Table 4 of COLING 2016)", ""]
     lines += [
-        "F1 of the entities, percent: mean over the seeds ± standard deviation, each of the epoch that is best on the "
-        "validation set. The paper's figures are means of 3 runs.",
+        "F1 of the entities in percent, as mean over the seeds ± standard deviation. Each run is tested with the epoch "
+        "that is best on the validation set. The paper's figures are means of 3 runs.",
         "",
     ]
     heads = ["dropout", "sampling", "rate", "valid: paper", "valid: ours", "test: paper", "test: ours", "seeds"]
@@ -101,7 +101,7 @@ def markdown(results: dict[str, dict]) -> str:
                 figures += [f"{value:.2f}", spread([result["test"][split] for result in ours])]
             lines.append(row([kind, sampling, rate, *figures, str(len(ours))]))
         lines.append("")
-    lines.append("The paper has word2vec's vectors, ours are those in the data folder.")
+    lines.append("The paper uses word2vec's vectors; our runs use those in the data folder.")
     return "\n".join(lines) + "\n"
 
 

@@ -1,8 +1,8 @@
-"""Table 5: Twitter sentiment. Section 4.5 of arXiv v2, "all the other settings" being those of its section 4.4.
+"""Table 5: Twitter sentiment, after section 4.5 of arXiv v2. "All the other settings" are those of its section 4.4.
 
-Four settings are not. The embeddings are trained in the pre-training. It leaves out the label that the weak tweets
-lack. LSTM and GRU have tanh, since with relu single batches have losses of 30 and more. The RNN, which is stable with
-relu, learns at a fifth of the rate.
+Four settings are different. The embeddings are trained in the pre-training. The pre-training leaves out the label that
+the weak tweets lack. LSTM and GRU use tanh, because with relu single batches have losses of 30 and more. The RNN, which
+is stable with relu, has a fifth of the learning rate.
 """
 
 import argparse
@@ -55,13 +55,13 @@ PAPER = {
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Check that there are data."""
+    """Check that the data are there."""
     names = [*files_of(WORD, SPLITS), *files_of(LABEL, SPLITS), "weak/word/dict.txt", "vectors.txt"]
     check_data(args, names, "rnndrop prepare semeval", " with --weak and --vectors")
 
 
 def runs(args: argparse.Namespace) -> list[Run]:
-    """For each network and rate the pre-training, then the fine-tuning with each seed."""
+    """The runs for each network and rate: first the pre-training, then the fine-tuning with each seed."""
     data = args.data or Path("DATA")  # --list needs none
     planned = []
     for network, rate in PAPER:
@@ -87,9 +87,9 @@ def runs(args: argparse.Namespace) -> list[Run]:
 
 
 def markdown(results: dict[str, dict]) -> str:
-    """Table 5 of arXiv v2, ours beside the paper's: mean and standard deviation over the seeds."""
+    """Table 5 of arXiv v2 with our figures beside the paper's, as mean and standard deviation over the seeds."""
     lines = ["# Twitter sentiment (Table 5 of arXiv v2)", ""]
-    lines += ["Mean of the F1 of positive and of negative, percent: mean over the seeds ± standard deviation.", ""]
+    lines += ["Mean of the F1 of positive and of negative in percent, as mean over the seeds ± standard deviation.", ""]
     heads = ["network", "rate", "", *SPLITS.values(), "seeds"]
     lines += header(heads)
     for (network, rate), paper in PAPER.items():
@@ -99,7 +99,7 @@ def markdown(results: dict[str, dict]) -> str:
         lines.append(row([network.upper(), rate, "ours", *cells, str(len(ours))]))
     lines += [
         "",
-        "The paper pre-trained on 1,000,000 weakly labelled tweets and had other word vectors. Ours has one "
+        "The paper pre-trained on 1,000,000 weakly labelled tweets and had other word vectors. Here there is one "
         "pre-training for each network and rate, which the seeds of the fine-tuning share.",
     ]
     return "\n".join(lines) + "\n"

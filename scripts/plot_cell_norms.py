@@ -1,4 +1,4 @@
-"""Plot how an LSTM's memory fares over time under each recurrent dropout, for the nets of reproduce.py table1."""
+"""Plot the norm of an LSTM's cell over time under each recurrent dropout, for the nets of reproduce.py table1."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Kill a training at random moments, start it again each time, and compare its end with an uninterrupted run's."""
+"""Kill a training at random moments, start it again each time, and compare its results with an uninterrupted run's."""
 
 import sys
 from pathlib import Path
