@@ -1,4 +1,4 @@
-"""Measure what recurrent dropout costs: against torch.nn without dropout, side by side in one run."""
+"""Measure what recurrent dropout costs, compared with torch.nn without dropout in the same run."""
 
 import argparse
 import json
@@ -43,9 +43,9 @@ def shape_type(text: str) -> Shape:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Compare layers with recurrent dropout with those of torch.nn without, and with the step loop that "
-        "recurrent dropout takes otherwise. Repetitions take turns and medians are printed, yet only an idle machine "
-        "gives figures worth keeping."
+        description="Compare layers with recurrent dropout with those of torch.nn without dropout, and with the step "
+        "loop that recurrent dropout would otherwise need. The layers are measured in turn and medians are printed, "
+        "but only an idle machine gives reliable figures."
     )
     parser.add_argument(
         "--sections",
@@ -65,7 +65,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=positive, help="default: torch's choice")
     parser.add_argument(
-        "--seconds", type=positive_number, default=15, help="for each comparison, at least 5 repetitions (default: 15)"
+        "--seconds", type=positive_number, default=15, help="for each comparison; at least 5 repetitions (default: 15)"
     )
     parser.add_argument(
         "--end-to-end",
@@ -73,9 +73,9 @@ def main() -> None:
         nargs="?",
         const=True,
         metavar="DATA",
-        help="also compare fairseq-train's words per second, and without a GPU those of two processes of one thread "
-        "with one's, on a prepared folder or the Penn Treebank's, without DATA on Python's reference manual; on a "
-        "folder that prepare_conll.py has made those of taggers",
+        help="also compare the words per second of fairseq-train and, without a GPU, those of two processes with those "
+        "of one, each with one thread. DATA is a prepared folder or one with the Penn Treebank (default: Python's "
+        "reference manual). If prepare_conll.py has made it, taggers are compared",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the training ratios (.png, .svg)")
@@ -88,7 +88,7 @@ def main() -> None:
     if args.plot and "training" not in args.sections:
         parser.error("--plot needs the section training")
     if args.plot:
-        subplots(args.plot)  # what cannot be drawn is refused now
+        subplots(args.plot)  # fail now if the picture cannot be drawn
     if args.threads:
         torch.set_num_threads(args.threads)
 
@@ -124,7 +124,7 @@ def main() -> None:
             }
             write_text(args.json, json.dumps(result, indent=1) + "\n")
 
-    write()  # now, for a training that fails
+    write()  # write now, in case a training fails
     if args.end_to_end:
         sys.modules.pop("fairseq", None)  # this part needs the real one
         from benchmarks.end_to_end import end_to_end, is_tagged, scaling, taggers

@@ -1,5 +1,5 @@
-"""Words per second of fairseq-train (for benchmark.py --end-to-end): lstm_rnndrop against fairseq's own lstm_lm, and
-taggers against one that drops nothing."""
+"""Words per second of fairseq-train (for benchmark.py --end-to-end): lstm_rnndrop compared with fairseq's own lstm_lm,
+and taggers with one that drops nothing."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from rnndrop_plugin.training_log import entries
 
 ROOT = Path(__file__).parents[1]
 BASELINE = "fairseq's lstm_lm, no dropout"
-PLUGIN = ["--user-dir", str(ROOT / "rnndrop_plugin")]  # a path that may have blanks
+PLUGIN = ["--user-dir", str(ROOT / "rnndrop_plugin")]  # the path may have blanks
 OURS = [
     *PLUGIN,
     *"--task rnndrop_language_modeling --arch lstm_rnndrop --criterion rnndrop_cross_entropy".split(),
@@ -29,18 +29,18 @@ PLAIN_TAGGER = "lstm_rnndrop_tagger with CRF, no dropout"
 TAGGER = [*PLUGIN, *"--task rnndrop_tagging --arch lstm_rnndrop_tagger --criterion rnndrop_tagging".split()]
 TAGGER += "--bidirectional --character-filters 50 --decoder-embed-dim 50 --optimizer adam --lr 0.001".split()
 UPDATE_DROPOUT = ["--update-dropout", "0.25"]
-INTERVAL = 10  # updates that one figure of the log is the mean of; the first interval is not counted
+INTERVAL = 10  # each figure in the log is the mean over so many updates; the first interval is not counted
 
 
 class Speed(NamedTuple):
     """How fast one model trains.
 
     Attributes:
-        words_per_second: median over the repetitions of each run's median.
-        ratio: that of the runs to the baseline's run of the same repetition, median; above 1 is faster.
-        operations: multiplications and additions of the products that a word takes, forward and backward; None where
+        words_per_second: the median over the repetitions of each run's median.
+        ratio: the median ratio to the baseline's run of the same repetition; above 1 is faster.
+        operations: the multiplications and additions of the matrix products per word, forward and backward; None if
             they are not counted.
-        repetitions: each run's median.
+        repetitions: the median of each run.
     """
 
     name: str
@@ -60,20 +60,20 @@ def end_to_end(
     repetitions: int = 3,
     threads: int | None = None,
 ) -> list[Speed]:
-    """Train the word models of the paper's Table 2 for some updates each, one after the other, several times over.
+    """Train word models like those of the paper's Table 2 for some updates each, in turn, several times.
 
     All have one layer of ``size`` units, embeddings of that size and plain SGD; only lstm_rnndrop with update
     dropout drops anything. lstm_lm reads its data in the main process, which is faster here than its default.
 
     Args:
         data: a folder made by a prepare_*.py script, or one that holds the Penn Treebank; None for Python's
-            reference manual, as the quickstart has it.
-        rows, steps: of a batch.
-        updates: of each run, at least twice INTERVAL; if None 50, and 400 on a GPU.
-        threads: OMP_NUM_THREADS of the runs, None for what it is now.
+            reference manual, as in the quickstart.
+        rows, steps: the size of a batch.
+        updates: how many updates each run has, at least twice INTERVAL; None for 50, or 400 on a GPU.
+        threads: OMP_NUM_THREADS of the runs; None to leave it as it is.
 
     Returns:
-        The speed of each model; of one that fails the error is printed, and it is left out.
+        The speed of each model. If a model fails, its error is printed and it is left out.
 
     Raises:
         OSError, ValueError: the folder cannot be used, or a run of lstm_lm fails.
@@ -105,9 +105,11 @@ def taggers(
 ) -> list[Speed]:
     """Train bidirectional taggers with character features by Adam for some updates each, as :func:`end_to_end` does.
 
+    The embeddings have 50 dimensions and are trained.
+
     Args:
-        data: a folder made by prepare_conll.py; the embeddings are of 50 numbers and trained.
-        size: units of each direction.
+        data: a folder made by prepare_conll.py.
+        size: the number of units of each direction.
 
     The other arguments are those of :func:`end_to_end`.
 
@@ -128,10 +130,10 @@ def is_tagged(data: Path) -> bool:
 
 
 def scaling(data: Path | None = None, *, size=256, rows=32, steps=35, updates=50, repetitions=3) -> list[Speed]:
-    """Train lstm_rnndrop with update dropout in one process and in two, of one thread each, by turns.
+    """Train lstm_rnndrop with update dropout in one process and in two, in turn, with one thread for each process.
 
-    The arguments are those of :func:`end_to_end`; each process has its own ``rows``, and the one alone is the
-    baseline of the ratios.
+    The arguments are those of :func:`end_to_end`. Each process has its own ``rows``. The ratios are to the training in
+    one process.
 
     Raises:
         OSError, ValueError: the folder cannot be used, or a run fails.
@@ -150,7 +152,7 @@ def scaling(data: Path | None = None, *, size=256, rows=32, steps=35, updates=50
 
 
 def prepare(data: Path | None, folder: Path) -> Path:
-    """``data`` where it is prepared data already, otherwise a folder in ``folder`` with it prepared.
+    """``data`` if it is already prepared, otherwise a folder in ``folder`` with the prepared data.
 
     Raises:
         OSError, ValueError: ``data`` is neither prepared data nor the Penn Treebank.
@@ -189,7 +191,7 @@ def _compare(
     threads: int | None,
     operations: int | None = None,
 ) -> list[Speed]:
-    """Train the models by turns; the first one is the baseline."""
+    """Train the models in turn; the first one is the baseline."""
     environment = dict(os.environ)
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
@@ -207,17 +209,17 @@ def _compare(
             except ValueError as error:
                 if name == baseline:
                     raise
-                del runs[name]  # the others are worth knowing all the same
+                del runs[name]  # the other models are still worth measuring
                 tqdm.write(f"  {name}: {error}", file=sys.stdout)
                 continue
             runs[name].append(speed)
-            # now, for a benchmark that is cut short
+            # Print it now, in case the benchmark is interrupted.
             tqdm.write(f"  {speed:9.0f} words/s  {name}", file=sys.stdout)
     return [_speed(name, speeds, runs[baseline], operations) for name, speeds in runs.items()]
 
 
 def _flags(size: int, rows: int, updates: int) -> list[str]:
-    """What all runs have in common."""
+    """The flags that all runs have in common."""
     return (
         f"--batch-size {rows} --required-batch-size-multiple 1 --sentence-avg --optimizer "
         f"sgd --lr 0.1 --clip-norm 10 --max-update {updates} --disable-validation --no-save --seed 1 --log-format json "
@@ -235,7 +237,7 @@ def _speed(name: str, speeds: list[float], baselines: list[float], operations: i
 
 
 def _train(arguments: list[str], log: Path, environment: dict[str, str]) -> float:
-    """The median words per second in the log of a run of Python with ``arguments``."""
+    """Run Python with ``arguments``, and return the median of the words per second in its log."""
     with log.open("w", encoding="utf-8") as out:
         command = [sys.executable, *arguments]
         done = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, env=environment)

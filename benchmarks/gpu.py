@@ -1,10 +1,10 @@
-"""What recurrent dropout costs on a GPU: each layer against torch.nn's without dropout (cuDNN), side by side.
+"""What recurrent dropout costs on a GPU: each layer is compared with torch.nn's without dropout (cuDNN).
 
     python benchmarks/gpu.py --json figures.json
 
-Training steps (forward and backward, with the gradients of input and weights) are timed as they are called, some in
-succession, and once more as a CUDA graph, which leaves the work of the GPU alone. Products in float32 may be in TF32
-for all (--ieee: for none).
+Training steps (forward and backward, with the gradients of input and weights) are timed when they are called several
+times in succession, and again as a CUDA graph, which shows the time of the GPU's work only. Matrix products in float32
+may use TF32 in all layers (--ieee: in none).
 """
 
 import argparse
@@ -25,7 +25,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.modules["fairseq"] = None  # takes seconds to import, and layers do without it
+sys.modules["fairseq"] = None  # takes seconds to import, and layers do not need it
 
 from rnndrop_plugin import modules  # noqa: E402
 from rnndrop_plugin.cli.arguments import positive_number  # noqa: E402
@@ -33,21 +33,21 @@ from rnndrop_plugin.files import write_text  # noqa: E402
 
 DEVICE = "cuda"
 RATE = 0.25
-RUN = 8  # calls in succession
+RUN = 8  # how many calls are timed in succession
 SHAPES = [(35, 32, 256, 256), (35, 20, 650, 650), (70, 64, 400, 1152), (35, 128, 512, 512), (100, 32, 256, 1024)]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-LAYERS = {  # what is measured of each family, after torch.nn's own layer
+LAYERS = {  # the layers of each family that are measured after torch.nn's own
     "LSTM": [{"update_dropout": RATE}, {"update_dropout": RATE, "scaling": "expected"}, {"hidden_dropout": RATE}],
     "GRU": [{"update_dropout": RATE}, {"update_dropout": RATE, "reset_after": True}],
     "RNN": [{"hidden_dropout": RATE}],
 }
-#: the LSTMs whose evaluation is measured
+#: The LSTMs that are also measured in evaluation.
 EVALUATED = [{"update_dropout": RATE}, {"update_dropout": RATE, "scaling": "expected"}]
 
 
 class Case(NamedTuple):
-    """A layer at a size; ``options`` None for torch.nn's own."""
+    """A layer at a size; ``options`` are None for torch.nn's own layer."""
 
     family: str
     options: dict | None
@@ -57,13 +57,13 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is and what it drops."""
+        """The layer's name and options."""
         if self.options is None:
             return f"torch.nn.{self.family}"
         return " ".join(["rnndrop", self.family, *(f"{key}={value}" for key, value in self.options.items())])
 
     def step(self) -> Callable[[], None]:
-        """One training step, or a forward pass without gradient."""
+        """A function that runs one training step, or a forward pass without gradient."""
         torch.manual_seed(0)
         time, batch, features, hidden = self.shape
         where = {"device": DEVICE, "dtype": DTYPES[self.dtype]}
@@ -82,18 +82,19 @@ class Case(NamedTuple):
         return step
 
     def operations(self) -> int:
-        """The multiplications and additions of the products."""
+        """The number of multiplications and additions in the matrix products."""
         time, batch, features, hidden = self.shape
         return 2 * time * batch * GATES[self.family] * hidden * (features + hidden) * (3 if self.training else 1)
 
 
 class Figure(NamedTuple):
-    """What was measured of a case.
+    """The measurements of a case.
 
     Attributes:
-        ratio: of the time as called to torch.nn's, by turns in the same run. graph_ratio: the same in CUDA graphs.
-        share: the time that its products alone would take at the card's best rate / its time in a graph.
-        memory: MiB that a step takes at its peak, beyond the layer and its input.
+        ratio: the ratio of its time, called without a graph, to torch.nn's, measured in turn in the same run.
+        graph_ratio: the same ratio in CUDA graphs.
+        share: the time that its matrix products alone would take at the card's best rate / its time in a graph.
+        memory: the MiB that a step needs at its peak, besides the layer and its input.
     """
 
     case: Case
@@ -112,8 +113,8 @@ class Figure(NamedTuple):
 
 
 def timed(calls: list[Callable[[], None]], seconds: float) -> list[list[float]]:
-    """The milliseconds of each call, in repetitions that take turns: a repetition is RUN calls in succession, as in a
-    training, where the host asks for work while the GPU has some."""
+    """The milliseconds of each call, in repetitions that take turns. A repetition is RUN calls in succession: as in
+    training, the host launches work while the GPU is still busy."""
     for call in calls:
         for _ in range(3):
             call()
@@ -151,7 +152,7 @@ def captured(step: Callable[[], None]) -> Callable[[], None]:
 
 
 def peak_memory(step: Callable[[], None]) -> float:
-    """The MiB that a step takes at its peak."""
+    """The MiB that a step needs at its peak."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -161,7 +162,7 @@ def peak_memory(step: Callable[[], None]) -> float:
 
 
 def compare(cases: list[Case], seconds: float, rate: float) -> list[Figure]:
-    """All cases by turns, the first being what they are compared with."""
+    """Measure all cases in turn, and compare them with the first one."""
     steps = [case.step() for case in cases]
     eager = timed(steps, seconds)
     memory = [peak_memory(step) for step in steps]
@@ -183,7 +184,7 @@ def compare(cases: list[Case], seconds: float, rate: float) -> list[Figure]:
 
 
 def product_rate(dtype: torch.dtype) -> float:
-    """The best rate of torch's product, operations a second."""
+    """The best rate of torch's matrix product, in operations per second."""
     best = 0.0
     for size in (4096, 8192):
         a, b = (torch.randn(size, size, device=DEVICE, dtype=dtype) for _ in range(2))
@@ -193,7 +194,7 @@ def product_rate(dtype: torch.dtype) -> float:
 
 
 def comparisons(shapes: list, dtypes: list[str], families: list[str]) -> Iterator[tuple[str, list[Case]]]:
-    """A title and the cases of each table."""
+    """The title and the cases of each table."""
     for dtype in dtypes:
         for shape in shapes:
             for family in families:
@@ -211,19 +212,19 @@ def comparisons(shapes: list, dtypes: list[str], families: list[str]) -> Iterato
 
 
 def switch_tf32(allowed: bool) -> None:
-    """Whether float32's products may be taken in TF32."""
+    """Allow or forbid TF32 in float32 matrix products."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def warm(case: Case, tf32: bool) -> None:
-    """Compile what a case needs, in a process of its own: Triton keeps it on disk."""
+    """Compile the kernels of a case. Triton keeps them on disk, so this can be done in another process."""
     switch_tf32(tf32)
     case.step()()
     torch.cuda.synchronize()
 
 
 def compile_ahead(cases: list[Case], tf32: bool, seconds: float) -> None:
-    """Compile what the cases need in processes beside each other, for so many seconds at most."""
+    """Compile the kernels of all cases in parallel processes, for at most this many seconds."""
     pool = ProcessPoolExecutor(min(12, os.cpu_count() or 1), multiprocessing.get_context("spawn"))
     done, late = wait([pool.submit(warm, case, tf32) for case in cases], seconds)
     for future in done:
@@ -235,7 +236,7 @@ def compile_ahead(cases: list[Case], tf32: bool, seconds: float) -> None:
 
 
 def shape(text: str) -> tuple[int, ...]:
-    """TIME,BATCH,INPUT,HIDDEN of the command line."""
+    """An argparse type: TIME,BATCH,INPUT,HIDDEN."""
     sizes = tuple(int(x) for x in text.split(","))
     if len(sizes) != 4 or min(sizes) < 1:
         raise ValueError
@@ -243,14 +244,14 @@ def shape(text: str) -> tuple[int, ...]:
 
 
 def main() -> None:
-    """Measure, print tables and write them down."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--shapes", nargs="+", type=shape, default=SHAPES, metavar="TIME,BATCH,INPUT,HIDDEN")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--families", nargs="+", choices=GATES, default=list(GATES))
     parser.add_argument("--ieee", action="store_true", help="float32 without TF32")
     parser.add_argument("--seconds", type=positive_number, default=0.4, help="for each comparison (default: 0.4)")
-    parser.add_argument("--budget", type=float, default=280, help="seconds after which no comparison begins")
+    parser.add_argument("--budget", type=float, default=280, help="seconds after which no more comparisons begin")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     args = parser.parse_args()
     if not torch.cuda.is_available():
@@ -283,13 +284,13 @@ def main() -> None:
         print(f"\n{title}", flush=True)
         try:
             found = compare(cases, args.seconds, rates[cases[0].dtype])
-        except RuntimeError as error:  # the other tables are worth having
+        except RuntimeError as error:  # go on, as the other tables are still worth having
             print(f"  not measured: {error}", file=sys.stderr, flush=True)
             continue
         for figure in found:
             print(figure, flush=True)
             figures.append(figure)
-        if args.json:  # after each table, so that what was measured is there whenever the run is ended
+        if args.json:  # write after each table, so that an interrupted run keeps its figures
             records = [figure._asdict() | {"case": figure.case._asdict()} for figure in figures]
             write_text(args.json, json.dumps(versions | {"rates": rates, "figures": records}, indent=1) + "\n")
 

@@ -1,9 +1,9 @@
-"""What the host does for a recurrence on Triton's kernels, in microseconds: all but the launches and the GPU's work.
+"""The host's time for a recurrence on Triton's kernels, in microseconds, without the launches and the GPU's work.
 
     python benchmarks/host.py
 
-It needs no GPU. The tensors are tiny ones on the CPU, and nothing is launched. The figures are minima of many short
-repetitions, so that they say what the work takes and not what else the machine does.
+It needs no GPU. The tensors are tiny and on the CPU, and nothing is launched. The figures are minima of many short
+repetitions, so that other work of the machine does not change them.
 """
 
 import argparse
@@ -17,14 +17,14 @@ from unittest.mock import patch
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.modules["fairseq"] = None  # takes seconds to import, and layers do without it
+sys.modules["fairseq"] = None  # takes seconds to import, and layers do not need it
 
 from rnndrop_plugin.cli.arguments import positive  # noqa: E402
 from rnndrop_plugin.modules import GRU, LSTM, RNN  # noqa: E402
 from rnndrop_plugin.ops import availability, masks  # noqa: E402
 from rnndrop_plugin.ops.recurrence.triton import backend, loops, tiles  # noqa: E402
 
-SIZE = (2, 2, 4, 8)  # time, batch, input, hidden: the CPU's own work on them is next to nothing
+SIZE = (2, 2, 4, 8)  # time, batch, input, hidden: so small that the CPU hardly computes anything
 LAYERS = {
     "LSTM update_dropout": lambda: LSTM(*SIZE[2:], update_dropout=0.25, backend="triton"),
     "LSTM hidden_dropout": lambda: LSTM(*SIZE[2:], hidden_dropout=0.25, backend="triton"),
@@ -46,13 +46,13 @@ class Unlaunched:
 
 @contextmanager
 def nothing_launched() -> Iterator[None]:
-    """A GPU that has no work, as far as the backend sees it."""
+    """Make the backend believe that there is a GPU, and launch nothing."""
     with (
         patch.object(availability, "obstacle", lambda device, dtype: None),
         patch.object(tiles, "device_limits", lambda device: (132, 227 * 1024)),
         patch.object(tiles, "_chosen", {}),
         patch.object(backend, "_launchers", {}),
-        patch.object(masks, "_draw", lambda p, shape, *_: torch.empty(shape, dtype=torch.bool)),  # a GPU's, undrawn
+        patch.object(masks, "_draw", lambda p, shape, *_: torch.empty(shape, dtype=torch.bool)),  # not drawn
         patch.object(loops, "forward", Unlaunched(loops.forward)),
         patch.object(loops, "backward", Unlaunched(loops.backward)),
     ):
@@ -60,7 +60,7 @@ def nothing_launched() -> Iterator[None]:
 
 
 def least(call: Callable[[], object], repetitions: int) -> float:
-    """The microseconds of a call, the least of means over 20."""
+    """The microseconds of a call, as the minimum of means over 20 calls."""
     best = float("inf")
     for _ in range(repetitions):
         start = time.perf_counter()
@@ -71,7 +71,7 @@ def least(call: Callable[[], object], repetitions: int) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--repetitions", type=positive, default=300, help="of 20 calls (default: 300)")
     args = parser.parse_args()

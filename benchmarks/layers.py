@@ -1,4 +1,4 @@
-"""The layers that are compared, and the time their steps take beside torch.nn's own layers without dropout."""
+"""The layers that are compared, and the time of their steps compared with torch.nn's own layers without dropout."""
 
 import importlib.util
 import os
@@ -17,9 +17,9 @@ from rnndrop_plugin.ops import Masks, choose_backend, draw_mask
 RATE = 0.25
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 SHAPES = [(35, 32, 256, 256), (100, 32, 256, 1024), (15, 32, 256, 1024), (30, 32, 4, 256), (70, 64, 400, 1152)]
-ROWS = (1, 4, 17, 20, 33)  # few, and just above what fills vectors or tiles
-KINDS = {"LSTM": "update", "GRU": "update", "RNN": "hidden"}  # the dropout of a family where one stands for all
-TORCHS_FORM = {"LSTM": {}, "GRU": {"reset_after": True}, "RNN": {}}  # the options of a layer that equals torch.nn's
+ROWS = (1, 4, 17, 20, 33)  # small numbers, some of them just above one that fills vectors or tiles
+KINDS = {"LSTM": "update", "GRU": "update", "RNN": "hidden"}  # the dropout that is measured if it is only one
+TORCHS_FORM = {"LSTM": {}, "GRU": {"reset_after": True}, "RNN": {}}  # the options with which a layer equals torch.nn's
 
 
 class Shape(NamedTuple):
@@ -38,10 +38,10 @@ class Layer(NamedTuple):
     """One layer to compare.
 
     Attributes:
-        name: says what it is and what it drops.
-        family: "LSTM", "GRU" or "RNN", the one of torch.nn that it is compared with.
-        backend: what runs it.
-        build: makes the module from the sizes of the input and the state.
+        name: a name with its kind of cell and its dropout.
+        family: "LSTM", "GRU" or "RNN", the layer of torch.nn that it is compared with.
+        backend: the backend that runs it.
+        build: makes the module, given the sizes of the input and the state.
     """
 
     name: str
@@ -54,11 +54,12 @@ class Figure(NamedTuple):
     """One measurement.
 
     Attributes:
-        ratio: to torch.nn's own layer without dropout in the same repetition, median; below 1 is better. Growth: to the
-            layer's own figure before doubling.
-        value: median over the repetitions, in ``unit``.
-        share: the time that the products alone would take at the machine's rate / the time taken; None for memory.
-        repetitions: each repetition's value.
+        ratio: the median ratio to torch.nn's own layer without dropout in the same repetition; below 1 is better. In
+            the section "growth" it is the ratio to the layer's own figure before doubling.
+        value: the median over the repetitions, in ``unit``.
+        share: the time that the matrix products alone would take at the machine's rate / the time taken; None for
+            memory.
+        repetitions: the value of each repetition.
     """
 
     section: str
@@ -86,7 +87,7 @@ def ours(
     training: bool = True,
     **options,
 ) -> Layer:
-    """Our layer with one kind of dropout, none if ``kind`` is empty; ``time`` is how many steps it will run."""
+    """Our layer with one kind of dropout, or without dropout if ``kind`` is empty; it will run ``time`` steps."""
     cell = "gru_reset_after" if options.get("reset_after") else family.lower()
     scaling = options.get("scaling", "inverted")
     masks = Masks()
@@ -105,7 +106,7 @@ def ours(
 
 
 def keras_lstm() -> list[Layer]:
-    """Keras' LSTM with its recurrent_dropout (of h, one mask for all steps), if Keras is installed."""
+    """Keras's LSTM with its recurrent_dropout (of h, with one mask for all steps), if Keras is installed."""
     if importlib.util.find_spec("keras") is None:
         return []
     os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -128,7 +129,7 @@ def keras_lstm() -> list[Layer]:
 
 
 def training_layers(family: str, time: int | None = None) -> list[Layer]:
-    """What is compared in training, torch.nn's own layer first."""
+    """The layers that are compared in training, torch.nn's own layer first."""
     if family == "RNN":
         return [
             torchs("RNN"),
@@ -161,7 +162,7 @@ def training_layers(family: str, time: int | None = None) -> list[Layer]:
 
 
 def evaluation_layers(family: str, time: int | None = None) -> list[Layer]:
-    """What is compared in evaluation. Inverted scaling drops and scales nothing then, expected scaling does."""
+    """The layers that are compared in evaluation. There expected scaling scales, and inverted scaling does nothing."""
     layers = [torchs(family)]
     for scaling in ("inverted", "expected"):
         layer = ours(family, KINDS[family], time=time, training=False, scaling=scaling, **TORCHS_FORM[family])
@@ -170,18 +171,18 @@ def evaluation_layers(family: str, time: int | None = None) -> list[Layer]:
 
 
 def operations(family: str, shape: Shape, training: bool) -> float:
-    """The multiplications and additions of a layer's products; the gradient takes twice as many again."""
+    """The number of multiplications and additions in a layer's products. The gradient adds twice as many."""
     forward = 2 * shape.time * shape.batch * GATES[family] * shape.hidden * (shape.input + shape.hidden)
     return forward * (3 if training else 1)
 
 
 def clock_of_work() -> Callable[[], float]:
-    """A clock in seconds: on one thread that thread's own, which stands while the machine runs something else."""
+    """A clock in seconds. With one thread it is the thread's own, which stops while the machine runs something else."""
     return time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 def product_rate(seconds: float) -> float:
-    """The best rate of torch's matrix product in float32, operations a second; ``seconds`` for each size."""
+    """The best rate of torch's matrix product in float32, in operations per second, tried ``seconds`` for each size."""
     best, clock = 0.0, clock_of_work()
     for m, k, n in ((1024, 1024, 1024), (2048, 2048, 2048), (1024, 256, 1120), (4096, 1024, 1120)):
         a, b, c = torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)
@@ -193,7 +194,7 @@ def product_rate(seconds: float) -> float:
 
 
 def make_step(layer: Layer, shape: Shape, training: bool = True) -> Callable[[], None]:
-    """One forward pass, with the gradients of input and weights in training."""
+    """A function that runs a forward pass and, in training, computes the gradients of input and weights."""
     torch.manual_seed(0)
     module = layer.build(shape.input, shape.hidden).train(training)
     input = torch.randn(shape.time, shape.batch, shape.input, requires_grad=training)
@@ -212,7 +213,7 @@ def make_step(layer: Layer, shape: Shape, training: bool = True) -> Callable[[],
 def compare(
     layers: list[Layer], shapes: list[Shape], training: bool, seconds: float, progress: tqdm
 ) -> list[list[float]]:
-    """The seconds that a step of each layer takes at its shape, in repetitions that take turns."""
+    """The seconds of a step of each layer at its shape, in repetitions that take turns."""
     clock = clock_of_work()
     steps = [make_step(layer, shape, training) for layer, shape in zip(layers, shapes, strict=True)]
     start = clock()
@@ -237,7 +238,7 @@ def median_ratio(times: list[float], baseline: list[float]) -> float:
 def timing(
     section: str, shape: Shape, layer: Layer, times: list[float], baseline: list[float], training: bool, rate: float
 ) -> Figure:
-    """The figure of a layer's repetitions, which took ``times`` seconds, beside those of ``baseline``."""
+    """The figure of a layer's repetitions, which took ``times`` seconds, compared with those of ``baseline``."""
     share = operations(layer.family, shape, training) / rate / median(times)
     ratio, milliseconds = median_ratio(times, baseline), [1000 * t for t in times]
     value = median(milliseconds)
@@ -247,7 +248,7 @@ def timing(
 def measure(
     section: str, shape: Shape, layers: list[Layer], training: bool, seconds: float, rate: float, progress: tqdm
 ) -> list[Figure]:
-    """The figures of layers at one shape, the first of which is that of torch.nn."""
+    """The figures of layers at one shape. The first layer is that of torch.nn."""
     taken = compare(layers, [shape] * len(layers), training, seconds, progress)
     return [
         timing(section, shape, layer, times, taken[0], training, rate)
@@ -258,7 +259,7 @@ def measure(
 def timings(
     section: str, families: list[str], shapes: list[Shape], seconds: float, rate: float, progress: tqdm
 ) -> Iterator[Figure]:
-    """Every layer of a section against torch.nn's own at each shape."""
+    """Every layer of a section, compared with torch.nn's own at each shape."""
     training = section == "training"
     for shape in shapes:
         for family in families:
@@ -267,7 +268,7 @@ def timings(
 
 
 def rows(families: list[str], shapes: list[Shape], seconds: float, rate: float, progress: tqdm) -> Iterator[Figure]:
-    """Few rows, in training and in evaluation with either scaling, at each shape's other sizes."""
+    """Batches of few rows at each shape's other sizes, in training and in evaluation with either scaling."""
     for shape in dict.fromkeys(shape._replace(batch=batch) for shape in shapes for batch in ROWS):
         for family in families:
             training = [torchs(family), ours(family, KINDS[family], **TORCHS_FORM[family])]

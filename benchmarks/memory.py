@@ -1,4 +1,4 @@
-"""The peak memory of a training step, each layer in fresh processes."""
+"""The peak memory of a training step, measured in fresh processes for each layer."""
 
 import multiprocessing
 from collections.abc import Iterator
@@ -16,28 +16,28 @@ REPETITIONS = 2
 
 
 def memory_layers(family: str) -> list[Layer]:
-    """What is compared in memory."""
+    """The layers whose memory is compared."""
     kinds = ["hidden"] if family == "RNN" else Masks._fields
     layers = [torchs(family), *(ours(family, kind) for kind in kinds)]
     return [*layers, ours("GRU", "update", reset_after=True)] if family == "GRU" else layers
 
 
 def peak_memory(index: int, family: str, shape: Shape, threads: int, connection) -> None:
-    """Send the peak resident size of two training steps less the size before them, in MiB (in a fresh process)."""
+    """In a fresh process, send the peak resident size of two training steps minus the size before them, in MiB."""
     torch.set_num_threads(threads)
     layer = memory_layers(family)[index]
-    make_step(layer, Shape(2, 2, 3, 4))()  # the first call loads libraries, which are not to be counted
+    make_step(layer, Shape(2, 2, 3, 4))()  # the first call loads libraries, which must not be counted
     step = make_step(layer, shape)
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # begin a new peak
     before = _status("VmRSS")
     for _ in range(2):
         step()
-    connection.send(max(4, _status("VmHWM") - before) / 1024)  # a page at least
+    connection.send(max(4, _status("VmHWM") - before) / 1024)  # at least a page
 
 
 def _status(field: str) -> int:
-    """A field of Linux's account of this process, in KiB."""
+    """A field of this process's status in Linux, in KiB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1])
@@ -45,7 +45,7 @@ def _status(field: str) -> int:
 
 
 def memory(families: list[str], shapes: list[Shape], progress: tqdm) -> Iterator[Figure]:
-    """The peak memory of a training step, each layer in fresh processes."""
+    """Measure the peak memory of a training step, each layer in fresh processes."""
     context = multiprocessing.get_context("spawn")
     for shape in shapes:
         for family in families:

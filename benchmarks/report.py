@@ -15,7 +15,7 @@ TITLES = {
 
 
 def table(figures: list[Figure]) -> str:
-    """The figures of one section, the ratios first."""
+    """The figures of one section as lines, which begin with the ratio."""
     lines = []
     shape = None
     for figure in figures:
@@ -30,7 +30,7 @@ def table(figures: list[Figure]) -> str:
 
 
 def plot(figures: list[Figure], path: Path) -> None:
-    """Bars of the training ratios, one panel a shape."""
+    """Draw the training ratios as bars, with one panel for each shape."""
     figures = [figure for figure in figures if figure.section == "training" and figure.backend != "reference"]
     shapes = list(dict.fromkeys(figure.shape for figure in figures))
     rows = max(sum(figure.shape == shape for figure in figures) for shape in shapes)
