@@ -1,8 +1,8 @@
-"""Compiles the recurrences for the CPU; everything else about the package is in pyproject.toml.
+"""Compiles the recurrences for the CPU. Everything else about the package is in pyproject.toml.
 
-The result is a plain shared library that knows neither Python nor torch, so it has no version tags, and
-the package works without it (on torch operations, slower): a compiler that is missing or fails does not
-fail the installation.
+The result is a plain shared library that uses neither Python nor torch, so it has no version tags. The package also
+works without it, on torch operations, which are slower. So the installation does not fail if the compiler is missing
+or fails.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ FAILURE = "librecurrence.failure.txt"  # why there is no library, in one line; c
 
 
 TYPES = {"float": ["-DREAL=float"], "double": ["-DREAL=double", "-DDOUBLE"]}
-# Which registers a kernel may count on: what the compiler is told, and sizes for kernel.c.
+# The instruction sets for which kernels are compiled: compiler flags, and sizes for kernel.c.
 SETS = {"plain": ["-DVECTOR_BYTES=16", "-DMOST_ROWS=6", "-DTRANSPOSED_ROWS=4"]}
 if platform.machine().lower() in ("x86_64", "amd64"):
     SETS["avx2"] = ["-mavx2", "-mfma", "-DVECTOR_BYTES=32", "-DMOST_ROWS=6", "-DTRANSPOSED_ROWS=4"]
@@ -37,7 +37,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 
 
 def compilation(digest, objects, library):
-    """The commands that compile the sources: kernel.c for each type and instruction set, library.c, and the link."""
+    """The commands that compile kernel.c for each type and instruction set, compile library.c, and link them all."""
     compiler = [
         *shlex.split(os.environ.get("CC", "cc")),
         *("-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fPIC"),
@@ -53,7 +53,7 @@ def compilation(digest, objects, library):
 
 
 def run_compiler(command):
-    """Run a command; None, or why it failed: the first line of its own that reports an error."""
+    """Run a command. Returns None, or if it fails the first line of its output that reports an error."""
     try:
         done = subprocess.run(command, stderr=subprocess.PIPE, text=True, errors="replace")
     except OSError as error:
@@ -82,7 +82,7 @@ class build_recurrence(Command):
     def run(self):
         target = (OPS if self.editable_mode else Path(self.build_lib) / OPS) / LIBRARY
         target.parent.mkdir(parents=True, exist_ok=True)
-        # The name is changed last, so that nobody loads half a library.
+        # The library gets its name last, so that nobody loads half of it.
         unfinished = target.with_suffix(f".{os.getpid()}.tmp")
         failure = target.with_name(FAILURE)
         failure.unlink(missing_ok=True)
@@ -97,11 +97,11 @@ class build_recurrence(Command):
         target.unlink(missing_ok=True)
         failure.write_text(f"{reason}\n")
         print(
-            f"warning: the compiled recurrence was not built, torch operations will serve, slower: {reason}",
+            f"warning: the compiled recurrence was not built; slower torch operations will be used: {reason}",
             file=sys.stderr,
         )
 
-    # What setuptools asks of a build's sub-command.
+    # setuptools needs these methods of a build's sub-command.
     def get_source_files(self):
         return [str(source) for source in SOURCES]
 
@@ -118,7 +118,7 @@ class build_all(build):
 
 
 class platform_wheel(bdist_wheel):
-    """The wheel fits every Python, and with the library every Linux whose C library has the functions it calls."""
+    """A wheel for every Python. With the library it is for every Linux whose C library has the functions it calls."""
 
     def get_tag(self):
         library = Path(self.get_finalized_command("build").build_lib) / OPS / LIBRARY
@@ -127,13 +127,13 @@ class platform_wheel(bdist_wheel):
         platform = super().get_tag()[2]
         versions = re.findall(rb"GLIBC_(\d+)\.(\d+)", library.read_bytes())
         if platform.startswith("linux_") and versions:
-            newest = max((2, 17), *(tuple(map(int, version)) for version in versions))  # pip knows none before 2.17
+            newest = max((2, 17), *(tuple(map(int, version)) for version in versions))  # pip knows no tag before 2.17
             platform = f"manylinux_{newest[0]}_{newest[1]}_{platform.removeprefix('linux_')}"
         return "py3", "none", platform
 
 
 class PlatformDistribution(Distribution):
-    """With the library it is of one kind of machine, but of no version of Python."""
+    """A distribution for one kind of machine, because of the library, but for any version of Python."""
 
     def has_ext_modules(self):
         return True

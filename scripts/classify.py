@@ -1,4 +1,4 @@
-"""Classify texts by a model that fairseq-train made for the task rnndrop_classification."""
+"""Classify texts with a model that fairseq-train has trained for the task rnndrop_classification."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Prepare raw text for language modelling with fairseq: split, tokenise, cut off the vocabulary."""
+"""Prepare raw text for language modelling with fairseq: split it, tokenise it and cut off rare words."""
 
 import sys
 from pathlib import Path

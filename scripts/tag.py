@@ -1,4 +1,4 @@
-"""Tag the words of a text by a model that fairseq-train made for the task rnndrop_tagging."""
+"""Tag the words of a text with a model that fairseq-train has trained for the task rnndrop_tagging."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,6 @@
-# Sourced by scripts/test.sh and examples/quickstart.sh: goes to the repository root and sets `python` to the
-# interpreter of .venv, which it builds where it is missing, unfinished or not of today's pyproject.toml,
-# constraints.txt and C sources.
+# Sourced by scripts/test.sh and examples/quickstart.sh. It goes to the repository root and sets `python` to the
+# interpreter of .venv. It builds .venv if that is missing or unfinished, or was built from another pyproject.toml,
+# constraints.txt, setup.py or C sources.
 
 CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -9,7 +9,7 @@ venv_fail() {
     exit 2
 }
 
-# The first Python on the PATH that will do. It is run, since a name alone may be an empty promise (pyenv's shims).
+# The first suitable Python on the PATH. Each one is run, because a name alone may not work (pyenv's shims).
 venv_find_python() {
     local name version found=""
     for name in python3.11 python3.12 python3; do
@@ -28,12 +28,12 @@ venv_find_python() {
 }
 
 venv_build() {
-    local built=.venv/rnndrop # what .venv was built from; empty as long as it is not finished
+    local built=.venv/rnndrop # identifies what .venv was built from; empty as long as it is unfinished
     local have want base
     exec 9<. && flock 9 # one build at a time
     have=$(cat $built 2>/dev/null) && .venv/bin/python -c "" 2>/dev/null || have=""
     want=$(cat pyproject.toml constraints.txt $(ls setup.py rnndrop_plugin/ops/csrc/*.[ch] 2>/dev/null) | cksum)
-    want="$want $PWD" # an environment does not move: its scripts name its folder
+    want="$want $PWD" # an environment cannot be moved, because its scripts name its folder
     if [ "$have" != "$want" ]; then
         if [ -n "$have" ] && [ "${have#* * }" = "$PWD" ]; then
             echo "rnndrop: bringing .venv up to date" >&2
@@ -48,7 +48,7 @@ venv_build() {
         PIP_ROOT_USER_ACTION=ignore .venv/bin/python -m pip install -qq --disable-pip-version-check \
             --constraint constraints.txt --editable ".[fairseq,dev,plots]" >&2 ||
             venv_fail "cannot install into .venv, for the reason above; the next run begins anew"
-        # torch's builds for CUDA bring the Triton that they need. With the others it serves to test the GPU's kernels.
+        # torch's builds for CUDA install the Triton that they need. With other builds it is for tests of GPU kernels.
         .venv/bin/python -c "import triton" 2>/dev/null ||
             PIP_ROOT_USER_ACTION=ignore .venv/bin/python -m pip install -qq --disable-pip-version-check \
                 --constraint constraints.txt triton==3.9.0 >&2 ||
