@@ -242,7 +242,7 @@ class Runs:
             self._command([*TRAIN, *arguments], log, lambda: self._look(run, log))
         done = epochs(log)
         if not done:
-            raise ValueError(f"{log}: has no epoch's statistics")
+            raise ValueError(f"{log}: has no statistics of an epoch")
         number = epochs_needed(run, done)
         checkpoint = folder / run.checkpoints[0]
         if number and "--no-epoch-checkpoints" not in arguments:  # later epochs do not count
@@ -336,7 +336,7 @@ class Runs:
 def _other_flags(folder: Path, started: list[str], planned: list[str]) -> ValueError:
     other = next((flag for flag in planned if flag not in started), "others")
     return ValueError(
-        f"{folder}: has a run of other flags (see run.json), without {other}; remove it or use another --out"
+        f"{folder}: has a run with other flags (see run.json), without {other}; remove it or use another --out"
     )
 
 

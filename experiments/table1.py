@@ -124,7 +124,7 @@ def markdown(results: dict[str, dict]) -> str:
                 cells.append(accuracies(of_cell(results, cell_name(length, kind, sampling, scaling))))
             lines.append(row([WHOSE[kind], f"per {sampling}", *cells]))
         lines.append("")
-    heads = ["run", "solved", "updates", "of no dropout's", "training", "test", "seconds"]
+    heads = ["run", "solved", "updates", "ratio to no dropout", "training", "test", "seconds"]
     lines += ["## Runs", "", *header(heads)]
     for name, result in results.items():
         length, seed = name.split("-")[0], name.rsplit("/", 1)[1]

@@ -114,7 +114,7 @@ def test_a_run_that_has_ended_does_not_begin_again(command, stream_data, tmp_pat
     flags = (stream_data, *LANGUAGE_MODEL, *PLUGIN, *options)
     command("train", *flags)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    assert "this run has ended before" in command("train", *flags).text()
+    assert "this run has already ended" in command("train", *flags).text()
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
     command("train", *flags, *("--max-update", 30, "--patience", 9))
     assert torch.load(tmp_path / "checkpoint_last.pt", weights_only=True)["optimizer_history"][-1]["num_updates"] == 30

@@ -32,7 +32,7 @@ def load_models(filenames: list[str], **kwargs):
     task = kwargs["task"]
     evaluation = getattr(task, "evaluation", None)
     if len(models) > 1 and evaluation is not None and not evaluation.is_static:
-        raise InputError(f"--path: several models have a static evaluation only, not this one: {evaluation}")
+        raise InputError(f"--path: several models only have a static evaluation, not this one: {evaluation}")
     return models, cfg, task
 
 

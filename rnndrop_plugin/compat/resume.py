@@ -199,7 +199,7 @@ def _restore_progress(cfg, trainer, extra_state: dict, epoch_itr) -> None:
     measured = progress.get("metric", _metric(cfg))
     comparable = measured == _metric(cfg)
     if not comparable:
-        logger.warning(f"the validations so far looked for {measured} and do not count: now it is {_metric(cfg)}")
+        logger.warning(f"the validations so far looked for {measured} and do not count: now the aim is {_metric(cfg)}")
         _forget_validations(trainer)
     if not cfg.reset_meters:
         if comparable:
@@ -227,7 +227,7 @@ def _skip_finished_run(cfg, trainer, epoch_itr) -> None:
         ("--patience", cfg.patience, _early_stopping().get("num_runs", 0)),
     ):
         if 0 < limit <= count:
-            logger.info(f"this run has ended before, after {trainer.get_num_updates()} updates: {flag} is {limit}")
+            logger.info(f"this run has already ended, after {trainer.get_num_updates()} updates: {flag} is {limit}")
             limits.max_epoch = -1  # train.py stops when the epoch exceeds this; 0 would mean no limit
             return
 

@@ -148,7 +148,7 @@ class RnndropCrossEntropy(FairseqCriterion):
             if not isinstance(extra, dict) or "dropped_outputs" not in extra:
                 raise InputError(
                     "--activation-regularization and --temporal-activation-regularization need one of rnndrop's "
-                    f"language models, and {type(model).__name__} is none"
+                    f"language models, and {type(model).__name__} is not one"
                 )
             scored = target != self.padding_idx
             penalty = activation_penalty(extra["outputs"], extra["dropped_outputs"], scored, self.alpha, self.beta)

@@ -138,7 +138,7 @@ class Evaluation:
             InputError: the model has an adaptive softmax, or would have to learn in half precision.
         """
         if model.decoder.adaptive_softmax is not None:
-            raise InputError(f"the model has an adaptive softmax, which has a static evaluation only: {self}")
+            raise InputError(f"the model has an adaptive softmax, which only has a static evaluation, not: {self}")
         if self.rule and any(parameter.dtype.itemsize < 4 for parameter in model.parameters()):
             raise InputError("--dynamic-evaluation needs parameters of float32, which small steps change: drop --fp16")
         if self.temperature_is_chosen:

@@ -107,7 +107,7 @@ class RnndropTask(FairseqTask):
         elif self.tokenization.settings() != trained_on.settings():
             logger.warning(
                 f"the text of {self.cfg.data} was cut into tokens in another way ({self.tokenization.settings()}) than "
-                f"that which the checkpoint was trained on ({cut})"
+                f"the text that the checkpoint was trained on ({cut})"
             )
 
     @staticmethod

@@ -107,7 +107,7 @@ class SequencesTask(RnndropTask):
                 symbol = self.target_dictionary[int(stray[0]) + self.target_dictionary.nspecial]
                 raise InputError(
                     f"{path}.bin: sequence {i + 1} has a {self.target_stream} that dict.txt does not have ({symbol}): "
-                    f"make the dictionary of a text that has every {self.target_stream}, or leave the sequence out"
+                    f"make the dictionary from a text that has every {self.target_stream}, or leave the sequence out"
                 )
         counts = torch.bincount(torch.cat(targets), minlength=len(self.classes)).tolist()
         absent = [i for i, count in enumerate(counts) if not count]

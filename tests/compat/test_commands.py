@@ -186,7 +186,7 @@ def test_the_jobs_of_a_sweep_end_each_by_itself(command, stream_data, tmp_path):
     assert ended.returncode == 1 and "Traceback" not in ended.stderr
     assert "\n--decoder-hidden-size must be at least 1, got 0\n" in ended.stderr  # the first one that failed
     assert "--decoder-hidden-size must be at least 1, got -1" in ended.stdout
-    assert "this run has ended before, after 4 updates: --max-update is 4" in ended.stdout
+    assert "this run has already ended, after 4 updates: --max-update is 4" in ended.stdout
     assert (tmp_path / "4" / "checkpoint_last.pt").read_bytes() == finished
     assert saved(5, "best")["best"] > saved(6, "best")["best"]  # each has its own
     for job in (5, 6):

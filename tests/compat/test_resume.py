@@ -86,7 +86,7 @@ def test_another_metric_has_another_best(command, training, tmp_path, scheduler)
     arguments += ("--lr-scheduler", scheduler)
     command(*arguments, "--max-epoch", 2)
     log = command(*arguments, "--best-checkpoint-metric", "ppl", "--max-epoch", 4)
-    assert "looked for the lowest loss and do not count: now it is the lowest ppl" in log.text()
+    assert "looked for the lowest loss and do not count: now the aim is the lowest ppl" in log.text()
     perplexities = [float(value) for value in log.metrics("ppl", "valid")]
     assert torch.load(tmp_path / "checkpoint_last.pt")["extra_state"]["best"] == pytest.approx(min(perplexities))
     assert len(perplexities) == 2
@@ -218,7 +218,7 @@ def test_fairseq_goes_on_where_a_run_has_ended(command, training, tmp_path, unpa
     arguments = (*training, "--max-update", 2, "--save-dir", tmp_path)
     command(*arguments)
     logged = command(*arguments)
-    assert "this run has ended before, after 2 updates: --max-update is 2" in logged.text()
+    assert "this run has already ended, after 2 updates: --max-update is 2" in logged.text()
     assert logged.metrics("num_updates", "train_inner") == []
     unpatch(checkpoint_utils, "load_checkpoint")
     assert command(*arguments).metrics("num_updates", "train_inner") == ["3"]
@@ -337,7 +337,7 @@ def test_a_run_that_another_ones_checkpoint_began_goes_on_from_its_own(command, 
     more = ("--continue-once", tmp_path / "first" / LAST, "--patience", 9, "--save-dir", tmp_path / "second")
     assert command(*training, *more, "--max-update", 2).metrics("num_updates", "train_inner") == ["2"]
     logged = command(*training, *more, "--max-update", 2)
-    assert "this run has ended before, after 2 updates: --max-update is 2" in logged.text()
+    assert "this run has already ended, after 2 updates: --max-update is 2" in logged.text()
 
 
 @pytest.mark.parametrize("fp32", [(), ("--ema-fp32",)])

@@ -278,7 +278,7 @@ def test_the_penalty_is_part_of_the_loss_in_training_and_not_of_the_likelihood(s
     ("weight", "model", "words"),
     [
         ("-1", OURS, "--activation-regularization must be a number of at least 0, got -1.0"),
-        ("1", BUILT_IN_LSTM, "need one of rnndrop's language models, and LSTMLanguageModel is none"),
+        ("1", BUILT_IN_LSTM, "need one of rnndrop's language models, and LSTMLanguageModel is not one"),
     ],
 )
 def test_what_cannot_be_regularised_is_refused(train, tmp_path, capsys, weight, model, words):

@@ -98,7 +98,7 @@ def test_seeds_and_shortened(plan, run_table, tmp_path):
     assert f"| none |  |  | last |{' 3.00 ± 0.00 |' * 4} 130.0 / 125.2 | 0.023 / 0.024 | 2 |" in table
     status, _, err = run_table("table2", "--cells", "none", "--epochs", "4")
     assert status == 2
-    assert "has a run of other flags (see run.json), without 4" in err
+    assert "has a run with other flags (see run.json), without 4" in err
 
 
 def test_resumed(plan, run_table, tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ def test_other_flags(plan, run_table1, monkeypatch, tmp_path):
     monkeypatch.setattr(table1, "TRAIN", [*table1.TRAIN, "--clip-norm", "7"])
     status, out, err = run_table1("--cells", "30-none", "15-none")
     assert (status, out) == (2, "")
-    assert "seed1: has a run of other flags (see run.json), without 7; remove it or use another --out" in err
+    assert "seed1: has a run with other flags (see run.json), without 7; remove it or use another --out" in err
     assert (tmp_path / "out" / "table1.md").read_text() == table
     assert not (tmp_path / "out" / "30-none").exists()
 

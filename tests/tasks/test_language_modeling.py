@@ -239,7 +239,7 @@ def test_several_models_are_evaluated_by_the_mean_of_their_probabilities(
         (("--neural-cache-size", 5), "neural cache"),
     ):
         line = refuse("eval_lm", stream_data, *TASK, "--path", together, *flags)
-        assert re.search(f"several models have a static evaluation only, not this one: .*{name}", line)
+        assert re.search(f"several models only have a static evaluation, not this one: .*{name}", line)
     assert "one.pt:: there is no file before or after a colon" in refuse(
         "eval_lm", stream_data, *TASK, "--path", "one.pt:"
     )

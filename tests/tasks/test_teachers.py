@@ -347,7 +347,7 @@ def test_the_teachers_begin_when_the_training_does(refuse, train, trained, strea
     shutil.copy(trained[0], path)
     train("student", "--max-epoch", 1, taught_by=str(path))
     path.unlink()
-    assert "has ended before" in train("student", "--max-epoch", 1, taught_by=str(path)).text()
+    assert "has already ended" in train("student", "--max-epoch", 1, taught_by=str(path)).text()
     monkeypatch.setattr(Teachers, "read", lambda *_: pytest.fail("too early"))
     flags = ("--arch", "lstm_rnndrop", "--teachers", trained[0], "--save-dir", tmp_path / "other")
     line = refuse("train", stream_data, *FLAGS, *flags, "--best-checkpoint-metric", "foo")
