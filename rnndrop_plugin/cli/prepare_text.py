@@ -41,7 +41,7 @@ def train_sentencepiece(units: list[Sentence], size: int, folder: Path) -> None:
             sentence_iterator=iter(texts),
             model_prefix=str(folder / MODEL.removesuffix(".model")),
             vocab_size=size,
-            max_sentence_length=max(len(text.encode()) for text in texts) + 1,  # in bytes; longer ones are left out
+            max_sentence_length=max(10, *(len(text.encode()) for text in texts)),  # bytes; longer ones are left out
             num_threads=1,  # several threads may add up in another order
             minloglevel=2,
         )
