@@ -13,6 +13,7 @@ from rnndrop_plugin.models.config import (
     SamplingChoice,
     ScalingChoice,
     build_recurrent,
+    check_sizes,
     init_embeddings,
     init_uniform,
     register_architectures,
@@ -29,6 +30,13 @@ class LanguageModelConfig(DecoderConfig):
         metadata={
             "help": "with shared embeddings: give the output layer a trained bias for each word, which starts at 0 "
             "(without shared embeddings it always has biases)"
+        },
+    )
+    decoder_ffn_embed_dim: Optional[int] = field(
+        default=None,
+        metadata={
+            "help": "before the output layer, add to the recurrent output what a feed-forward layer of this size "
+            "computes from it and from the word's embedding (default: none)"
         },
     )
     adaptive_softmax_cutoff: Optional[str] = field(
@@ -59,7 +67,14 @@ class _AdaptiveSoftmax(AdaptiveSoftmax):
 
 
 class RecurrentDecoder(Decoder):
-    """Embeddings, recurrent layers and an output layer over the vocabulary.
+    r"""Embeddings, recurrent layers and an output layer over the vocabulary.
+
+    With ``decoder_ffn_embed_dim`` the output layer reads, instead of the recurrent output h of a word with embedding x,
+
+    .. math:: h + W_2 \max(0, W_1 [h, x] + b_1) + b_2
+
+    with forward dropout of x, of h and of what is added to h ("deep output", Pascanu et al. 2014, section 3.2.2, with
+    the residual connection of transformers).
 
     The state at the end of a batch is kept, detached, for the next batch of the same stream: one state
     for training and one for evaluation, so that a validation in the middle of an epoch disturbs nothing.
@@ -82,6 +97,12 @@ class RecurrentDecoder(Decoder):
             )
         embed_tokens = nn.Embedding(vocabulary, cfg.decoder_embed_dim, dictionary.pad())
         super().__init__(cfg, dictionary, embed_tokens, rnn)
+        self.feed_forward = None
+        if cfg.decoder_ffn_embed_dim is not None:
+            check_sizes(cfg, "decoder_ffn_embed_dim")
+            size = cfg.decoder_ffn_embed_dim
+            read = nn.Linear(hidden + cfg.decoder_embed_dim, size)
+            self.feed_forward = nn.Sequential(read, nn.ReLU(), nn.Linear(size, hidden))
         if cfg.adaptive_softmax_cutoff:
             self.adaptive_softmax = _AdaptiveSoftmax(
                 vocabulary,
@@ -145,7 +166,8 @@ class RecurrentDecoder(Decoder):
         elif starts_stream is False:
             state = self.carried[self.training]
 
-        x, state = self.run_layers(self.embed(prev_output_tokens), state)
+        embedded = self.embed(prev_output_tokens)
+        x, state = self.run_layers(embedded, state)
         state = tuple(s.detach() for s in state)
 
         if incremental_state is not None:
@@ -153,8 +175,11 @@ class RecurrentDecoder(Decoder):
         elif starts_stream is not None:
             self.carried[self.training] = state
         outputs = x.transpose(0, 1)
-        dropped = self.dropout_out(outputs)
-        return self.project(dropped), {"attn": None, "outputs": outputs, "dropped_outputs": dropped}
+        dropped = features = self.dropout_out(outputs)
+        if self.feed_forward is not None:
+            read = torch.cat([dropped, embedded.transpose(0, 1)], dim=2)
+            features = dropped + self.dropout_out(self.feed_forward(read))
+        return self.project(features), {"attn": None, "outputs": outputs, "dropped_outputs": dropped}
 
 
 class RecurrentLanguageModel(FromPretrained, CheckedLoading, FairseqLanguageModel):

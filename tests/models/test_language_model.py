@@ -241,6 +241,40 @@ def test_a_projection_lies_between_other_sizes(shared):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_a_feed_forward_layer_is_added_to_the_recurrent_output():
+    model = build(decoder_ffn_embed_dim=9, decoder_out_embed_dim=4, init_range=1.0).eval()
+    features, extra = model.decoder.extract_features(source := tokens(model))
+    (w1, b1), (w2, b2) = (
+        layer.parameters() for layer in (model.decoder.feed_forward[0], model.decoder.feed_forward[2])
+    )
+    outputs = extra["outputs"]
+    read = torch.cat([outputs, model.decoder.embed_tokens(source)], dim=2)
+    expected = outputs + (read @ w1.T + b1).clamp(min=0) @ w2.T + b2
+    torch.testing.assert_close(features, model.decoder.projection(expected))
+
+
+@pytest.mark.parametrize("sampling", ["step", "sequence"])
+def test_a_feed_forward_layer_that_gives_zero_is_none(sampling):
+    """Under dropout, too: the mask of the recurrent output is the same, and does not change with the layer."""
+    flags = {"decoder_dropout_out": 0.5, "decoder_dropout_sampling": sampling, "update_dropout": 0.25}
+    plain, deep = build(**flags).train(), build(decoder_ffn_embed_dim=9, **flags).train()
+    torch.nn.init.zeros_(deep.decoder.feed_forward[2].weight)
+    torch.nn.init.zeros_(deep.decoder.feed_forward[2].bias)
+    deep.load_state_dict({**deep.state_dict(), **plain.state_dict()})
+    source, drawn = tokens(plain), []
+    for model in (plain, deep):
+        torch.manual_seed(3)
+        drawn.append(logits(model, source))
+    torch.testing.assert_close(*drawn, rtol=0, atol=0)
+
+
+def test_the_output_of_a_feed_forward_layer_is_dropped_as_the_recurrent_one():
+    model = build(decoder_hidden_size=400, decoder_ffn_embed_dim=50, decoder_dropout_out=0.25, init_range=1.0).train()
+    features, extra = model.decoder.extract_features(tokens(model, rows=4, steps=10))
+    assert ((features - extra["dropped_outputs"]) != 0).float().mean() == pytest.approx(0.75, abs=0.02)
+    assert (features != 0).float().mean() == pytest.approx(1 - 0.25**2, abs=0.02)
+
+
 def test_an_adaptive_softmax_normalizes_over_all_words():
     model = build(decoder_hidden_size=16, adaptive_softmax_cutoff="5,12").eval()
     assert model.decoder.adaptive_softmax.cutoff == [5, 12, 24]
@@ -401,6 +435,7 @@ def test_embeddings_of_another_size_are_refused(vectors):
         ({"init_range": float("nan")}, "--init-range must be a number of at least 0, got nan"),
         ({"init_range": float("inf")}, "--init-range must be a number of at least 0, got inf"),
         ({"decoder_out_embed_dim": 0}, "--decoder-out-embed-dim must be at least 1, got 0"),
+        ({"decoder_ffn_embed_dim": 0}, "--decoder-ffn-embed-dim must be at least 1, got 0"),
         ({"decoder_embed_dim": 0}, "--decoder-embed-dim must be at least 1, got 0"),
         ({"decoder_hidden_size": 0}, "--decoder-hidden-size must be at least 1, got 0"),
         ({"decoder_layers": 0}, "--decoder-layers must be at least 1, got 0"),
