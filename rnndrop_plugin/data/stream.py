@@ -128,10 +128,10 @@ def draw_window_lengths(length: int, steps: int, seed: int, epoch: int) -> list[
     """Draw the lengths of the windows that a row of ``length`` steps is cut into in one epoch.
 
     Each is drawn from a normal distribution with standard deviation 5 around ``steps``, or with probability 0.05 around
-    half of it, and is at least min(5, ``steps``) (Merity et al. 2018, "Regularizing and optimizing LSTM language models",
-    section 4.1; the numbers are those of their code). So a word stands at a different place of a window in each epoch,
-    and it is not always the same words that end a window and get no gradient from the words after them. The last window
-    has what is left. The same seed and epoch give the same lengths.
+    half of it, and is at least min(5, ``steps``) (Merity et al. 2018, "Regularizing and optimizing LSTM language
+    models", section 4.1; the numbers are those of their code). So a word stands at a different place of a window in
+    each epoch, and it is not always the same words that end a window and get no gradient from the words after them. The
+    last window has what is left. The same seed and epoch give the same lengths.
     """
     generator = np.random.default_rng([seed, epoch])
     lengths = []
