@@ -39,7 +39,7 @@ def at(place: str) -> Iterator[None]:
 
 def lacks_memory(error: Exception) -> bool:
     """Whether ``error`` is what Python or torch raises when memory runs out."""
-    told = ("out of memory", "allocate memory", "enough memory")
+    told = ("out of memory", "allocate memory", "enough memory", "size calculation overflowed")
     return (
         isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(text in str(error) for text in told)
     )

@@ -1,6 +1,7 @@
 """Names of files, and writing a file so that it is never incomplete."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,14 +21,15 @@ def atomic_write(path: Path, unfinished: Path | None = None) -> Iterator[Path]:
         OSError: the file cannot be written; the error names ``path``.
     """
     new = unfinished or path.with_name(f".{os.getpid()}.{path.name}")
+    outside = sys.exception()  # the one that is being handled where the block begins
     try:
         yield new
         new.replace(path)
     except Exception as error:
         cause: BaseException | None = error  # torch's writer wraps an OSError in a RuntimeError
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
+        while cause not in (None, outside) and not isinstance(cause, OSError):
+            cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+        if cause in (None, outside):
             raise
         if cause.filename is not None and str(new) not in (cause.filename, cause.filename2):  # another file's
             raise

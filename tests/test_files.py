@@ -70,3 +70,20 @@ def test_the_unfinished_file_can_have_a_name_that_stays(tmp_path):
         new.write_text("whole")
         assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt.tmp"]
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_an_error_before_the_file_or_one_that_is_hidden_does_not_count(tmp_path):
+    def write(hide):
+        if hide:
+            try:
+                raise OSError(errno.EPIPE, "Broken pipe")
+            except OSError:
+                raise ValueError("the reason") from None
+        raise ValueError("the reason")
+
+    for hide in (True, False):
+        try:
+            raise OSError(errno.EPIPE, "Broken pipe")
+        except OSError:
+            with pytest.raises(ValueError, match="the reason"), atomic_write(tmp_path / "table.md"):
+                write(hide)

@@ -6,6 +6,7 @@ gradients are averaged at every update.
 
 import argparse
 import gc
+import logging
 import os
 import sys
 import tempfile
@@ -62,6 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         init = os.path.join(folder, "init")
         command = (args.processes, init, complete(arguments))
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it warns when it ends a process
         group = torch.multiprocessing.spawn(train, command, args.processes, join=False)
         try:
             while not group.join(grace_period=GRACE):

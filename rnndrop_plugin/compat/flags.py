@@ -73,6 +73,8 @@ def parse_args_and_arch(parser, input_args=None, *args, **kwargs):
         end("give the checkpoint by --path")
     parsed = upstream_parse(parser, input_args, *args, **kwargs)
     options_parsed = parsed[0] if isinstance(parsed, tuple) else parsed
+    if getattr(options_parsed, "total_num_update", 0) is None:
+        end("--lr-scheduler polynomial_decay needs --total-num-update")
     if utils.xm is None and "tpu" in options_parsed:
         options_parsed.tpu = given.tpu
     return parsed
@@ -129,6 +131,7 @@ def check_flags(cfg) -> None:
         ("--max-epoch", [cfg.optimization.max_epoch], 0, " (0: no limit)"),
         ("--max-update", [cfg.optimization.max_update], 0, " (0: no limit)"),
         ("--beam", [cfg.generation.beam], 1, ""),
+        ("--max-tokens", [1 if cfg.dataset.max_tokens is None else cfg.dataset.max_tokens], 1, ""),
         ("--ema-update-freq", [cfg.ema.ema_update_freq], 1, ""),
     ):
         if not values:

@@ -228,8 +228,11 @@ def build_recurrent(
 def check_sizes(cfg: RecurrentConfig, *names: str) -> None:
     """Raise InputError unless the fields ``names`` of ``cfg`` are at least 1."""
     for name in names:
-        if getattr(cfg, name) < 1:
-            raise InputError(f"{flag_of(name)} must be at least 1, got {getattr(cfg, name)}")
+        size = getattr(cfg, name)
+        if size < 1:
+            raise InputError(f"{flag_of(name)} must be at least 1, got {size}")
+        if size >= 2**63:
+            raise InputError(f"{flag_of(name)} must be less than 2**63, got {size}")
 
 
 @torch.no_grad()

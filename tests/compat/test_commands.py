@@ -44,7 +44,7 @@ CFG = omegaconf.OmegaConf.create(
         "lr_scheduler": None,
         "ema": {"ema_decay": 0.9999, "ema_update_freq": 1},
         "common": {"cpu": False, "tpu": False, "seed": 1, "log_interval": 1},
-        "dataset": {"validate_interval": 1, "max_valid_steps": None},
+        "dataset": {"validate_interval": 1, "max_valid_steps": None, "max_tokens": None},
     }
 )
 
@@ -61,6 +61,7 @@ HINT = " (RNNDROP_TRACEBACK=1 shows where)"
         (fail(OSError("Model file not found: a.pt")), f"Model file not found: a.pt{HINT}"),
         (fail(UnicodeDecodeError("utf-8", b"caf\xe9", 3, 4, "end")), f"a text is not utf-8 (byte 0xe9){HINT}"),
         (fail(RuntimeError("DefaultCPUAllocator: can't allocate memory")), f"there is not enough memory{HINT}"),
+        (fail(RuntimeError("Storage size calculation overflowed")), f"there is not enough memory{HINT}"),
         (fail(AssertionError("Must specify batch size")), f"Must specify batch size{HINT}"),
         (fail(Exception("use --ddp-backend=legacy_ddp")), f"use --ddp-backend=legacy_ddp{HINT}"),
         (

@@ -195,6 +195,7 @@ def test_flags_that_are_not_known(command, training, tmp_path, capsys, flags, li
         (("--max-valid-steps", -1), "--max-valid-steps must be at least 0, got -1", KeyError),
         (("--max-epoch", -1), "--max-epoch must be at least 0, got -1 (0: no limit)", None),
         (("--max-update", -1), "--max-update must be at least 0, got -1 (0: no limit)", None),
+        (("--max-tokens", 0), "--max-tokens must be at least 1, got 0", None),
         (("--ema-update-freq", 0), "--ema-update-freq must be at least 1, got 0", None),
         (("--ema-decay", 2), "--ema-decay must be in [0, 1], got 2.0", None),
         (("--ema-decay", "nan"), "--ema-decay must be in [0, 1], got nan", None),
@@ -215,6 +216,13 @@ def test_fairseq_has_no_words_for_flags(command, training, tmp_path, monkeypatch
         monkeypatch.setattr(flags_, "check_flags", lambda cfg: None)
         with pytest.raises(upstream):
             command(*arguments)
+
+
+def test_a_polynomial_schedule_needs_its_length(stream_data, training, tmp_path, refuse):
+    flags = ("--lr-scheduler", "polynomial_decay", "--optimizer", "adam", "--save-dir", tmp_path / "run")
+    line = refuse("train", stream_data, *training[2:12], *flags)
+    assert line == "error: --lr-scheduler polynomial_decay needs --total-num-update"
+    assert not (tmp_path / "run").exists()
 
 
 def test_no_clipping_may_be_clipping_at_infinity(command, training, tmp_path):

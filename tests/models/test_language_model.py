@@ -436,6 +436,7 @@ def test_embeddings_of_another_size_are_refused(vectors):
         ({"init_range": float("inf")}, "--init-range must be a number of at least 0, got inf"),
         ({"decoder_out_embed_dim": 0}, "--decoder-out-embed-dim must be at least 1, got 0"),
         ({"decoder_ffn_embed_dim": 0}, "--decoder-ffn-embed-dim must be at least 1, got 0"),
+        ({"decoder_ffn_embed_dim": 10**20}, r"--decoder-ffn-embed-dim must be less than 2\*\*63, got 1000"),
         ({"decoder_embed_dim": 0}, "--decoder-embed-dim must be at least 1, got 0"),
         ({"decoder_hidden_size": 0}, "--decoder-hidden-size must be at least 1, got 0"),
         ({"decoder_layers": 0}, "--decoder-layers must be at least 1, got 0"),
