@@ -141,7 +141,9 @@ def check_flags(cfg) -> None:
     if not 0 <= cfg.ema.ema_decay <= 1:
         raise InputError(f"--ema-decay must be in [0, 1], got {cfg.ema.ema_decay}")
     for group in filter(None, (cfg.optimization, cfg.optimizer, cfg.lr_scheduler)):
-        for name, value in vars(group).items() if isinstance(group, argparse.Namespace) else group.items():
+        if isinstance(group, argparse.Namespace):  # an optimizer without a dataclass: all flags of the command
+            group = {name: getattr(group, name, None) for name in ("momentum", "weight_decay")}
+        for name, value in group.items():
             for number in value if isinstance(value, (list, ListConfig)) else [value]:
                 infinite = isinstance(number, float) and not math.isfinite(number)
                 if infinite and (name, number) != ("clip_norm", math.inf):
